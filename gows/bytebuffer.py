@@ -1,0 +1,108 @@
+"""ByteBuffer: the bytes of one received message, lent to a callback; BufferPool: where assembled ones live.
+
+A message that came in one frame is an immutable `bytes` object. One that was assembled from pieces lies in a `bytearray` that the
+pool takes back. The wrapper is never reused: a caller who keeps it past its release gets BufferReleasedError,
+not the bytes of another connection. Storage that is still exported (a caller kept the view of `get_bytes`) is dropped
+instead of reused, so a kept view stays what it was.
+"""
+
+from __future__ import annotations
+
+from gows.errors import BufferReleasedError
+
+
+class BufferPool:
+    """Growing buffers for messages that arrive in pieces. `take` and `give` may be called from any thread.
+
+    At most `keep` buffers of at most `max_size` bytes of capacity are kept for reuse; the others go back to the allocator.
+    """
+
+    __slots__ = ("_free", "keep", "lent", "max_size")
+
+    def __init__(self, keep: int = 64, max_size: int = 1 << 18) -> None:
+        self.keep = keep
+        self.max_size = max_size
+        self.lent = 0
+        self._free: list[bytearray] = []
+
+    def take(self) -> bytearray:
+        """An empty bytearray; give it back once with `give`."""
+        self.lent += 1
+        try:
+            return self._free.pop()
+        except IndexError:
+            return bytearray()
+
+    def give(self, storage: bytearray) -> None:
+        """Take storage back."""
+        self.lent -= 1
+        if len(self._free) < self.keep and len(storage) <= self.max_size:
+            try:
+                storage.clear()
+            except BufferError:  # somebody still holds a view: it keeps these bytes, we drop them
+                return
+            self._free.append(storage)
+
+
+class ByteBuffer:
+    """The payload of one message or chunk. Valid until the callback it was lent to returns.
+
+    Supports `len()`, `bytes()`, and, from Python 3.12 on (PEP 688), the buffer protocol; on older Pythons use `get_bytes()`.
+    Raises BufferReleasedError when used after it was given back. May be read from any thread while it is lent.
+    """
+
+    __slots__ = ("_data", "_pool")
+
+    def __init__(self, data: bytes | bytearray, pool: BufferPool | None = None) -> None:
+        self._data: bytes | bytearray | None = data
+        self._pool = pool
+
+    def get_bytes(self) -> memoryview:
+        """A read-only view of the payload, without a copy."""
+        data = self._data
+        if data is None:
+            raise BufferReleasedError("the buffer was given back when the callback returned; copy it with clone_bytes()")
+        return memoryview(data).toreadonly()
+
+    def clone_bytes(self) -> bytes:
+        """A copy that stays valid after the release."""
+        data = self._data
+        if data is None:
+            raise BufferReleasedError("the buffer was given back when the callback returned")
+        return bytes(data)
+
+    def get_string(self) -> str:
+        """The payload decoded as UTF-8; raises UnicodeDecodeError for a binary message that is not UTF-8."""
+        data = self._data
+        if data is None:
+            raise BufferReleasedError("the buffer was given back when the callback returned; copy it with clone_bytes()")
+        return data.decode()
+
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.__len__()
+
+    def release(self) -> None:
+        """Give the storage back. Idempotent. The engine calls it; a user may call it early."""
+        data, self._data = self._data, None
+        pool, self._pool = self._pool, None
+        if pool is not None and type(data) is bytearray:
+            pool.give(data)
+
+    def __len__(self) -> int:
+        data = self._data
+        if data is None:
+            raise BufferReleasedError("the buffer was given back when the callback returned")
+        return len(data)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __bytes__(self) -> bytes:
+        return self.clone_bytes()
+
+    def __buffer__(self, flags: int) -> memoryview:
+        return self.get_bytes()
+
+    def __repr__(self) -> str:
+        return "<ByteBuffer released>" if self._data is None else f"<ByteBuffer {len(self._data)} bytes>"

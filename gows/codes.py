@@ -1,0 +1,51 @@
+"""The numbers of RFC 6455: opcodes (§5.2, §11.8) and close codes (§7.4, §11.7).
+
+Kept out of every compiled module, so that the plain and the compiled engine share one set of enums.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Opcode(IntEnum):
+    """What a frame carries (RFC 6455 §5.2)."""
+
+    CONTINUE = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+class CloseCode(IntEnum):
+    """Why a connection ended (RFC 6455 §7.4.1 and the IANA registry).
+
+    1004 to 1006 and 1015 never travel: they are what an endpoint tells its own user.
+    """
+
+    NORMAL_CLOSURE = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    RESERVED = 1004
+    NO_CLOSE_RCVD = 1005
+    ABNORMAL_CLOSURE = 1006
+    INVALID_PAYLOAD = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXTENSION = 1010
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_GATEWAY = 1014
+    TLS_HANDSHAKE = 1015
+
+
+_LOCAL_ONLY = frozenset({1004, 1005, 1006, 1015})
+
+
+def may_travel(code: int) -> bool:
+    """Whether `code` may stand in a close frame, sent or received (RFC 6455 §7.4.2)."""
+    return (1000 <= code <= 1014 and code not in _LOCAL_ONLY) or 3000 <= code <= 4999

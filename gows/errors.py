@@ -1,0 +1,104 @@
+"""Every error gows raises, split by whose fault it is.
+
+GowsError
+├── PeerError                    the other side broke a rule; the answer travels with the error
+│   ├── ProtocolError            … of RFC 6455 or 7692, after the upgrade: `close_code`, `reason`
+│   └── HttpError                … of RFC 9112, before it: `status`, `reason`, `headers`
+│       └── HandshakeError       … of RFC 6455 §4: the upgrade is refused
+├── UsageError                   our user broke a rule; raised before any side effect
+│   ├── ConnectionClosedError    a write after the close began
+│   ├── BufferReleasedError      a ByteBuffer used after it was given back
+│   ├── WriterBusyError          a second data writer while one is open
+│   ├── InvalidHeaderError       a header that may not be sent (also a ValueError)
+│   ├── InvalidCloseCodeError    a close code or reason that may not travel (also a ValueError)
+│   └── LoopClosedError          work for a loop that was closed
+├── QueueFullError               the outgoing queue is over its high-water mark (policy "refuse")
+├── ReceiveTimeoutError          nothing came in time (blocking client; also a TimeoutError)
+└── ConnectError                 the client could not connect (also a ConnectionError)
+
+Our own faults are not here: they are bugs, and surface as whatever Python raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GowsError(Exception):
+    """Base of all errors of this package."""
+
+
+class PeerError(GowsError):
+    """The other side broke a rule."""
+
+
+class ProtocolError(PeerError):
+    """The peer broke RFC 6455 or RFC 7692 after the upgrade.
+
+    `close_code` and `reason` (at most 123 bytes of UTF-8) are what our close frame says.
+    """
+
+    def __init__(self, close_code: int, reason: str) -> None:
+        super().__init__(close_code, reason)
+        self.close_code = close_code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.close_code} {self.reason}"
+
+
+class HttpError(PeerError):
+    """An HTTP request that cannot be served: `status`, `reason` (plain text for the body), extra `headers`."""
+
+    def __init__(self, status: int, reason: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.headers = tuple(headers)
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.reason}"
+
+
+class HandshakeError(HttpError):
+    """An upgrade that was refused (RFC 6455 §4.2.2), or, in a client, an answer that is not a valid 101 (§4.1)."""
+
+
+class UsageError(GowsError):
+    """The caller broke a rule of this library; nothing was done."""
+
+
+class ConnectionClosedError(UsageError):
+    """The connection is closed or closing, so nothing can be written any more."""
+
+
+class BufferReleasedError(UsageError):
+    """A ByteBuffer was used after it was given back."""
+
+
+class WriterBusyError(UsageError):
+    """A data message was begun while another one is still being written with `next_writer`."""
+
+
+class InvalidHeaderError(UsageError, ValueError):
+    """A header that may not be sent: CR, LF or control bytes, a name that is no token, or one the handshake owns."""
+
+
+class InvalidCloseCodeError(UsageError, ValueError):
+    """A close code that may not travel, or a close reason over 123 bytes."""
+
+
+class LoopClosedError(UsageError):
+    """The loop was closed and takes no more work."""
+
+
+class QueueFullError(GowsError):
+    """The connection's outgoing queue is over its high-water mark; the message was not queued."""
+
+
+class ReceiveTimeoutError(GowsError, TimeoutError):
+    """No message came within the timeout."""
+
+
+class ConnectError(GowsError, ConnectionError):
+    """A client connection could not be made."""

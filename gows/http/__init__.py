@@ -1,0 +1,1 @@
+"""HTTP/1.1 on the reactor: requests, responses, routes, WSGI."""

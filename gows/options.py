@@ -1,0 +1,165 @@
+"""What may be set: AcceptOptions, and the process-wide defaults that the module-level functions change.
+
+Every value is checked when it is set: a wrong one raises ValueError or TypeError there, not at the first connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+OriginCheck = Callable[[Any], bool]
+"""Takes the `gows.Request` of an upgrade, returns whether its Origin is welcome."""
+
+OVERFLOW_POLICIES = ("refuse", "drop", "close")
+
+
+@dataclass(slots=True)
+class AcceptOptions:
+    """How WebSocket connections are accepted and kept. Shared by all connections made with it; do not change it after use.
+
+    Sizes are bytes, times are seconds; `None` for a time means no limit.
+    """
+
+    subprotocols: Sequence[str] = ()
+    """What we speak, best first (Sec-WebSocket-Protocol)."""
+    check_origin: OriginCheck | None = None
+    """Decides on the Origin. None: Origin's host must equal Host, a missing Origin passes. `lambda r: True` allows all."""
+
+    compression: bool = False
+    """Negotiate permessage-deflate (RFC 7692) when the client offers it."""
+    compression_level: int = 1
+    """zlib level, 1 (fast) to 9 (small)."""
+    min_compress_size: int = 1024
+    """Messages smaller than this go out uncompressed."""
+    server_context_takeover: bool = False
+    """Keep our compressor's window between messages: smaller messages, but up to 256 KiB for each connection."""
+    client_context_takeover: bool = False
+    """Let the client keep its window between messages: up to 44 KiB for each connection here."""
+    server_max_window_bits: int = 15
+    """Largest LZ77 window of our compressor, as a power of two, 9 to 15."""
+    client_max_window_bits: int = 15
+    """Largest LZ77 window the client may use, 8 to 15; asked of clients that can limit it."""
+
+    max_message_size: int = 1 << 20
+    """Largest message accepted, after decompression; larger ones end the connection with 1009."""
+    max_fragments: int = 16384
+    """Fragments in one message; more end the connection with 1008."""
+    max_empty_fragments: int = 128
+    """Empty fragments in one message; more end the connection with 1008."""
+    frame_read_buffer_size: int = 262144
+    """Most bytes read from one connection in one turn: the loop's one scratch buffer; taken when a loop is made."""
+    message_buffer_size: int = 4096
+    """First size of the pooled buffer in which a message that arrives in pieces is put together."""
+
+    ping_interval: float | None = 30.0
+    """A connection that was silent for so long is sent a ping."""
+    ping_timeout: float | None = 20.0
+    """… and is dead (1006) when nothing at all came from it for so long after that."""
+    read_timeout: float | None = None
+    """A connection from which no byte came for so long is closed (1001), pongs count as bytes."""
+    write_timeout: float | None = 30.0
+    """A connection whose peer took no byte of a waiting queue for so long is dropped (1006)."""
+    close_timeout: float = 5.0
+    """How long the peer has to answer our close frame, and to take what was queued before it."""
+
+    high_water: int = 262144
+    """Outgoing bytes queued on a connection above which `overflow` decides over new messages."""
+    low_water: int = 65536
+    """Outgoing bytes queued below which `on_drain` says that writing may go on."""
+    overflow: str = "refuse"
+    """Over the high-water mark a message is refused ("refuse": QueueFullError), lost ("drop"), or ends the connection ("close": 1013)."""
+    inbox_messages: int = 64
+    """Received messages waiting for a busy handler above which the connection is not read from."""
+
+    keep_request: bool = False
+    """Keep `ws.request` for the life of the connection (a few kB each); otherwise it is let go when `on_open` has returned."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def _in_range(options: AcceptOptions, name: str, low: int, high: int | None) -> None:
+    value = getattr(options, name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        bound = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {bound}, not {value}")
+
+
+def check_options(options: AcceptOptions) -> None:
+    """Raise ValueError or TypeError when a value cannot be meant."""
+    if isinstance(options.subprotocols, str):
+        raise TypeError("subprotocols must be a sequence of strings, not one string")
+    options.subprotocols = tuple(options.subprotocols)
+    if options.check_origin is not None and not callable(options.check_origin):
+        raise TypeError("check_origin must be a function of the request, or None")
+    _in_range(options, "compression_level", 1, 9)
+    _in_range(options, "min_compress_size", 0, None)
+    _in_range(options, "server_max_window_bits", 9, 15)  # zlib cannot deflate with a 256-byte window
+    _in_range(options, "client_max_window_bits", 8, 15)
+    _in_range(options, "max_message_size", 1, None)
+    _in_range(options, "max_fragments", 1, None)
+    _in_range(options, "max_empty_fragments", 0, None)
+    _in_range(options, "frame_read_buffer_size", 512, 1 << 26)
+    _in_range(options, "message_buffer_size", 1, 1 << 26)
+    _in_range(options, "high_water", 1, None)
+    _in_range(options, "low_water", 0, None)
+    _in_range(options, "inbox_messages", 1, None)
+    if options.low_water > options.high_water:
+        raise ValueError("low_water must not be above high_water")
+    if options.overflow not in OVERFLOW_POLICIES:
+        raise ValueError(f"overflow must be one of {', '.join(OVERFLOW_POLICIES)}, not {options.overflow!r}")
+    for name in ("ping_interval", "ping_timeout", "read_timeout", "write_timeout", "close_timeout"):
+        check_seconds(name, getattr(options, name), optional=name != "close_timeout")
+
+
+def check_seconds(name: str, value: float | None, *, optional: bool = True) -> None:
+    """Raise unless `value` is a positive number of seconds (or None, where that means no limit)."""
+    if value is None and optional:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds{' or None' if optional else ''}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value}")
+
+
+_default = AcceptOptions()
+
+
+def default_options() -> AcceptOptions:
+    """The process-wide defaults: what `accept` and `Server` use when given no options. A copy; change it with the functions below."""
+    return replace(_default)
+
+
+def _change(**values: Any) -> None:
+    changed = replace(_default, **values)  # checks everything before anything is changed
+    for field in fields(changed):
+        setattr(_default, field.name, getattr(changed, field.name))
+
+
+def use_flate(level: int = 1) -> None:
+    """Negotiate compression by default, with this zlib level (1 to 9)."""
+    _change(compression=True, compression_level=level)
+
+
+def set_min_compress_size(size: int) -> None:
+    """Compress only messages of at least `size` bytes by default."""
+    _change(min_compress_size=size)
+
+
+def set_origin_check_func(check: OriginCheck | None) -> None:
+    """Decide on Origin with `check(request) -> bool` by default; None brings the same-host check back."""
+    _change(check_origin=check)
+
+
+def set_frame_read_buffer_size(size: int) -> None:
+    """Read at most `size` bytes (512 or more) of a connection in a turn, by default; loops made from now on take it."""
+    _change(frame_read_buffer_size=size)
+
+
+def set_message_buffer_size(size: int) -> None:
+    """Start the buffer of a message that arrives in pieces with `size` bytes, by default."""
+    _change(message_buffer_size=size)

@@ -1,0 +1,1 @@
+"""The WebSocket protocol without I/O: bytes go in, events and bytes come out. No socket, no clock, no thread."""

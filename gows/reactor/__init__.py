@@ -1,0 +1,1 @@
+"""The event loop under gows. It knows descriptors, deadlines and threads; it carries any byte protocol."""
