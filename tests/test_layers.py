@@ -1,0 +1,164 @@
+"""A module imports only from its own unit or from layers below it (the table of docs/design.md).
+
+Every import statement counts: inside functions, and under TYPE_CHECKING too, for a type that points upward is a design
+that points upward.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "gows"
+
+# Layer by layer, from the ground up; each layer is a list of units. The modules of one unit may import each other, two
+# units of one layer may not. A name stands for a module, or for a package and all that is in it.
+LAYERS: list[list[list[str]]] = [
+    [["gows.codes", "gows.errors", "gows.bytebuffer", "gows.options"]],
+    [["gows.protocol"], ["gows.reactor"]],
+    [["gows.handler", "gows.session", "gows.websocket"]],
+    [["gows.http"], ["gows.client"]],
+    [["gows.server"]],
+    [["gows"], ["gows.__main__"]],
+]
+
+# The facade, `gows/__init__.py`: `import gows` in a module below would close a circle over everything.
+FACADE = "gows"
+ABOVE_FACADE = "gows.__main__"
+
+# The protocol core takes bytes and returns bytes: no descriptor, no clock. (A lock it may have.)
+NOT_IN_PROTOCOL = {"asyncio", "select", "selectors", "signal", "socket", "ssl", "subprocess", "time"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def place(module: str) -> tuple[int, list[str]] | None:
+    """The layer and the unit of `module`."""
+    for number, units in enumerate(LAYERS):
+        for unit in units:
+            for name in unit:
+                if module == name or (name != FACADE and module.startswith(name + ".")):
+                    return number, unit
+    return None
+
+
+def absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
+    """The module an import statement names, relative ones resolved."""
+    if node.level == 0:
+        return node.module or ""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    base = package[: len(package) - (node.level - 1)]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def imports(module: str, path: Path, source: str, modules: dict[str, Path]) -> list[tuple[int, str]]:
+    """Each import of `source`: its line, and the module it reaches."""
+    found = []
+    for node in ast.walk(ast.parse(source, str(path))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            target = absolute(module, path, node)
+            for alias in node.names:
+                inner = f"{target}.{alias.name}"
+                found.append((node.lineno, inner if inner in modules else target))
+    return found
+
+
+def trespasses(module: str, path: Path, source: str, modules: dict[str, Path]) -> list[str]:
+    """What `module` imports and may not."""
+    here = place(module)
+    if here is None:
+        return [f"{module}: in no layer; give it one in tests/test_layers.py and docs/design.md"]
+    wrong = []
+    for line, target in imports(module, path, source, modules):
+        root = target.partition(".")[0]
+        if module.startswith("gows.protocol") and root in NOT_IN_PROTOCOL:
+            wrong.append(f"{module}:{line} imports {target}, but the protocol core does no I/O and has no clock")
+        if root != "gows":
+            continue
+        there = place(target)
+        if there is None:
+            wrong.append(f"{module}:{line} imports {target}, which is in no layer")
+        elif there[1] is here[1] or there[0] < here[0] or (module, target) == (ABOVE_FACADE, FACADE):
+            continue
+        else:
+            wrong.append(f"{module}:{line} (layer {here[0]}) imports {target} (layer {there[0]})")
+    return wrong
+
+
+def test_there_are_modules_to_check() -> None:
+    assert {"gows", "gows.codes", "gows.protocol", "gows.reactor"} <= MODULES.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_below(module: str) -> None:
+    path = MODULES[module]
+    assert trespasses(module, path, path.read_text("utf-8"), MODULES) == []
+
+
+def test_the_table_in_the_design_is_this_one() -> None:
+    rows = re.findall(r"^\| (\d) \|([^|]*)\|", (ROOT / "docs" / "design.md").read_text("utf-8"), re.MULTILINE)
+    written = {(int(layer), name.rstrip("/")) for layer, cell in rows for name in re.findall(r"`([\w/]+)`", cell)}
+    enforced = {
+        (number, name.removeprefix("gows."))
+        for number, units in enumerate(LAYERS)
+        for unit in units
+        for name in unit
+        if name != FACADE
+    }
+    assert written == enforced
+
+
+REFUSED = {
+    "upward": ("gows.codes", "import gows.server"),
+    "upward from": ("gows.protocol.frames", "from gows.session import Session"),
+    "upward, a name that is a module": ("gows.reactor.loop", "from gows import server"),
+    "upward in a function": ("gows.session", "def f():\n    from gows.server import Server"),
+    "upward for a type": ("gows.session", "if TYPE_CHECKING:\n    from gows.server import Server"),
+    "upward, relative": ("gows.protocol.frames", "from ..session import Session"),
+    "protocol to reactor": ("gows.protocol.frames", "from gows.reactor import loop"),
+    "reactor to protocol": ("gows.reactor.stream", "from ..protocol import frames"),
+    "client to http": ("gows.client", "import gows.http"),
+    "the facade from below": ("gows.session", "import gows"),
+    "the facade's names from below": ("gows.session", "from gows import Server"),
+    "a socket in the protocol": ("gows.protocol.frames", "import socket"),
+    "a clock in the protocol": ("gows.protocol.frames", "from time import monotonic"),
+    "from an unknown module": ("gows.codes", "import gows.utils"),
+    "an unknown module": ("gows.utils", ""),
+}
+
+ALLOWED = {
+    "downward": ("gows.server", "from gows.http import router"),
+    "in the unit": ("gows.session", "from gows.handler import Handler"),
+    "in the package": ("gows.protocol.connection", "from .frames import encode_frame"),
+    "others": ("gows.reactor.loop", "import socket, time, threading"),
+    "the facade from the command line": ("gows.__main__", "import gows\nfrom gows import Server"),
+    "all from the facade": ("gows", "from gows.server import Server"),
+}
+
+
+def check(module: str, source: str) -> list[str]:
+    known = dict.fromkeys(["gows.server", "gows.reactor.loop", "gows.protocol.frames", "gows.session"], PACKAGE)
+    file = PACKAGE / "__init__.py" if module == FACADE else PACKAGE / "some.py"
+    return trespasses(module, file, source, known)
+
+
+@pytest.mark.parametrize(("module", "source"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_trespass_is_seen(module: str, source: str) -> None:
+    assert len(check(module, source)) == 1
+
+
+@pytest.mark.parametrize(("module", "source"), ALLOWED.values(), ids=ALLOWED.keys())
+def test_what_is_allowed_passes(module: str, source: str) -> None:
+    assert check(module, source) == []
