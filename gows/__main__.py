@@ -1,0 +1,42 @@
+"""The command line: `python -m gows`, also installed as `gows`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gows.commands import check, connect, demo, echo
+
+COMMANDS = {
+    "demo": (demo, "run the chat page: open it in two browser tabs and talk"),
+    "echo": (echo, "answer every message with itself: the target of conformance and load tests"),
+    "connect": (connect, "talk to a WebSocket server from the terminal"),
+    "check": (check, "say what this machine allows: selector, descriptors, compiled or plain"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(prog="gows", description="A WebSocket engine for very many connections.")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    chosen = parser().parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Echo server: answers on every path, and sends every data message back with its type.
+
+The standard target of conformance suites and load generators: messages up to 16 MiB, one handler object
+per connection, nothing printed per message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gows.bytebuffer import ByteBuffer
+from gows.codes import Opcode
+from gows.handler import Handler
+from gows.http.request import Request
+from gows.options import AcceptOptions
+from gows.server import Server
+from gows.upgrade import accept
+from gows.websocket import WebSocket
+
+MAX_MESSAGE_SIZE = 16 << 20
+
+
+class Echo(Handler):
+    """One per connection, as a user's handler would be."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        self.received += 1
+        if opcode == Opcode.TEXT:
+            ws.write_string(buff.get_string())
+        else:
+            ws.write_message(opcode, buff)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `gows echo`."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=9001, help="port, 0 for a free one (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=4, metavar="N", help="worker threads; 0: callbacks run in the loop (default: 4)"
+    )
+    parser.add_argument("--compression", action="store_true", help="negotiate permessage-deflate")
+    parser.add_argument(
+        "--context-takeover", action="store_true", help="with --compression: keep windows between messages"
+    )
+    parser.add_argument(
+        "--min-compress-size", type=int, default=0, metavar="BYTES", help="compress messages from this size (default: 0)"
+    )
+    parser.add_argument(
+        "--max-message-size", type=int, default=MAX_MESSAGE_SIZE, metavar="BYTES", help="default: 16 MiB"
+    )
+
+
+def server(arguments: argparse.Namespace) -> Server:
+    """The echo server as the command line asks for it."""
+    options = AcceptOptions(
+        check_origin=lambda request: True,
+        compression=arguments.compression,
+        server_context_takeover=arguments.context_takeover,
+        client_context_takeover=arguments.context_takeover,
+        min_compress_size=arguments.min_compress_size,
+        max_message_size=arguments.max_message_size,
+        max_fragments=1 << 20,  # conformance suites send 65,536 fragments in a message
+    )
+    echo = Server(workers=arguments.workers, options=options)
+
+    @echo.route("/{path:path}")
+    def upgrade(request: Request) -> None:
+        accept(request, options).serve(Echo())
+
+    return echo
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    try:
+        echo = server(arguments)
+        host, port = echo.listen((arguments.host, arguments.port))[:2]
+    except (OSError, ValueError) as error:
+        print(f"gows echo: {error}", file=sys.stderr)
+        return 1
+    print(f"listening on {host}:{port}", flush=True)
+    echo.listen_and_serve()
+    return 0

@@ -1,0 +1,521 @@
+"""Session: the one meeting place of Stream, Connection and Handler.
+
+Who touches what:
+
+- The loop thread calls the observer methods (`data_received` …) and is the only one that parses.
+- The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly one task
+  is submitted, running, or held back by a full outgoing queue. It changes under `stream.lock` only.
+- Everything that sends encodes and queues in one step under `stream.lock`, so frames of several threads never interleave.
+
+What arrived before a fault or a close is handled and answered first, because close, fault and loss travel through the
+inbox like messages. Only pings are answered ahead, by the loop: a busy handler must not look like a dead peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from gows.bytebuffer import ByteBuffer
+from gows.codes import CloseCode, Opcode
+from gows.errors import ProtocolError, QueueFullError, UsageError
+from gows.handler import Handler
+from gows.options import AcceptOptions
+from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role
+from gows.protocol.deflate import DeflateParams, DeflatePool
+
+if TYPE_CHECKING:
+    from gows.reactor.loop import Loop
+    from gows.reactor.stream import Stream
+    from gows.websocket import MessageWriter
+
+logger = logging.getLogger("gows")
+
+Event = tuple[int, Any]
+
+# Kinds of events: the protocol's as plain ints for speed, and the session's own.
+_CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL = 0, 1, 2, 8, 9, 10, 11
+_OPEN = 16  # the handler was attached
+_EOF = 17  # the peer half-closed without a close frame
+_LOST = 18  # the stream is gone
+_DRAIN = 19  # the outgoing queue fell to the low-water mark
+
+_OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
+
+# Bits of Session._flags; they change under stream.lock.
+_HELD = 1  # callbacks wait until the outgoing queue has drained
+_FULL = 2  # reading is paused because the inbox is full
+_PINGED = 4  # a heartbeat ping is out and nothing came since
+_MUTED = 8  # a callback raised: no more messages are delivered
+_CLOSED = 16  # on_close was called
+_LOST_EARLY = 32  # the stream was lost before a handler was attached
+_PONG_UNIT = 64  # from here on: how many pongs were queued since the outgoing queue was last empty
+
+MAX_QUEUED_PONGS = 16
+"""Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the latest)."""
+
+
+class SessionContext:
+    """What the sessions of one loop with the same options and role share."""
+
+    __slots__ = ("chunked", "deflate", "high_water", "inline", "loop", "options", "role", "whole")
+
+    def __init__(self, loop: Loop, options: AcceptOptions, role: Role) -> None:
+        self.loop = loop
+        self.options = options
+        self.role = role
+        self.inline = loop.pool.inline
+        self.high_water = options.high_water
+        self.whole = _connection_config(loop, options, role, chunked=False)
+        self.chunked = _connection_config(loop, options, role, chunked=True)
+        self.deflate: DeflatePool = loop.shared.setdefault(DeflatePool, DeflatePool())
+
+    def connection(self, params: DeflateParams | None) -> Connection:
+        """A protocol machine for a connection that negotiated `params`."""
+        if params is None:
+            return Connection(self.whole)
+        return Connection(self.whole, self.deflate.codec(params, self.role, self.options.compression_level))
+
+    def with_timeouts(self, **timeouts: float | None) -> SessionContext:
+        """A context for one connection that differs in its timeouts."""
+        return SessionContext(self.loop, replace(self.options, **timeouts), self.role)  # type: ignore[arg-type]
+
+
+def _connection_config(loop: Loop, options: AcceptOptions, role: Role, *, chunked: bool) -> ConnectionConfig:
+    return ConnectionConfig(
+        role=role,
+        max_message_size=options.max_message_size,
+        max_fragments=options.max_fragments,
+        max_empty_fragments=options.max_empty_fragments,
+        chunked=chunked,
+        message_buffer_size=options.message_buffer_size,
+        min_compress_size=options.min_compress_size,
+        pool=loop.buffers,
+    )
+
+
+def context_for(loop: Loop, options: AcceptOptions, role: Role) -> SessionContext:
+    """The shared context of `options` on `loop`. Any thread."""
+    contexts: dict[tuple[Role, int], SessionContext] = loop.shared.setdefault(SessionContext, {})
+    key = (role, id(options))
+    context = contexts.get(key)  # a context holds its options, so their id cannot be another's
+    if context is None:
+        if len(contexts) >= 64:  # somebody makes new options for every connection: the cache must not grow with them
+            contexts.clear()
+        context = contexts[key] = SessionContext(loop, options, role)
+    return context
+
+
+class Session:
+    """The engine's side of one connection; `WebSocket` adds the user's side. Nothing here is called by users."""
+
+    __slots__ = ("_flags", "_inbox", "_request", "_subprotocol", "_writer", "connection", "context", "handler", "stream")
+
+    def __init__(
+        self,
+        stream: Stream,
+        connection: Connection,
+        context: SessionContext,
+        subprotocol: str | None = None,
+        request: object = None,
+    ) -> None:
+        self.stream = stream
+        self.connection = connection
+        self.context = context
+        self.handler: Handler | None = None
+        self._subprotocol = subprotocol
+        self._request = request
+        self._inbox: list[Event] | None = None
+        self._flags = 0
+        self._writer: MessageWriter | None = None
+
+    # ------------------------------------------------------------------ observer of the stream (loop thread)
+
+    @property
+    def high_water(self) -> int:
+        """Queued bytes above which the stream reports `drained` when they have gone out."""
+        return self.context.high_water
+
+    @property
+    def low_water(self) -> int:
+        """Queued bytes at which the stream reports `drained`."""
+        return self.context.options.low_water
+
+    def data_received(self, buf: bytearray | bytes, n: int) -> None:
+        """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
+        if self.handler is None and self._stash(buf, n):
+            return
+        events: list[Event] = []
+        connection = self.connection
+        connection.receive(buf, n, events)
+        if connection.pending:
+            self._pause_reading()
+        if events:
+            self._take(events)
+
+    def eof_received(self) -> None:
+        """The peer half-closed: it sends nothing more."""
+        events: list[Event] = []
+        self.connection.receive_eof(events)
+        if self.handler is None:
+            self.stream.close()
+        else:
+            self._enqueue([*events, (_EOF, None)])
+
+    def drained(self) -> None:
+        """The outgoing queue fell to the low-water mark."""
+        with self.stream.lock:
+            held = self._flags & _HELD
+            self._flags &= ~_HELD
+        if type(self.handler).on_drain is not Handler.on_drain:
+            self._enqueue([(_DRAIN, None)])
+        if held:
+            self._submit()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The stream is gone, for whatever reason. Last call."""
+        self.connection.receive_eof([])
+        with self.stream.lock:
+            held = self._flags & _HELD
+            self._flags &= ~_HELD
+            if self.handler is None:
+                self._flags |= _LOST_EARLY
+                return
+        self._enqueue([(_LOST, error)])
+        if held:
+            self._submit()
+
+    def blocked(self) -> None:
+        """The kernel took only a part of the queue: the write timeout runs."""
+        self.arm()
+
+    def deadline_reached(self) -> None:
+        """The stream's one deadline: close handshake, heartbeat, read or write timeout."""
+        stream, options = self.stream, self.context.options
+        if self.connection.state is not ConnectionState.OPEN:
+            stream.abort()
+            return
+        if self.handler is None:
+            logger.warning("%r was accepted but not served within %g s; closing it", self, self.serve_timeout)
+            self.begin_close(CloseCode.INTERNAL_ERROR, "not served")
+            stream.close()
+            return
+        silent, stalled = stream.silent_for(), stream.stalled_for()
+        if options.write_timeout is not None and stalled >= options.write_timeout:
+            self._give_up("write timeout: the peer does not read")
+        elif options.read_timeout is not None and silent >= options.read_timeout:
+            self.begin_close(CloseCode.GOING_AWAY, "read timeout")
+        elif options.ping_interval is not None and not self._heartbeat(options, silent):
+            self._give_up("ping timeout: nothing came from the peer")
+        else:
+            self.arm()
+
+    serve_timeout = 10.0  # seconds between accept() and serve()
+
+    # ------------------------------------------------------------------ deadlines (loop thread)
+
+    def arm(self) -> None:
+        """Set the stream's deadline to the next moment at which there is something to look at."""
+        options, stream = self.context.options, self.stream
+        if self.connection.state is not ConnectionState.OPEN:
+            stream.set_deadline(options.close_timeout)
+            return
+        if self.handler is None:
+            stream.set_deadline(self.serve_timeout)
+            return
+        due = math.inf
+        silent = stream.silent_for()
+        if options.ping_interval is not None:
+            if not self._flags & _PINGED:
+                due = options.ping_interval - silent
+            elif options.ping_timeout is not None:
+                due = options.ping_timeout
+        if options.read_timeout is not None:
+            due = min(due, options.read_timeout - silent)
+        if options.write_timeout is not None and stream.queued:
+            due = min(due, options.write_timeout - stream.stalled_for())
+        stream.set_deadline(None if due == math.inf else max(due, 0.0))
+
+    def _heartbeat(self, options: AcceptOptions, silent: float) -> bool:
+        """Ping a silent peer; False when it is dead. Any inbound byte counts as life (`stream.seen`)."""
+        interval, timeout = options.ping_interval, options.ping_timeout
+        assert interval is not None
+        if self._flags & _PINGED:
+            if timeout is not None and silent >= timeout:
+                return False
+            with self.stream.lock:
+                self._flags &= ~_PINGED
+        if silent >= interval:
+            with self.stream.lock:
+                self._flags |= _PINGED
+                if not self.stream.queued:  # a peer with a full queue has enough to acknowledge
+                    self.stream.write_locked(self.connection.encode_ping(b""))
+        return True
+
+    def _give_up(self, reason: str) -> None:
+        """The peer is beyond a close handshake."""
+        self.connection.receive_eof([])
+        self.connection.close_reason = reason
+        self.stream.abort()
+
+    # ------------------------------------------------------------------ beginning and reading
+
+    def begin(self, handler: Handler) -> None:
+        """Attach the handler and begin delivery. Any thread; once."""
+        if not isinstance(handler, Handler):
+            raise TypeError(f"the handler must be a gows.Handler, not {type(handler).__name__}")
+        with self.stream.lock:
+            if self.handler is not None:
+                raise UsageError("this connection is served already")
+            early, self._inbox = self._inbox, [(_OPEN, None)]
+            if self._flags & _LOST_EARLY:
+                self._inbox.append((_LOST, None))
+            if hasattr(handler, "on_chunk"):
+                self.connection.config = self.context.chunked
+            self.handler = handler
+        self._submit()
+        self.context.loop.call_soon(self._begun, early)
+
+    def _begun(self, early: list[Event] | None) -> None:
+        """Loop thread: the heartbeat starts, and bytes that came before the handler are parsed."""
+        if self.stream.closed:
+            return
+        self.arm()
+        if early:
+            for _, data in early:
+                self.data_received(data, len(data))
+            self.stream.resume_reading()
+
+    def _stash(self, buf: bytearray | bytes, n: int) -> bool:
+        """Bytes before `serve`: keep one read of them, and read no more until there is a handler."""
+        with self.stream.lock:
+            if self.handler is not None:
+                return False
+            self._inbox = [*(self._inbox or ()), (_CHUNK, bytes(memoryview(buf)[:n]))]
+        self.stream.pause_reading()
+        return True
+
+    def _pause_reading(self) -> None:
+        with self.stream.lock:
+            self._flags |= _FULL
+        self.stream.pause_reading()
+
+    def _resume_reading(self) -> None:
+        """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
+        if not self.stream.closed:
+            if self.connection.pending:
+                self.data_received(b"", 0)
+            if not self.connection.pending:
+                self.stream.resume_reading()
+
+    # ------------------------------------------------------------------ inbox
+
+    def _take(self, events: list[Event]) -> None:
+        """Loop thread: answer pings, and hand over the rest."""
+        for event in events:
+            if event[0] > _CLOSE:
+                events = [event for event in events if event[0] != _PING or self._pinged(event[1])]
+                break
+        if events:
+            self._enqueue(events)
+
+    def _pinged(self, data: bytes) -> bool:
+        """Answer a ping at once; whether the handler wants to hear of it."""
+        stream = self.stream
+        with stream.lock:
+            if not stream.queued:
+                self._flags &= _PONG_UNIT - 1
+            if self._flags < MAX_QUEUED_PONGS * _PONG_UNIT and self.connection.state is ConnectionState.OPEN:
+                self._flags += _PONG_UNIT
+                stream.write_locked(self.connection.encode_pong(data))
+        return type(self.handler).on_ping is not Handler.on_ping
+
+    def _enqueue(self, events: list[Event]) -> None:
+        """Loop thread: put events in the inbox, and see to it that a task runs."""
+        with self.stream.lock:
+            inbox = self._inbox
+            if inbox is None:
+                self._inbox = events
+            else:
+                inbox.extend(events)
+        if inbox is None:
+            self._submit()
+        elif not self._flags & _FULL and self._overfull(inbox):
+            with self.stream.lock:
+                if self._inbox is None:  # the task has caught up meanwhile, and nobody would resume
+                    return
+                self._flags |= _FULL
+            self.stream.pause_reading()
+
+    def _overfull(self, inbox: list[Event]) -> bool:
+        options = self.context.options
+        if len(inbox) >= options.inbox_messages:
+            return True
+        waiting = sum(len(value) for kind, value in list(inbox) if kind == _TEXT or kind == _BINARY)
+        return waiting > options.max_message_size
+
+    def _submit(self) -> None:
+        if self.context.inline and self.context.loop.in_loop():
+            self.run()
+        else:
+            self.context.loop.pool.submit(self)
+
+    def run(self) -> None:
+        """The task: deliver what the inbox holds. On a worker, or in the loop for `workers=0`; never two at once."""
+        stream, lock, inline = self.stream, self.stream.lock, self.context.inline
+        full = 0
+        if not inline:
+            stream.cork()
+        while True:
+            with lock:
+                events = self._inbox
+                if not events:
+                    self._inbox = None
+                    full = self._flags & _FULL
+                    self._flags &= ~_FULL
+                    break
+                self._inbox = []
+            done = self._deliver(events)
+            if done < len(events) and self._hold(events[done:]):
+                break
+        if not inline:
+            stream.uncork()
+        if full:
+            self.context.loop.call_soon(self._resume_reading)
+
+    def stalled(self) -> None:
+        """The pool found this task still running at its second look: what it wrote must not wait for its end."""
+        self.stream.uncork()
+
+    def _hold(self, rest: list[Event]) -> bool:
+        """Put events back; True when they have to wait until the outgoing queue has drained."""
+        stream = self.stream
+        stream.flush()
+        with stream.lock:
+            self._inbox = rest + (self._inbox or [])
+            if stream.queued <= self.context.high_water or stream.closed:
+                return False
+            self._flags |= _HELD
+            return True
+
+    # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
+
+    def _deliver(self, events: list[Event]) -> int:
+        """Run the callbacks of `events` in order; how many were done before the outgoing queue was too full to go on."""
+        stream, high_water = self.stream, self.context.high_water
+        on_message = self.handler.on_message  # type: ignore[union-attr]
+        done = 0
+        for kind, value in events:
+            done += 1
+            if kind == _TEXT or kind == _BINARY:
+                if not self._flags & (_MUTED | _CLOSED):
+                    try:
+                        on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
+                    except Exception:
+                        self._callback_failed("on_message")
+                value.release()
+                if stream.queued > high_water and done < len(events):
+                    return done
+            else:
+                self._deliver_other(kind, value)
+        return done
+
+    def _deliver_other(self, kind: int, value: Any) -> None:
+        if kind == _CLOSE:
+            self._peer_closed(value[0])
+        elif kind == _FAIL:
+            self._peer_failed(value)
+        elif kind == _EOF:
+            self.stream.close()
+            self._finish()
+        elif kind == _LOST:
+            self._finish()
+        elif kind == _OPEN:
+            self._call("on_open")
+            if not self.context.options.keep_request:
+                self._request = None
+        elif kind == _CHUNK:
+            opcode, fin, buff = value
+            self._call("on_chunk", _OPCODES[opcode], fin, buff)
+            buff.release()
+        elif kind == _DRAIN:
+            self._call("on_drain")
+        else:
+            self._call("on_ping" if kind == _PING else "on_pong", value)
+
+    def _call(self, name: str, *args: Any) -> None:
+        if self._flags & (_MUTED | _CLOSED):
+            return
+        callback: Callable[..., None] = getattr(self.handler, name)
+        try:
+            callback(self, *args)
+        except Exception:
+            self._callback_failed(name)
+
+    def _callback_failed(self, name: str) -> None:
+        """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011)."""
+        logger.exception("%s of %r raised; closing the connection with 1011", name, self)
+        with self.stream.lock:
+            self._flags |= _MUTED
+        self.begin_close(CloseCode.INTERNAL_ERROR, "")
+
+    # ------------------------------------------------------------------ closing
+
+    def begin_close(self, code: int, reason: str) -> None:
+        """Send our close frame, if none was sent yet, and wait for the peer's, bounded by the close timeout. Any thread."""
+        with self.stream.lock:
+            if self.connection.state is not ConnectionState.OPEN:
+                return
+            self.stream.write_locked(self.connection.encode_close(code, reason))
+        self.context.loop.call_soon(self.arm)
+
+    def _peer_closed(self, code: int) -> None:
+        """The peer's close frame, in its turn: answer it when it is not itself the answer (RFC 6455 §5.5.1)."""
+        with self.stream.lock:
+            if self.connection.state is ConnectionState.CLOSE_RECEIVED:
+                self.stream.write_locked(self.connection.encode_close(code, ""))
+        if self.context.role is Role.SERVER:
+            self.stream.close()
+        else:  # the server closes the TCP connection first, so that TIME_WAIT is its (§7.1.1)
+            self.context.loop.call_soon(self.arm)
+        self._finish()
+
+    def _peer_failed(self, error: ProtocolError) -> None:
+        """The peer broke the protocol: tell it, and read no more (RFC 6455 §7.1.7)."""
+        with self.stream.lock:
+            if self.connection.state is ConnectionState.FAILED:
+                self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))
+        self.stream.close()
+        self._finish()
+
+    def _finish(self) -> None:
+        """on_close: exactly once, after everything else."""
+        with self.stream.lock:
+            if self._flags & _CLOSED:
+                return
+            self._flags |= _CLOSED
+        try:
+            self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
+        except Exception:
+            logger.exception("on_close of %r raised", self)
+
+    # ------------------------------------------------------------------ outgoing queue
+
+    def make_room(self) -> bool:
+        """Under stream.lock, with the queue over the high-water mark: send what can be sent, then apply the policy.
+
+        True: the message may be queued; False: it is dropped. Raises QueueFullError for the policy "refuse".
+        """
+        stream, policy = self.stream, self.context.options.overflow
+        stream.flush_locked()
+        if stream.queued <= self.context.high_water or self.connection.state is not ConnectionState.OPEN:
+            return True  # when closing, the encoder raises the right error
+        if policy == "refuse":
+            raise QueueFullError(f"{stream.queued} bytes are queued and the peer does not take them")
+        if policy == "close":
+            stream.write_locked(self.connection.encode_close(CloseCode.TRY_AGAIN_LATER, "too slow"))
+            self.context.loop.call_soon(self.arm)
+        return False

@@ -1,0 +1,295 @@
+"""WebSocket: the user's side of one connection. Every method may be called from every thread."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Any
+
+from gows.bytebuffer import ByteBuffer
+from gows.codes import CloseCode, Opcode
+from gows.errors import ConnectionClosedError, WriterBusyError
+from gows.handler import Handler
+from gows.options import check_seconds
+from gows.protocol.connection import Connection, ConnectionState
+from gows.session import Session, SessionContext
+from gows.reactor.stream import Stream
+
+Data = bytes | bytearray | memoryview | ByteBuffer
+
+_STREAMED_FRAGMENT = 16384
+"""Bytes that a MessageWriter gathers before it sends a fragment."""
+
+
+class WebSocket(Session):
+    """One WebSocket connection, as `gows.accept` or `gows.connect` returns it.
+
+    Writing never blocks: a message is encoded, queued and sent as soon as the kernel takes it. Writing raises
+    ConnectionClosedError once the connection is closed or closing, and, over the high-water mark, what
+    `AcceptOptions.overflow` says (QueueFullError by default). Nothing was sent when a write raises.
+    """
+
+    __slots__ = ("__weakref__", "data")
+
+    def __init__(
+        self,
+        stream: Stream,
+        connection: Connection,
+        context: SessionContext,
+        subprotocol: str | None = None,
+        request: object = None,
+    ) -> None:
+        super().__init__(stream, connection, context, subprotocol, request)
+        self.data: Any = None
+        """Free for the user."""
+
+    def serve(self, handler: Handler) -> None:
+        """Attach the handler and start delivery; returns at once. Once for a connection."""
+        self.begin(handler)
+
+    # ------------------------------------------------------------------ writing
+
+    def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True) -> None:
+        """Send one message: TEXT (must be UTF-8, ValueError otherwise), BINARY, or a control frame (at most 125 bytes)."""
+        if opcode == Opcode.TEXT or opcode == Opcode.BINARY:
+            self._write(int(opcode), data, compress)
+        elif opcode == Opcode.PING:
+            self.write_ping(data)
+        elif opcode == Opcode.PONG:
+            self.write_pong(data)
+        else:
+            raise ValueError(f"a message is TEXT, BINARY, PING or PONG, not {opcode!r}; close with close_handshake()")
+
+    def write_string(self, text: str, compress: bool = True) -> None:
+        """Send a text message. `compress=False`: never compressed, e.g. for secrets beside a peer's own text."""
+        stream = self.stream
+        with stream.lock:
+            if stream.queued > self.context.high_water and not self.make_room():
+                return
+            if self._writer is None:
+                stream.write_locked(self.connection.encode_text(text, compress))
+            else:
+                self._writer.defer(Opcode.TEXT, text.encode(), compress)
+
+    def write_text(self, data: Data, compress: bool = True) -> None:
+        """Send a text message that is UTF-8 already; ValueError when it is not."""
+        self._write(1, data, compress)
+
+    def write_binary(self, data: Data, compress: bool = True) -> None:
+        """Send a binary message."""
+        self._write(2, data, compress)
+
+    def write_json(self, value: Any, compress: bool = True) -> None:
+        """Send `value` as JSON in a text message; what `json` cannot write raises TypeError or ValueError, and nothing is sent."""
+        self.write_string(json.dumps(value, ensure_ascii=False, separators=(",", ":")), compress)
+
+    def write_ping(self, data: Data = b"") -> None:
+        """Send a ping of at most 125 bytes."""
+        with self.stream.lock:
+            self.stream.write_locked(self.connection.encode_ping(data))
+
+    def write_pong(self, data: Data = b"") -> None:
+        """Send an unasked pong of at most 125 bytes; those that were asked for are sent by the engine."""
+        with self.stream.lock:
+            self.stream.write_locked(self.connection.encode_pong(data))
+
+    def next_writer(self, opcode: Opcode | int = Opcode.TEXT, compress: bool = True) -> MessageWriter:
+        """Write one message in pieces: `with ws.next_writer(Opcode.TEXT) as w: w.write_string(…)`.
+
+        One writer at a time: WriterBusyError while another is open. Whole messages that other threads write meanwhile
+        are sent after it.
+        """
+        if opcode != Opcode.TEXT and opcode != Opcode.BINARY:
+            raise ValueError(f"a message is written as TEXT or BINARY, not {opcode!r}")
+        with self.stream.lock:
+            if self.connection.state is not ConnectionState.OPEN:
+                raise ConnectionClosedError("the connection is closed")
+            if self._writer is not None:
+                raise WriterBusyError("another writer is open on this connection")
+            self._writer = writer = MessageWriter(self, Opcode(opcode), compress)
+        return writer
+
+    def _write(self, opcode: int, data: Data, compress: bool) -> None:
+        stream = self.stream
+        with stream.lock:
+            if stream.queued > self.context.high_water and not self.make_room():
+                return
+            if self._writer is None:
+                stream.write_locked(self.connection.encode_message(opcode, data, compress))
+            else:
+                self._writer.defer(opcode, bytes(data), compress)
+
+    # ------------------------------------------------------------------ closing
+
+    def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
+        """Send a close frame and let the peer answer, for at most `AcceptOptions.close_timeout` seconds. Returns at once; idempotent.
+
+        Raises InvalidCloseCodeError for a code that may not travel, or a text over 123 bytes of UTF-8.
+        """
+        self.begin_close(code, text)
+
+    def close(self) -> None:
+        """End the connection at once, without a close handshake: the peer sees 1006. Idempotent; `on_close` follows."""
+        self.connection.receive_eof([])
+        self.stream.close()
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more: a close began, from either side, or the connection is gone."""
+        return self.connection.state is not ConnectionState.OPEN or self.stream.closed
+
+    @property
+    def close_code(self) -> int | None:
+        """How it ended: the peer's close code; 1005 if its close frame had none; 1006 if there was none. None while open.
+
+        When the peer broke the protocol: the code that we told it.
+        """
+        return None if self.connection.state is ConnectionState.OPEN else self.connection.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The text that came with the close code, or what the engine found (e.g. a timeout)."""
+        return self.connection.close_reason
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that are queued and not yet taken by the kernel."""
+        return self.stream.queued
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol agreed on, or None."""
+        return self._subprotocol
+
+    @property
+    def request(self) -> Any:
+        """The `gows.Request` of the upgrade, until `on_open` has returned (then None, unless `AcceptOptions.keep_request`)."""
+        return self._request
+
+    @property
+    def local_addr(self) -> Any:
+        """Our address, e.g. ("127.0.0.1", 8080); asked of the kernel each time. None once the socket is gone."""
+        return self.stream.local_address
+
+    @property
+    def remote_addr(self) -> Any:
+        """The peer's address, e.g. ("127.0.0.1", 50000); asked of the kernel each time. None once the socket is gone."""
+        return self.stream.peer_address
+
+    # ------------------------------------------------------------------ timeouts
+
+    def set_read_timeout(self, seconds: float | None) -> None:
+        """Close with 1001 when no byte came for so long (pongs count); None: no limit. For this connection only."""
+        check_seconds("seconds", seconds)
+        self._set_timeouts(read_timeout=seconds)
+
+    def set_write_timeout(self, seconds: float | None) -> None:
+        """Drop the connection (1006) when the peer took no byte of a waiting queue for so long; None: no limit. For this connection only."""
+        check_seconds("seconds", seconds)
+        self._set_timeouts(write_timeout=seconds)
+
+    def _set_timeouts(self, **timeouts: float | None) -> None:
+        self.context = self.context.with_timeouts(**timeouts)
+        self.context.loop.call_soon(self._rearm)
+
+    def _rearm(self) -> None:
+        if not self.stream.closed:
+            self.arm()
+
+    def __repr__(self) -> str:
+        address = self.remote_addr
+        peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address or "-"
+        return f"<WebSocket {peer} {self.connection.state.name}>"
+
+
+class MessageWriter:
+    """Writes one message in pieces; made by `WebSocket.next_writer`. For one thread at a time.
+
+    Pieces are gathered to fragments of 16 KiB. Leaving the `with` block ends the message. When the block raises, a message of
+    which nothing was sent is forgotten; one that was begun cannot be taken back, so the connection is closed with 1011.
+    """
+
+    __slots__ = ("_begun", "_compress", "_deferred", "_opcode", "_parts", "_size", "_ws")
+
+    def __init__(self, ws: WebSocket, opcode: Opcode, compress: bool) -> None:
+        self._ws: WebSocket | None = ws
+        self._opcode = opcode
+        self._compress = compress
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._begun = False
+        self._deferred: list[tuple[int, bytes, bool]] = []
+
+    def write(self, data: Data) -> None:
+        """Add bytes to the message. In a text message they must be UTF-8 as a whole; a character may be split between two calls."""
+        ws = self._open()
+        self._parts.append(bytes(data))
+        self._size += len(data)
+        if self._size >= _STREAMED_FRAGMENT:
+            self._send(ws, fin=False)
+
+    def write_string(self, text: str) -> None:
+        """Add text to the message."""
+        self.write(text.encode())
+
+    def close(self) -> None:
+        """End the message and send what is left of it. Idempotent."""
+        if self._ws is None:
+            return
+        ws, self._ws = self._ws, None
+        try:
+            self._send(ws, fin=True)
+        finally:
+            self._release(ws)
+
+    def defer(self, opcode: int, data: bytes, compress: bool) -> None:
+        """Under stream.lock: a whole message that waits for the end of this one."""
+        if self._begun:
+            self._deferred.append((opcode, data, compress))
+        elif self._ws is not None:
+            ws = self._ws
+            ws.stream.write_locked(ws.connection.encode_message(opcode, data, compress))
+
+    def _open(self) -> WebSocket:
+        if self._ws is None:
+            raise WriterBusyError("this writer is closed")
+        return self._ws
+
+    def _send(self, ws: WebSocket, fin: bool) -> None:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        with ws.stream.lock:
+            if ws.stream.queued > ws.context.high_water and not ws.make_room() and not self._begun:
+                return
+            connection = ws.connection
+            if fin and not self._begun:
+                frame = connection.encode_message(self._opcode, data, self._compress)
+            else:
+                frame = connection.encode_fragment(self._opcode, data, not self._begun, fin, self._compress)
+            self._begun = True
+            ws.stream.write_locked(frame)
+
+    def _release(self, ws: WebSocket) -> None:
+        with ws.stream.lock:
+            ws._writer = None
+            if ws.connection.state is ConnectionState.OPEN:
+                for opcode, data, compress in self._deferred:
+                    ws.stream.write_locked(ws.connection.encode_message(opcode, data, compress))
+
+    def __enter__(self) -> MessageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        ws, self._ws = self._ws, None
+        if ws is not None:
+            if self._begun:
+                ws.begin_close(CloseCode.INTERNAL_ERROR, "")
+            self._release(ws)
