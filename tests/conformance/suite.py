@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,12 +16,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from tests import processes
+from tests.processes import ROOT, Children
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 HOME = ROOT / ".conformance"
-ARTIFACTS = ROOT / "artifacts" / "autobahn"
+REPORTS = processes.ARTIFACTS / "autobahn"
 AGENT = "gows"
 
 PASS = ("OK", "INFORMATIONAL")
@@ -119,42 +119,6 @@ def judge(outdir: Path, cases: list[str]) -> Verdict:
     return verdict
 
 
-class Children:
-    """The processes this run started, so that all of them end with it, whatever ends it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[Any]] = set()
-        self._ending = False
-
-    def start(self, command: list[str], **options: Any) -> subprocess.Popen[Any]:
-        with self._lock:
-            if self._ending:
-                raise SystemExit("conformance: stopped")
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT, **options)
-            self._running.add(child)
-        return child
-
-    def end(self, child: subprocess.Popen[Any]) -> None:
-        """Terminate `child` if it still runs, and reap it."""
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        with self._lock:
-            self._running.discard(child)
-
-    def end_all(self) -> None:
-        with self._lock:
-            self._ending = True
-            running = list(self._running)
-        for child in running:
-            self.end(child)
-
-
 def wstest_command(mode: str, spec: Path) -> list[str]:
     return [
         str(HOME / "venv" / "bin" / "python"),
@@ -176,10 +140,9 @@ def fresh_folder(path: Path) -> Path:
 
 
 def installed_cases() -> list[str]:
-    """All cases of the suite, installing it first if need be; SystemExit(2) when it cannot be installed."""
-    status = subprocess.run(["bash", str(HERE / "install.sh")], stdin=subprocess.DEVNULL, check=False).returncode
-    if status != 0:
-        raise SystemExit(2)
+    """All cases of the suite, installing it first if need be; SystemExit when it cannot be installed."""
+    if subprocess.run(["bash", str(HERE / "install.sh")], stdin=subprocess.DEVNULL, check=False).returncode != 0:
+        raise SystemExit("conformance: there is no working wstest")
     return (HOME / "cases.txt").read_text().split()
 
 
@@ -187,7 +150,7 @@ def run(
     title: str, cases: list[str], jobs: int, children: Children, run_batch: Callable[[Path, list[str]], None]
 ) -> int:
     """Run all batches, `jobs` at a time, print a line for each and the summary; 0 when every case passed, else 1."""
-    home = fresh_folder(ARTIFACTS / title)
+    home = fresh_folder(REPORTS / title)
     began = time.monotonic()
     total = Verdict()
     printing = threading.Lock()
@@ -204,18 +167,15 @@ def run(
             for failure in verdict.failures:
                 print("   ", failure, flush=True)
 
-    try:
-        with ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(one, group, members) for group, members in batches(cases).items()]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                children.end_all()
-                raise
-    finally:
-        children.end_all()
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(one, group, members) for group, members in batches(cases).items()]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.end_all()  # or leaving the pool would wait for them
+            raise
     print(f"{title} behavior: {told(total.behavior)}; close: {told(total.close)}; {time.monotonic() - began:.0f} s")
     (home / "milliseconds.json").write_text(json.dumps(total.milliseconds, indent=1))
     print(f"{title}: {total.passed} passed, {len(total.failures)} failed")
@@ -224,12 +184,3 @@ def run(
 
 def told(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
-
-
-def stop_on_sigterm() -> None:
-    """Let SIGTERM (of `timeout`, of a CI) unwind this program, so that its children end with it."""
-
-    def stop(_signal: int, _frame: object) -> NoReturn:
-        sys.exit("conformance: stopped")
-
-    signal.signal(signal.SIGTERM, stop)

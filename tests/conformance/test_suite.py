@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conformance import suite
+from tests.processes import Children
 
 KNOWN = ["1.1.1", "1.1.10", "6.4.1", "9.1.1", "10.1.1", "12.1.1", "12.1.2", "12.1.11", "12.10.1", "13.7.5", "13.7.15"]
 
@@ -101,24 +100,15 @@ def test_no_report_fails_every_case(tmp_path: Path) -> None:
 def test_a_run_prints_its_failures_and_says_so_by_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(suite, "ARTIFACTS", tmp_path)
+    monkeypatch.setattr(suite, "REPORTS", tmp_path)
 
     def run_batch(outdir: Path, members: list[str]) -> None:
         report(
             outdir, **{"c" + case.replace(".", "_"): ("FAILED" if case == "2.1" else "OK", "OK") for case in members}
         )
 
-    assert suite.run("server", ["1.1", "2.1"], 2, suite.Children(), run_batch) == 1
+    assert suite.run("server", ["1.1", "2.1"], 2, Children(), run_batch) == 1
     printed = capsys.readouterr().out
     assert "2.1      FAILED, close OK (1000): what happened" in printed
     assert printed.endswith("server: 1 passed, 1 failed\n")
-    assert suite.run("server", ["1.1"], 2, suite.Children(), run_batch) == 0
-
-
-def test_children_end_with_the_run() -> None:
-    children = suite.Children()
-    child = children.start([sys.executable, "-c", "import time; time.sleep(60)"])
-    children.end_all()
-    assert child.returncode is not None
-    with pytest.raises(SystemExit):
-        children.start([sys.executable, "-c", ""], stdout=subprocess.DEVNULL)
+    assert suite.run("server", ["1.1"], 2, Children(), run_batch) == 0
