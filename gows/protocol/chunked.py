@@ -1,0 +1,76 @@
+"""The chunked transfer coding (RFC 9112 §7.1), received, over httptools.
+
+httptools reads on behind the end of a message and does not say where that was. A chunked body always ends with an empty
+line, so httptools is fed no further than the next CR LF CR LF at a time: when it then says that the message is
+complete, it ended there.
+Extensions and trailer fields are read and dropped, for nothing here uses them.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from gows.errors import HttpError
+
+_HEAD = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+_END = b"\r\n\r\n"
+
+
+class ChunkedDecoder:
+    """Takes chunks off the front of a buffer. Raises HttpError: 400 malformed, 413 too large.
+
+    A chunk of one byte takes six bytes on the wire; a body that takes more than eight times `max_body` (and 16 KiB for
+    the trailer) is made of framing, and refused like one that is too large.
+    """
+
+    # no `on_header`: httptools would gather a trailer field of any size, copying it for every piece
+    __slots__ = ("_complete", "_max_body", "_parser", "_wire_left", "body", "started")
+
+    def __init__(self, max_body: int) -> None:
+        self.body = bytearray()
+        self.started = False
+        self._complete = False
+        self._max_body = max_body
+        self._wire_left = 8 * max_body + 16384
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(_HEAD)
+
+    def on_body(self, data: bytes) -> None:
+        """Called by httptools."""
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        """Called by httptools."""
+        self._complete = True
+
+    def decode(self, buffer: bytearray) -> bool:
+        """Remove from `buffer` what belongs to the body; True once the last chunk and the trailer are read."""
+        at = 0
+        end = len(buffer) - _open_end(buffer)
+        while at < end and not self._complete:
+            found = buffer.find(_END, at, end)
+            stop = min(end if found < 0 else found + 4, at + self._wire_left)
+            self._feed(bytes(buffer[at:stop]))
+            at = stop
+        del buffer[:at]
+        return self._complete
+
+    def _feed(self, data: bytes) -> None:
+        self.started = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            raise HttpError(400, "malformed chunk") from None
+        self._wire_left -= len(data)
+        if len(self.body) > self._max_body or (self._wire_left <= 0 and not self._complete):
+            raise HttpError(413, f"the body is larger than {self._max_body} bytes")
+
+
+def _open_end(buffer: bytearray) -> int:
+    """How many of the last bytes may be the start of CR LF CR LF; they wait for the rest."""
+    if buffer.endswith(_END):
+        return 0
+    for size in (3, 2, 1):
+        if buffer.endswith(_END[:size]):
+            return size
+    return 0

@@ -1,0 +1,106 @@
+"""Header fields (RFC 9110 §5): the ordered multi-map of what came in, and the check of what may go out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from gows.errors import InvalidHeaderError
+
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+"""RFC 9110 §5.6.2, as a regular expression."""
+
+HeaderSource = Mapping[str, str] | Iterable[tuple[str, str]]
+"""What users may give as headers: a mapping, or pairs when a name comes twice."""
+
+_is_token = re.compile(TOKEN).fullmatch
+_is_value = re.compile(r"[\t -~]*").fullmatch
+
+
+class Headers:
+    """Received fields: ordered, case-insensitive, a name may repeat. Read-only; may be shared between threads."""
+
+    __slots__ = ("_fields", "_first", "repeated")
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        """`fields` as they stood on the wire; white space around a value is not part of it (RFC 9110 §5.5)."""
+        self._fields = fields
+        first = {name.lower(): value.strip(" \t") for name, value in fields}
+        self.repeated = len(first) != len(fields)
+        if self.repeated:
+            first = {name.lower(): value.strip(" \t") for name, value in reversed(fields)}
+        self._first = first
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first value of `name`, or `default`."""
+        value = self._first.get(name)
+        if value is None:
+            value = self._first.get(name.lower(), default)
+        return value
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of `name`, in the order they came."""
+        wanted = name.lower()
+        if not self.repeated:
+            value = self._first.get(wanted)
+            return [] if value is None else [value]
+        return [value.strip(" \t") for key, value in self._fields if key.lower() == wanted]
+
+    def joined(self, name: str) -> str | None:
+        """All values of `name` as one comma-separated list (RFC 9110 §5.3), None when there is none."""
+        if not self.repeated:
+            return self.get(name)
+        values = self.get_all(name)
+        return ", ".join(values) if values else None
+
+    def has_token(self, name: str, token: str) -> bool:
+        """Whether the list `name` has the element `token` (lower case; compared without case)."""
+        value = self.joined(name)
+        if value is None:
+            return False
+        value = value.lower()
+        return value == token or token in [element.strip(" \t") for element in value.split(",")]
+
+    def items(self) -> list[tuple[str, str]]:
+        """The (name, value) pairs in the order and case they came."""
+        return [(name, value.strip(" \t")) for name, value in self._fields]
+
+    def __getitem__(self, name: str) -> str:
+        return self._first[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._first
+
+    def __iter__(self) -> Iterator[str]:
+        """The names in lower case, each once."""
+        return iter(dict.fromkeys(name.lower() for name, _ in self._fields))
+
+    def __len__(self) -> int:
+        """How many fields came; a repeated name counts each time."""
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"Headers({self.items()!r})"
+
+
+def is_token(text: str) -> bool:
+    """Whether `text` is a token (RFC 9110 §5.6.2)."""
+    return _is_token(text) is not None
+
+
+def check_field(name: str, value: str) -> None:
+    """Raise InvalidHeaderError unless `name: value` may be sent: a token, and printable ASCII (or tabs)."""
+    if not isinstance(name, str) or _is_token(name) is None:
+        raise InvalidHeaderError(f"{name!r} is no header name (RFC 9110 §5.1)")
+    if not isinstance(value, str) or _is_value(value) is None:
+        raise InvalidHeaderError(f"the value of {name} must be a str of printable ASCII characters, not {value!r}")
+
+
+def header_pairs(headers: HeaderSource) -> list[tuple[str, str]]:
+    """`headers` as a list of pairs, each checked; raises InvalidHeaderError."""
+    pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise InvalidHeaderError(f"headers must be (name, value) pairs, not {pair!r}")
+        check_field(pair[0], pair[1])
+    return pairs
