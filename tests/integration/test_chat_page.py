@@ -1,0 +1,383 @@
+"""The chat page in a real browser: headless Chromium against `gows demo` in a process of its own.
+
+Screenshots of every state go to artifacts/, for people to look at.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.demos import start_demo
+from tests.needs import need, need_module
+from tests.processes import ARTIFACTS, Children
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+WAIT = 15_000  # milliseconds for something that is due at once, or after the first back-off
+
+CHROMIUM_ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+HOSTILE = [
+    "<script>hacked=1</script>",
+    '"><img src=x onerror=hacked=1>',
+    "</script><script>hacked=1</script>",
+    "</title><svg/onload=hacked=1>",
+    "{user}",
+    "$user ${hacked=1} $$",
+    "<b>&amp;</b>",
+    "`+(hacked=1)+`",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = need("chromium", "chromium-browser", "google-chrome")
+    sync_api = need_module("playwright.sync_api")
+    sync_api.expect.set_options(timeout=WAIT)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Demo:
+    """A server's process; it can be killed, and started again on its port."""
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self._process, self.port = start_demo(children)
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def start_again(self) -> None:
+        self._process, _ = start_demo(self._children, self.port)
+
+
+@pytest.fixture
+def demo(browser: Any) -> Iterator[Demo]:
+    """A room of its own for each test: who left the last one does not show up in the next."""
+    with Children() as children:
+        yield Demo(children)
+
+
+class Tabs:
+    """Opens pages, each in a browser profile of its own, and keeps what went wrong in them."""
+
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+        self.faults: list[str] = []
+        self.requests: list[str] = []
+
+    def open(self, url: str, **settings: Any) -> Any:
+        context = self._browser.new_context(**{"viewport": {"width": 1000, "height": 700}, **settings})
+        self._contexts.append(context)
+        context.set_default_timeout(WAIT)
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        page.on("console", lambda line: self.faults.append(line.text) if line.type in ("error", "warning") else None)
+        page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.goto(url)
+        return page
+
+    def chat(self, demo: Demo, name: str, **settings: Any) -> Any:
+        page = self.open(f"{demo.base}index?user={quote(name)}", **settings)
+        expect(page.locator("#state")).to_have_text("Connected")
+        return page
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture
+def tabs(browser: Any) -> Iterator[Tabs]:
+    tabs = Tabs(browser)
+    yield tabs
+    tabs.close()
+
+
+def expect(locator: Any) -> Any:
+    """Playwright's expectations, which wait."""
+    return need_module("playwright.sync_api").expect(locator)
+
+
+def say(page: Any, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def last_message(page: Any) -> Any:
+    return page.locator(".message").last
+
+
+def messages(page: Any) -> list[str]:
+    return list(page.locator(".message .bubble p").all_text_contents())
+
+
+def notices(page: Any) -> Any:
+    return page.locator(".notice")
+
+
+def picture(page: Any, name: str) -> None:
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"chat-{name}.png")
+
+
+def overflow(page: Any) -> int:
+    """Pixels by which the page is wider than the window."""
+    return int(page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth"))
+
+
+# ---------------------------------------------------------------------- talking
+
+
+def test_two_tabs_chat(demo: Demo, tabs: Tabs) -> None:
+    front = tabs.open(demo.base)
+    picture(front, "join")
+    front.get_by_label("Your name").fill("Ann")
+    front.keyboard.press("Enter")
+    ann = front
+    expect(ann.locator("#state")).to_have_text("Connected")
+    expect(ann.locator("#people li")).to_have_text(["AAnn"])
+    picture(ann, "alone")
+    ben = tabs.chat(demo, "Ben", color_scheme="dark")
+    expect(notices(ann)).to_have_text(["Ben joined"])
+    expect(ann.locator("#count")).to_have_text("2")
+    expect(ben.locator("#people li bdi")).to_have_text(["Ann", "Ben"])
+
+    say(ann, "Good morning!")
+    expect(last_message(ben).locator(".from")).to_have_text("Ann")
+    expect(last_message(ben).locator(".bubble p")).to_have_text("Good morning!")
+    expect(last_message(ben).locator("time")).to_have_text(re.compile(r"^\d{1,2}:\d\d"))
+    expect(last_message(ann)).to_have_class(re.compile("mine"))
+    ben.get_by_label("Message", exact=True).fill("Hello Ann.\nTwo lines & <b>no markup</b>")
+    ben.get_by_role("button", name="Send").click()
+    expect(last_message(ann).locator(".bubble p")).to_have_text("Hello Ann.\nTwo lines & <b>no markup</b>")
+    assert messages(ann) == messages(ben) == ["Good morning!", "Hello Ann.\nTwo lines & <b>no markup</b>"]
+    expect(ann.locator("#text")).to_have_value("")
+    picture(ann, "talk-light")
+    picture(ben, "talk-dark")
+
+    ben.get_by_role("link", name="Leave").click()
+    expect(notices(ann)).to_have_text(["Ben joined", "Ben left"])
+    expect(ann.locator("#people li bdi")).to_have_text(["Ann"])
+    assert tabs.faults == []
+    assert {url for url in tabs.requests if not url.startswith(demo.base)} == set()
+
+
+def test_shift_enter_makes_a_new_line(demo: Demo, tabs: Tabs) -> None:
+    ann = tabs.chat(demo, "Ann")
+    ann.locator("#text").press_sequentially("one")
+    ann.keyboard.press("Shift+Enter")
+    ann.locator("#text").press_sequentially("two")
+    ann.keyboard.press("Enter")
+    expect(last_message(ann).locator(".bubble p")).to_have_text("one\ntwo")
+
+
+def test_the_same_name_twice_gets_a_number_and_is_told(demo: Demo, tabs: Tabs) -> None:
+    first, second = tabs.chat(demo, "Ann"), tabs.chat(demo, "Ann")
+    expect(second.locator("#me")).to_have_text("Ann (2)")
+    expect(notices(second)).to_have_text(["The name Ann was taken: you are Ann (2)"])
+    expect(first.locator("#people li bdi")).to_have_text(["Ann", "Ann (2)"])
+    say(second, "it is me")
+    expect(last_message(first).locator(".from")).to_have_text("Ann (2)")
+    expect(last_message(second)).to_have_class(re.compile("mine"))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_shown_and_runs_nothing(demo: Demo, tabs: Tabs, name: str) -> None:
+    witness = tabs.chat(demo, "Witness")
+    active = "() => document.querySelectorAll('script, img, svg, iframe').length"
+    usual = witness.evaluate(active)
+    hostile = tabs.chat(demo, name)
+    expect(hostile.locator("#me")).to_have_text(name)
+    assert hostile.title() == f"{name} · gows chat"
+    say(hostile, name)
+    for page in (witness, hostile):
+        expect(page.locator("#people li bdi")).to_have_text(["Witness", name])
+        expect(last_message(page).locator(".bubble p")).to_have_text(name)
+    expect(last_message(witness).locator(".from")).to_have_text(name)
+    picture(witness, "hostile")
+    for page in (witness, hostile):
+        assert page.evaluate("() => typeof window.hacked") == "undefined"
+    hostile.close()
+    expect(notices(witness)).to_have_text([f"{name} joined", f"{name} left"])
+    assert witness.evaluate(active) == usual
+    assert tabs.faults == []
+
+
+# ---------------------------------------------------------------------- what cannot be sent
+
+
+def test_a_message_that_is_too_long_is_refused_and_kept(demo: Demo, tabs: Tabs) -> None:
+    ann = tabs.chat(demo, "Ann")
+    say(ann, "é" * 2049)
+    expect(ann.get_by_role("alert")).to_contain_text("too long: 4,098 of 4,096 bytes")
+    expect(ann.locator("#text")).to_have_value("é" * 2049)
+    picture(ann, "too-long")
+    say(ann, "é" * 2048)
+    expect(last_message(ann).locator(".bubble p")).to_have_text("é" * 2048)
+    expect(ann.get_by_role("alert")).to_have_text("")
+
+
+def test_what_the_server_refuses_comes_back_into_the_box(demo: Demo, tabs: Tabs) -> None:
+    ann = tabs.chat(demo, "Ann")
+    say(ann, "\x1c")  # a blank to the server, not to the browser
+    expect(ann.get_by_role("alert")).to_have_text("There is nothing in this message.")
+    expect(ann.locator("#text")).to_have_value("\x1c")
+
+
+# ---------------------------------------------------------------------- a server that goes and comes
+
+
+def test_it_comes_back_by_itself_when_the_server_restarts(demo: Demo, tabs: Tabs) -> None:
+    ann, ben = tabs.chat(demo, "Ann"), tabs.chat(demo, "Ben")
+    say(ann, "before")
+    expect(last_message(ben).locator(".bubble p")).to_have_text("before")
+    demo.kill()
+    for page in (ann, ben):
+        expect(page.locator("#state")).to_have_text("Not connected")
+        expect(page.locator("#banner")).to_contain_text(re.compile(r"Connection lost, trying again in \d+ s"))
+        expect(page.get_by_role("status")).to_have_text("Connection lost, trying again")
+        expect(notices(page).last).to_have_text("Connection lost")
+    picture(ann, "lost")
+    say(ann, "typed while away")
+    expect(ann.get_by_role("alert")).to_have_text("Not connected. Your message stays here until you can send it.")
+    expect(ann.locator("#text")).to_have_value("typed while away")
+
+    demo.start_again()
+    for page in (ann, ben):
+        expect(page.locator("#state")).to_have_text("Connected")
+        expect(page.locator("#banner")).to_be_hidden()
+        expect(page.get_by_role("status")).to_have_text("Back again")
+        expect(page.locator("#people li")).to_have_count(2)
+    expect(notices(ann).filter(has_text="Back again")).to_have_count(1)
+    expect(ann.locator("#text")).to_have_value("typed while away")
+    picture(ann, "back")
+    ann.locator("#text").press("Enter")
+    expect(last_message(ben).locator(".bubble p")).to_have_text("typed while away")
+    assert messages(ann) == ["before", "typed while away"]
+
+
+def test_the_wait_between_attempts_doubles_and_has_an_end(demo: Demo, tabs: Tabs) -> None:
+    ann = tabs.open(demo.base)
+    ann.clock.install(time=0)
+    ann.goto(f"{demo.base}index?user=Ann")
+    expect(ann.locator("#state")).to_have_text("Connected")
+    ann.clock.pause_at(3600)
+    demo.kill()
+    for attempt in range(8):
+        expect(ann.locator("#state")).to_have_text("Not connected")
+        expect(ann.locator("#banner")).to_contain_text(re.compile(r"in \d+ s"))
+        wait = int(re.search(r"in (\d+) s", ann.locator("#banner").text_content())[1])  # type: ignore[index]
+        longest = min(30, 2**attempt)
+        assert math.ceil(longest / 2) <= wait <= longest
+        ann.clock.run_for(wait * 1000)
+    demo.start_again()
+    ann.get_by_role("button", name="Try now").click()
+    expect(ann.locator("#state")).to_have_text("Connected")
+
+
+def test_what_was_on_its_way_comes_back_into_the_box(demo: Demo, tabs: Tabs) -> None:
+    ann = tabs.chat(demo, "Ann")
+    ann.evaluate("() => { WebSocket.prototype.send = () => {}; }")  # as a network that swallows it
+    say(ann, "lost on the way")
+    expect(ann.locator("#text")).to_have_value("")
+    demo.kill()
+    expect(ann.locator("#text")).to_have_value("lost on the way")
+    expect(ann.get_by_role("alert")).to_contain_text("may not have arrived")
+
+
+# ---------------------------------------------------------------------- scrolling
+
+
+def test_it_follows_the_talk_only_from_the_bottom(demo: Demo, tabs: Tabs) -> None:
+    ann, ben = tabs.chat(demo, "Ann"), tabs.chat(demo, "Ben")
+    newer = ann.get_by_role("button", name="New messages")
+    lines = "\n".join(["line"] * 40)
+    say(ben, f"{lines}\none")
+    expect(last_message(ann).locator(".bubble p")).to_contain_text("one")
+    expect(last_message(ann).locator("time")).to_be_in_viewport()
+    ann.locator("#log").evaluate("log => { log.scrollTop = 0; }")
+    say(ben, "two")
+    expect(newer).to_be_visible()
+    expect(last_message(ann)).not_to_be_in_viewport()
+    newer.click()
+    expect(last_message(ann)).to_be_in_viewport()
+    expect(newer).to_be_hidden()
+    ann.locator("#log").evaluate("log => { log.scrollTop = 0; }")
+    say(ann, "mine")
+    expect(last_message(ann)).to_be_in_viewport()
+
+
+# ---------------------------------------------------------------------- a phone
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(demo: Demo, tabs: Tabs, scheme: str) -> None:
+    phone = {
+        "viewport": {"width": 360, "height": 740},
+        "device_scale_factor": 2,
+        "is_mobile": True,
+        "has_touch": True,
+        "color_scheme": scheme,
+    }
+    front = tabs.open(demo.base, **phone)
+    assert overflow(front) == 0
+    picture(front, f"phone-join-{scheme}")
+    ann = tabs.chat(demo, "Ann")
+    mia = tabs.chat(demo, "Mia", **phone)
+    say(ann, "Are you on the train?")
+    say(mia, "Yes. It works, even here in the tunnel, and the text wraps as it should.")
+    say(ann, "https://example.org/" + "a-very-long-address-without-any-blank" * 5)
+    expect(mia.locator(".message")).to_have_count(3)
+    picture(mia, f"phone-{scheme}")
+    crowd = [tabs.chat(demo, name) for name in ("W" * 40, "Another One", "Third")]
+    expect(mia.locator("#people li")).to_have_count(5)
+    say(crowd[0], "W" * 200)
+    expect(mia.locator(".message")).to_have_count(4)
+    say(mia, "x" * 5000)
+    expect(mia.get_by_role("alert")).to_contain_text("too long")
+    assert overflow(mia) == 0
+    assert mia.locator("#log").evaluate("log => log.scrollWidth - log.clientWidth") == 0
+    for target in (mia.get_by_role("button", name="Send"), mia.get_by_role("link", name="Leave"), mia.locator("#text")):
+        expect(target).to_be_in_viewport(ratio=1)
+        assert target.bounding_box()["height"] >= 44
+    picture(mia, f"phone-crowd-{scheme}")
+    assert tabs.faults == []
+
+
+def test_who_cannot_see_it_can_use_it(demo: Demo, tabs: Tabs) -> None:
+    ann = tabs.chat(demo, "Ann")
+    expect(ann.get_by_role("log", name="Messages")).to_have_attribute("aria-live", "polite")
+    expect(ann.get_by_role("textbox", name="Message")).to_be_focused()
+    expect(ann.get_by_role("list", name="Here now")).to_be_visible()
+    for page in (ann, tabs.open(demo.base)):
+        unnamed = page.evaluate(
+            "() => [...document.querySelectorAll('button, a, input, textarea')]"
+            ".filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"
+        )
+        assert unnamed == []
