@@ -15,6 +15,7 @@ GowsError
 ├── QueueFullError               the outgoing queue is over its high-water mark (policy "refuse")
 ├── ReceiveTimeoutError          nothing came in time (blocking client; also a TimeoutError)
 └── ConnectError                 the client could not connect (also a ConnectionError)
+    └── ConnectTimeoutError      … in time (also a TimeoutError)
 
 Our own faults are not here: they are bugs, and surface as whatever Python raises.
 """
@@ -61,7 +62,12 @@ class HttpError(PeerError):
 
 
 class HandshakeError(HttpError):
-    """An upgrade that was refused (RFC 6455 §4.2.2), or, in a client, an answer that is not a valid 101 (§4.1)."""
+    """An upgrade that was refused (RFC 6455 §4.2.2), or, in a client, an answer that is not a valid 101 (§4.1).
+
+    In a client `body` is what the server said beside the status: the first bytes of the body of its answer.
+    """
+
+    body: bytes = b""
 
 
 class UsageError(GowsError):
@@ -69,7 +75,15 @@ class UsageError(GowsError):
 
 
 class ConnectionClosedError(UsageError):
-    """The connection is closed or closing, so nothing can be written any more."""
+    """The connection is closed or closing, so nothing can be written any more, nor received from it.
+
+    `code` and `reason` say how it ended, where that was known (RFC 6455 §7.1.5, §7.1.6).
+    """
+
+    def __init__(self, message: str = "", code: int | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
 
 
 class BufferReleasedError(UsageError):
@@ -102,3 +116,7 @@ class ReceiveTimeoutError(GowsError, TimeoutError):
 
 class ConnectError(GowsError, ConnectionError):
     """A client connection could not be made."""
+
+
+class ConnectTimeoutError(ConnectError, TimeoutError):
+    """A client connection, its TLS and its opening handshake together, took longer than the timeout."""
