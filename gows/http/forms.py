@@ -1,0 +1,120 @@
+"""Query strings, form bodies and cookies, as the browser sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from email.parser import BytesHeaderParser
+from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+from gows.errors import HttpError
+
+MAX_FIELDS = 1000
+"""Fields in one query string or form; more are answered with 400."""
+
+V = TypeVar("V")
+D = TypeVar("D")
+
+
+class Values(Generic[V]):
+    """Named values in the order they came; a name may repeat. Read-only."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: list[tuple[str, V]]) -> None:
+        values: dict[str, list[V]] = {}
+        for name, value in pairs:
+            values.setdefault(name, []).append(value)
+        self._values = values
+
+    def get(self, name: str, default: D = None) -> V | D:  # type: ignore[assignment]
+        """The first value of `name`, or `default`."""
+        found = self._values.get(name)
+        return default if found is None else found[0]
+
+    def get_all(self, name: str) -> list[V]:
+        """All values of `name`, in order."""
+        return list(self._values.get(name, ()))
+
+    def items(self) -> list[tuple[str, V]]:
+        """All (name, value) pairs, those of one name together."""
+        return [(name, value) for name, values in self._values.items() for value in values]
+
+    def __getitem__(self, name: str) -> V:
+        return self._values[name][0]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Values({self.items()!r})"
+
+
+class UploadedFile(NamedTuple):
+    """One file of a multipart form. `filename` is what the client says: never a path to open."""
+
+    filename: str
+    content_type: str
+    content: bytes
+
+
+def parse_query(text: str) -> Values[str]:
+    """A query string or a urlencoded body; bytes that are not UTF-8 become U+FFFD. Raises HttpError (400)."""
+    if not text:
+        return Values([])
+    try:
+        return Values(parse_qsl(text, keep_blank_values=True, errors="replace", max_num_fields=MAX_FIELDS))
+    except ValueError:
+        raise HttpError(400, f"more than {MAX_FIELDS} fields") from None
+
+
+def parse_cookies(text: str) -> dict[str, str]:
+    """A Cookie header (RFC 6265 §5.4). The first of a name counts: browsers send the more specific one first."""
+    cookies: dict[str, str] = {}
+    for pair in text.split(";"):
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if equals and name not in cookies:
+            value = value.strip()
+            if len(value) > 1 and value[0] == value[-1] == '"':
+                value = value[1:-1]
+            cookies[name] = value
+    return cookies
+
+
+def parse_multipart(content_type: str, body: bytes) -> tuple[Values[str], Values[UploadedFile]]:
+    """A multipart/form-data body (RFC 7578): its fields and its files. Raises HttpError (400)."""
+    boundary = BytesHeaderParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\n").get_boundary()
+    if not boundary or len(boundary) > 70:  # RFC 2046 §5.1.1
+        raise HttpError(400, "multipart form without a boundary")
+    delimiter = b"\r\n--" + boundary.encode()
+    parts = (b"\r\n" + body).split(delimiter, MAX_FIELDS + 2)
+    if len(parts) > MAX_FIELDS + 2:
+        raise HttpError(400, f"more than {MAX_FIELDS} fields")
+    if len(parts) < 2 or not parts[-1].startswith(b"--"):
+        raise HttpError(400, "multipart form without its end")
+    fields: list[tuple[str, str]] = []
+    files: list[tuple[str, UploadedFile]] = []
+    for part in parts[1:-1]:
+        head, empty_line, content = part.partition(b"\r\n\r\n")
+        headers = BytesHeaderParser().parsebytes(head.lstrip(b" \t\r\n"))
+        name = headers.get_param("name", header="content-disposition")
+        if not empty_line or not isinstance(name, str):
+            raise HttpError(400, "malformed part of a multipart form")
+        filename = headers.get_filename()
+        if filename is None:
+            fields.append((_decoded(name), content.decode("utf-8", "replace")))
+        else:
+            files.append((_decoded(name), UploadedFile(_decoded(filename), headers.get_content_type(), content)))
+    return Values(fields), Values(files)
+
+
+def _decoded(text: str) -> str:
+    """Browsers send names in plain UTF-8 (RFC 7578 §5.1), which the header parser keeps as surrogates."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,126 @@
+"""Request: what a route gets."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from gows.errors import HttpError
+from gows.http.forms import UploadedFile, Values, parse_cookies, parse_multipart, parse_query
+from gows.protocol.headers import Headers
+from gows.protocol.http import RequestHead
+
+if TYPE_CHECKING:
+    from gows.http.connection import HttpConnection
+
+_NOTHING: tuple[Values[str], Values[UploadedFile]] = (Values([]), Values([]))
+
+
+class Request:
+    """One HTTP request, its body read. Any thread, one at a time.
+
+    `head`: the checked request line and fields. `body`: bytes. `path_params`: the parameters of the route's pattern.
+    `connection`: what it came by, None when it came from outside a `gows.Server`.
+    What is malformed raises HttpError (400) when it is looked at; that becomes the answer if the route lets it pass.
+    """
+
+    __slots__ = ("_form", "_query", "body", "connection", "head", "path", "path_params")
+
+    def __init__(self, head: RequestHead, body: bytes = b"", connection: HttpConnection | None = None) -> None:
+        self.head = head
+        self.body = body
+        self.connection = connection
+        raw = head.path
+        self.path = unquote(raw, errors="replace") if "%" in raw else raw
+        """The path, percent-decoded once as UTF-8; routes are matched against it."""
+        self.path_params: dict[str, str] = {}
+        self._query: Values[str] | None = None
+        self._form: tuple[Values[str], Values[UploadedFile]] | None = None
+
+    @property
+    def method(self) -> str:
+        """As it was sent, so in upper case for all known methods."""
+        return self.head.method
+
+    @property
+    def raw_path(self) -> str:
+        """The path as it was sent, percent-encoded."""
+        return self.head.path
+
+    @property
+    def query_string(self) -> str:
+        """What stands behind "?", percent-encoded."""
+        return self.head.query
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields, case-insensitive."""
+        return self.head.headers
+
+    @property
+    def host(self) -> str:
+        """The Host field, with the port if it names one; empty when HTTP/1.0 sent none."""
+        return self.head.headers.get("host") or ""
+
+    @property
+    def scheme(self) -> str:
+        """ "https" when the connection itself is TLS, else "http". Forwarded headers are not believed."""
+        return "https" if self.connection is not None and self.connection.secure else "http"
+
+    @property
+    def remote_addr(self) -> tuple[str, int] | str | None:
+        """The peer: (host, port), or the path of a Unix-domain socket; None once it has gone."""
+        return None if self.connection is None else self.connection.stream.peer_address
+
+    @property
+    def query(self) -> Values[str]:
+        """The fields of the query string, at most 1,000."""
+        if self._query is None:
+            self._query = parse_query(self.head.query)
+        return self._query
+
+    @property
+    def form(self) -> Values[str]:
+        """The fields of a form in the body (urlencoded or multipart/form-data), at most 1,000; empty for others."""
+        return self._parsed_form()[0]
+
+    @property
+    def files(self) -> Values[UploadedFile]:
+        """The files of a multipart/form-data body."""
+        return self._parsed_form()[1]
+
+    def form_value(self, name: str, default: str = "") -> str:
+        """The first value of `name` in the body's form, else in the query string, else `default`.
+
+        A form in the body comes first, as in Go's Request.FormValue.
+        """
+        value = self._parsed_form()[0].get(name)
+        return self.query.get(name, default) if value is None else value
+
+    def json(self) -> Any:
+        """The body as JSON; HttpError (400) when it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise HttpError(400, "the body is not JSON") from None
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Name to value, the first of each name."""
+        return parse_cookies("; ".join(self.head.headers.get_all("cookie")))
+
+    def _parsed_form(self) -> tuple[Values[str], Values[UploadedFile]]:
+        if self._form is None:
+            content_type = self.head.headers.get("content-type") or ""
+            kind = content_type.partition(";")[0].strip().lower()
+            if kind == "application/x-www-form-urlencoded":
+                self._form = parse_query(self.body.decode("latin-1")), _NOTHING[1]
+            elif kind == "multipart/form-data":
+                self._form = parse_multipart(content_type, self.body)
+            else:
+                self._form = _NOTHING
+        return self._form
+
+    def __repr__(self) -> str:
+        return f"<Request {self.head.method} {self.head.target}>"

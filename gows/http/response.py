@@ -1,0 +1,199 @@
+"""Response: what a route answers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from os import PathLike, fspath
+from typing import Any
+
+from gows.errors import HttpError, InvalidHeaderError
+from gows.http.files import PIECE, FileBody, path_below
+from gows.protocol.handshake import status_phrase
+from gows.protocol.headers import HeaderSource, check_field, header_pairs
+from gows.protocol.http import RequestHead
+
+_OWNED = frozenset({"connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"})
+_HTML = "text/html; charset=utf-8"
+_TEXT = "text/plain; charset=utf-8"
+_JSON = "application/json"
+_BYTES = "application/octet-stream"
+
+_date: tuple[int, str] = (0, "")
+
+
+class Response:
+    """A status, headers and a body: bytes, or an iterable of bytes that is sent as fast as the peer takes it.
+
+    Content-Length, Transfer-Encoding, Connection and Date are written by the server; to give them, like any header that
+    may not be sent, raises InvalidHeaderError. `length` tells the size of an iterable, if it is known.
+    """
+
+    __slots__ = ("body", "chunks", "headers", "length", "status")
+
+    def __init__(
+        self,
+        body: bytes | str | Iterable[bytes] = b"",
+        status: int = 200,
+        headers: HeaderSource | None = None,
+        content_type: str | None = None,
+        length: int | None = None,
+    ) -> None:
+        if not 200 <= status <= 999:
+            raise ValueError(f"{status} is no final HTTP status")
+        self.status = status
+        self.headers = [] if headers is None else header_pairs(headers)
+        for name, _ in self.headers:
+            if name.lower() in _OWNED:
+                raise InvalidHeaderError(f"{name} is written by the server itself")
+        self.body = b""
+        self.chunks: Iterable[bytes] | None = None
+        self.length = length
+        if isinstance(body, str):
+            self.body = body.encode()
+            content_type = content_type or _HTML
+        elif isinstance(body, (bytes, bytearray, memoryview)):
+            self.body = bytes(body)
+            content_type = content_type or (_BYTES if self.body else None)
+        else:
+            self.chunks = body
+            content_type = content_type or _BYTES
+        if content_type is not None and not any(name.lower() == "content-type" for name, _ in self.headers):
+            self.add_header("Content-Type", content_type)
+
+    def add_header(self, name: str, value: str) -> None:
+        """Add one more field; raises InvalidHeaderError."""
+        check_field(name, value)
+        if name.lower() in _OWNED:
+            raise InvalidHeaderError(f"{name} is written by the server itself")
+        self.headers.append((name, value))
+
+    @classmethod
+    def html(cls, body: str, status: int = 200, headers: HeaderSource | None = None) -> Response:
+        """A page, in UTF-8."""
+        return cls(body, status, headers, _HTML)
+
+    @classmethod
+    def text(cls, body: str, status: int = 200, headers: HeaderSource | None = None) -> Response:
+        """Plain text, in UTF-8."""
+        return cls(body, status, headers, _TEXT)
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200, headers: HeaderSource | None = None) -> Response:
+        """`value` as JSON; TypeError or ValueError when it cannot be written."""
+        return cls(json.dumps(value, ensure_ascii=False, separators=(",", ":")), status, headers, _JSON)
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 303) -> Response:
+        """See there instead: 303 (with GET), 301 or 308 (for good), 302 or 307 (for now)."""
+        if status not in (301, 302, 303, 307, 308):
+            raise ValueError(f"{status} is no redirect")
+        return cls(b"", status, (("Location", location),))
+
+    @classmethod
+    def file(
+        cls,
+        path: str | PathLike[str],
+        root: str | PathLike[str] | None = None,
+        headers: HeaderSource | None = None,
+        content_type: str | None = None,
+    ) -> Response:
+        """A file, sent in pieces; conditional and range requests are met. HttpError (404) when it is not there.
+
+        With `root`, `path` is relative to it, and what lies outside, by ".." or by a symbolic link, is not there.
+        Give it whenever any part of `path` came from a client.
+        """
+        name = fspath(path) if root is None else path_below(fspath(root), fspath(path))
+        body = FileBody(name)
+        try:
+            response = cls(body, 200, headers, content_type or body.content_type, body.length)
+        except BaseException:
+            body.close()
+            raise
+        response.headers += body.headers()
+        return response
+
+    def match(self, head: RequestHead) -> None:
+        """Make of a file's answer what the request's conditions ask for: 304, or 206 or 416 for a range."""
+        body = self.chunks
+        if not isinstance(body, FileBody) or self.status != 200 or head.method not in ("GET", "HEAD"):
+            return
+        if body.unchanged(head.headers):
+            self.status = 304
+            self._drop_body()
+            return
+        try:
+            content_range = body.select(head.headers)
+        except HttpError as error:
+            self.status = error.status
+            self.headers = list(error.headers)
+            self._drop_body()
+            return
+        if content_range is not None:
+            self.status = 206
+            self.add_header("Content-Range", content_range)
+            self.length = body.length
+        if body.length <= PIECE:
+            self.body = b"".join(body)
+            self.length = None
+            self._close_chunks()
+
+    def _drop_body(self) -> None:
+        self.length = None
+        self._close_chunks()
+
+    def _close_chunks(self) -> None:
+        self.close()
+        self.chunks = None
+
+    def close(self) -> None:
+        """Let go of what the body holds, as PEP 3333 asks: its `close`, if it has one."""
+        close = getattr(self.chunks, "close", None)
+        if close is not None:
+            close()
+
+    def head_bytes(self, *, keep_alive: bool, chunked: bool) -> bytes:
+        """The status line and fields; `chunked`: the length is not known, and the peer understands the coding."""
+        lines = [f"HTTP/1.1 {self.status} {status_phrase(self.status)}", f"Date: {http_date()}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        if chunked:
+            lines.append("Transfer-Encoding: chunked")
+        elif self.chunks is None and self.status not in (204, 304):  # RFC 9110 §8.6
+            lines.append(f"Content-Length: {len(self.body)}")
+        elif self.length is not None:
+            lines.append(f"Content-Length: {self.length}")
+        if not keep_alive:
+            lines.append("Connection: close")
+        lines.append("\r\n")
+        return "\r\n".join(lines).encode("ascii")
+
+
+def as_response(result: Any) -> Response:
+    """What a view returned, as a Response: str is HTML, bytes are bytes, dict and list are JSON; else TypeError."""
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, str):
+        return Response.html(result)
+    if isinstance(result, (bytes, bytearray, memoryview)):
+        return Response(bytes(result))
+    if isinstance(result, (dict, list)):
+        return Response.json(result)
+    raise TypeError(f"a view returns a Response, str, bytes, dict or list, not {type(result).__name__}")
+
+
+def error_response(error: HttpError) -> Response:
+    """The plain-text answer of a refusal."""
+    return Response(f"{error.reason}\n", error.status, error.headers, _TEXT)
+
+
+def http_date() -> str:
+    """Now, for the Date field; made once a second."""
+    global _date  # one assignment of a whole pair: threads may race, and all of them are right
+    now = int(time.time())
+    second, text = _date
+    if second != now:
+        text = formatdate(now, usegmt=True)
+        _date = (now, text)
+    return text
