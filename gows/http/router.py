@@ -41,7 +41,7 @@ class Resource:
 class _Node:
     """One segment of the tree of patterns."""
 
-    __slots__ = ("any_path", "any_segment", "resource", "literals")
+    __slots__ = ("any_path", "any_segment", "literals", "resource")
 
     def __init__(self) -> None:
         self.literals: dict[str, _Node] = {}
