@@ -7,8 +7,7 @@
 # All paths are relative, and every tool is run as `python -m TOOL`, so the checkout may lie under any path, spaces and all.
 # A stamp file in the environment says what it already holds; while pyproject.toml stays as it is, nothing is asked of a network.
 
-SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
+.SHELLFLAGS := -eu -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -30,17 +29,17 @@ test: $(VENV)/has-test ## the test suite, with coverage
 	@$(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/has-lint ## formatting, lint, types
-	@$(PY) -m ruff format --check .
-	@$(PY) -m ruff check .
-	@$(PY) -m mypy
+	@status=0; \
+	$(PY) -m ruff format --check . || status=1; \
+	$(PY) -m ruff check . || status=1; \
+	$(PY) -m mypy || status=1; \
+	exit $$status
 
 conformance: $(VENV)/has-gows ## all 517 Autobahn cases against the server, then the client (about 20 minutes)
-	@$(PY) -m tests.conformance.run_server $(ARGS)
-	@$(PY) -m tests.conformance.run_client $(ARGS)
+	@status=0; for end in server client; do $(PY) -m tests.conformance.run_$$end $(ARGS) || status=1; done; exit $$status
 
 conformance-quick: $(VENV)/has-gows ## 337 of them: fewer compression cases (about 2 minutes)
-	@$(PY) -m tests.conformance.run_server --quick $(ARGS)
-	@$(PY) -m tests.conformance.run_client --quick $(ARGS)
+	@status=0; for end in server client; do $(PY) -m tests.conformance.run_$$end --quick $(ARGS) || status=1; done; exit $$status
 
 load: $(VENV)/has-gows ## 2,000 connections echo for a few seconds (needs a C compiler)
 	@$(PY) -m tests.load.run $(ARGS)
@@ -50,39 +49,41 @@ clean: ## remove all that was made, the environment too
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A Python fit for an environment: new enough, and with venv and pip (Debian keeps them in python3-venv).
+# A Python fit for an environment: new enough, and with venv and pip (Debian keeps them in python3-venv). An environment
+# that somebody made by hand is kept when it is fit.
+FIT = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
+
 $(VENV)/made:
-	@fit='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'; \
-	if [ -n "$(PYTHON)" ]; then candidates=("$(PYTHON)"); \
-	else candidates=(python3 python3.13 python3.12 python3.11 python3.10 python); fi; \
-	python=; \
-	for candidate in "$${candidates[@]}"; do \
-	  if "$$candidate" -c "$$fit" >/dev/null 2>&1; then python=$$candidate; break; fi; \
-	done; \
-	if [ -z "$$python" ]; then \
-	  echo "gows needs Python 3.10 or newer with its venv module (Debian: apt-get install python3-venv). Looked at:" >&2; \
-	  for candidate in "$${candidates[@]}"; do \
-	    echo "  $$candidate: $$("$$candidate" --version 2>&1 || true)" >&2; \
+	@if ! "$(PY)" -c 'import pip; $(FIT)' >/dev/null 2>&1; then \
+	  if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; \
+	  else set -- python3 python3.13 python3.12 python3.11 python3.10 python; fi; \
+	  python=; \
+	  for candidate do \
+	    if [ -z "$$python" ] && "$$candidate" -c '$(FIT)' >/dev/null 2>&1; then python=$$candidate; fi; \
 	  done; \
-	  echo "Choose one with: make PYTHON=/path/to/python3" >&2; \
-	  exit 1; \
-	fi; \
-	echo "making $(VENV) with $$("$$python" --version)"; \
-	rm -rf "$(VENV)"; \
-	"$$python" -m venv "$(VENV)"; \
-	touch "$@"
+	  if [ -z "$$python" ]; then \
+	    echo "gows needs Python 3.10 or newer with its venv module (Debian: apt-get install python3-venv). Looked at:" >&2; \
+	    for candidate do echo "  $$candidate: $$("$$candidate" --version 2>&1 | head -n 1)" >&2; done; \
+	    echo "Choose one with: make PYTHON=/path/to/python3" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "making $(VENV) with $$("$$python" --version)"; \
+	  rm -rf "$(VENV)"; \
+	  "$$python" -m venv "$(VENV)"; \
+	fi
+	@touch "$@"
 
 $(VENV)/has-gows: $(VENV)/made pyproject.toml
 	@echo "installing gows into $(VENV)"
 	@$(PIP) --editable .
-	@touch $@
+	@touch "$@"
 
-$(VENV)/has-test: $(VENV)/has-gows
-	@echo "installing what the tests need into $(VENV) (half a minute)"
+$(VENV)/has-test: $(VENV)/made pyproject.toml
+	@echo "installing gows and what its tests need into $(VENV) (about a minute)"
 	@$(PIP) --editable '.[test]'
-	@touch $@
+	@touch "$(VENV)/has-gows" "$@"
 
-$(VENV)/has-lint: $(VENV)/has-gows
-	@echo "installing ruff and mypy into $(VENV)"
+$(VENV)/has-lint: $(VENV)/made pyproject.toml
+	@echo "installing gows, ruff and mypy into $(VENV)"
 	@$(PIP) --editable '.[lint]'
-	@touch $@
+	@touch "$(VENV)/has-gows" "$@"
