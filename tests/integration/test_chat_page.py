@@ -68,7 +68,8 @@ class Demo:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._process.stdout.close()
 
     def start_again(self) -> None:
         self._process, _ = start_demo(self._children, self.port)
@@ -78,23 +79,35 @@ class Demo:
 def demo(browser: Any) -> Iterator[Demo]:
     """A room of its own for each test: who left the last one does not show up in the next."""
     with Children() as children:
-        yield Demo(children)
+        demo = Demo(children)
+        yield demo
+        demo.kill()
+
+
+DESK = {"viewport": {"width": 1000, "height": 700}}
+DARK = {**DESK, "color_scheme": "dark"}
+PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+DARK_PHONE = {**PHONE, "color_scheme": "dark"}
 
 
 class Tabs:
-    """Opens pages, each in a browser profile of its own, and keeps what went wrong in them."""
+    """Opens pages, and keeps what went wrong in them. Those with the same settings are tabs of one window."""
 
     def __init__(self, browser: Any) -> None:
         self._browser = browser
-        self._contexts: list[Any] = []
+        self._windows: dict[str, Any] = {}
         self.faults: list[str] = []
         self.requests: list[str] = []
 
-    def open(self, url: str, **settings: Any) -> Any:
-        context = self._browser.new_context(**{"viewport": {"width": 1000, "height": 700}, **settings})
-        self._contexts.append(context)
-        context.set_default_timeout(WAIT)
-        page = context.new_page()
+    def _window(self, settings: dict[str, Any]) -> Any:
+        window = self._windows.get(repr(settings))
+        if window is None:
+            window = self._windows[repr(settings)] = self._browser.new_context(**settings)
+            window.set_default_timeout(WAIT)
+        return window
+
+    def open(self, url: str, settings: dict[str, Any] = DESK) -> Any:
+        page = self._window(settings).new_page()
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         page.on("console", lambda line: self.faults.append(line.text) if line.type in ("error", "warning") else None)
         page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
@@ -102,14 +115,14 @@ class Tabs:
         page.goto(url)
         return page
 
-    def chat(self, demo: Demo, name: str, **settings: Any) -> Any:
-        page = self.open(f"{demo.base}index?user={quote(name)}", **settings)
+    def chat(self, demo: Demo, name: str, settings: dict[str, Any] = DESK) -> Any:
+        page = self.open(f"{demo.base}index?user={quote(name)}", settings)
         expect(page.locator("#state")).to_have_text("Connected")
         return page
 
     def close(self) -> None:
-        for context in self._contexts:
-            context.close()
+        for window in self._windows.values():
+            window.close()
 
 
 @pytest.fixture
@@ -163,7 +176,7 @@ def test_two_tabs_chat(demo: Demo, tabs: Tabs) -> None:
     expect(ann.locator("#state")).to_have_text("Connected")
     expect(ann.locator("#people li")).to_have_text(["AAnn"])
     picture(ann, "alone")
-    ben = tabs.chat(demo, "Ben", color_scheme="dark")
+    ben = tabs.chat(demo, "Ben", DARK)
     expect(notices(ann)).to_have_text(["Ben joined"])
     expect(ann.locator("#count")).to_have_text("2")
     expect(ben.locator("#people li bdi")).to_have_text(["Ann", "Ben"])
@@ -207,24 +220,24 @@ def test_the_same_name_twice_gets_a_number_and_is_told(demo: Demo, tabs: Tabs) -
     expect(last_message(second)).to_have_class(re.compile("mine"))
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_shown_and_runs_nothing(demo: Demo, tabs: Tabs, name: str) -> None:
+def test_a_hostile_name_is_shown_and_runs_nothing(demo: Demo, tabs: Tabs) -> None:
     witness = tabs.chat(demo, "Witness")
     active = "() => document.querySelectorAll('script, img, svg, iframe').length"
     usual = witness.evaluate(active)
-    hostile = tabs.chat(demo, name)
-    expect(hostile.locator("#me")).to_have_text(name)
-    assert hostile.title() == f"{name} · gows chat"
-    say(hostile, name)
-    for page in (witness, hostile):
-        expect(page.locator("#people li bdi")).to_have_text(["Witness", name])
-        expect(last_message(page).locator(".bubble p")).to_have_text(name)
-    expect(last_message(witness).locator(".from")).to_have_text(name)
+    for name in HOSTILE:
+        hostile = tabs.chat(demo, name)
+        expect(hostile.locator("#me")).to_have_text(name)
+        assert hostile.title() == f"{name} · gows chat"
+        say(hostile, name)
+        for page in (witness, hostile):
+            expect(page.locator("#people li bdi")).to_have_text(["Witness", name])
+            expect(last_message(page).locator(".bubble p")).to_have_text(name)
+            assert page.evaluate("() => typeof window.hacked") == "undefined"
+        expect(last_message(witness).locator(".from")).to_have_text(name)
+        hostile.close()
+        expect(notices(witness).last).to_have_text(f"{name} left")
     picture(witness, "hostile")
-    for page in (witness, hostile):
-        assert page.evaluate("() => typeof window.hacked") == "undefined"
-    hostile.close()
-    expect(notices(witness)).to_have_text([f"{name} joined", f"{name} left"])
+    assert notices(witness).all_text_contents() == [f"{name} {did}" for name in HOSTILE for did in ("joined", "left")]
     assert witness.evaluate(active) == usual
     assert tabs.faults == []
 
@@ -336,20 +349,14 @@ def test_it_follows_the_talk_only_from_the_bottom(demo: Demo, tabs: Tabs) -> Non
 # ---------------------------------------------------------------------- a phone
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(demo: Demo, tabs: Tabs, scheme: str) -> None:
-    phone = {
-        "viewport": {"width": 360, "height": 740},
-        "device_scale_factor": 2,
-        "is_mobile": True,
-        "has_touch": True,
-        "color_scheme": scheme,
-    }
-    front = tabs.open(demo.base, **phone)
+@pytest.mark.parametrize("phone", [PHONE, DARK_PHONE], ids=["light", "dark"])
+def test_it_fits_a_phone(demo: Demo, tabs: Tabs, phone: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    scheme = request.node.callspec.id
+    front = tabs.open(demo.base, phone)
     assert overflow(front) == 0
     picture(front, f"phone-join-{scheme}")
     ann = tabs.chat(demo, "Ann")
-    mia = tabs.chat(demo, "Mia", **phone)
+    mia = tabs.chat(demo, "Mia", phone)
     say(ann, "Are you on the train?")
     say(mia, "Yes. It works, even here in the tunnel, and the text wraps as it should.")
     say(ann, "https://example.org/" + "a-very-long-address-without-any-blank" * 5)

@@ -1,0 +1,59 @@
+"""A chat room: run `python examples/chat.py`, open http://127.0.0.1:8080/ in two tabs, and talk.
+
+`gows demo` is the same with names, a list of who is here, reconnection, and a page for phones: gows/commands/demo.py.
+"""
+
+import gows
+
+PAGE = """<!doctype html>
+<meta charset="utf-8"><title>Chat</title>
+<form><input id="text" autofocus autocomplete="off" placeholder="Write a message"></form>
+<pre id="log"></pre>
+<script>
+  const socket = new WebSocket(`ws://${location.host}/chat`);
+  socket.onmessage = (event) => document.getElementById("log").append(event.data + "\\n");
+  document.forms[0].onsubmit = (event) => { event.preventDefault(); socket.send(text.value); text.value = ""; };
+</script>"""
+
+room: set[gows.WebSocket] = set()
+
+
+def tell_all(line: str) -> None:
+    for ws in list(room):  # a copy, for others come and go meanwhile
+        try:
+            ws.write_string(line)  # queues, and never waits
+        except gows.ConnectionClosedError:
+            pass  # it has just gone; its on_close comes
+        except gows.QueueFullError:
+            ws.close_handshake(gows.CloseCode.TRY_AGAIN_LATER, "too slow")
+
+
+class Guest(gows.Handler):
+    def on_open(self, ws: gows.WebSocket) -> None:
+        room.add(ws)
+        tell_all(f"somebody came: {len(room)} here")
+
+    def on_message(self, ws: gows.WebSocket, opcode: gows.Opcode, buff: gows.ByteBuffer) -> None:
+        if opcode == gows.Opcode.TEXT:
+            tell_all(buff.get_string())
+
+    def on_close(self, ws: gows.WebSocket) -> None:
+        room.discard(ws)
+        tell_all(f"somebody left: {len(room)} here")
+
+
+server = gows.Server()
+
+
+@server.route("/")
+def page(request: gows.Request) -> gows.Response:
+    return gows.Response.html(PAGE)
+
+
+@server.route("/chat")
+def chat(request: gows.Request) -> None:
+    gows.accept(request).serve(Guest())
+
+
+if __name__ == "__main__":
+    server.listen_and_serve("127.0.0.1:8080")
