@@ -1,16 +1,24 @@
 """permessage-deflate (RFC 7692): agreeing on it, in both roles, and doing it.
 
-Without context takeover (the default) nothing of zlib belongs to a connection: messages of all connections go through the
-compressors of one DeflatePool, each reset after every message, and an inflater lives as long as the one message it reads.
+Without context takeover (the default) nothing of zlib belongs to a connection: messages of all connections go through
+the compressors of one DeflatePool, each reset after every message, and an inflater lives as long as the one message
+it reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from gows.errors import HandshakeError
+from gows.codes import CloseCode
+from gows.errors import HandshakeError, ProtocolError
 from gows.protocol.extensions import ExtensionOffer, format_extension
+
+if TYPE_CHECKING:
+    _Compressor = zlib._Compress
+    _Decompressor = zlib._Decompress
 
 EXTENSION_NAME = "permessage-deflate"
 
@@ -18,12 +26,19 @@ _SERVER_NO_TAKEOVER = "server_no_context_takeover"
 _CLIENT_NO_TAKEOVER = "client_no_context_takeover"
 _SERVER_BITS = "server_max_window_bits"
 _CLIENT_BITS = "client_max_window_bits"
+
+_TAIL = b"\x00\x00\xff\xff"  # §7.2.1: not sent, and put back by the receiver
+_FINAL_EMPTY_BLOCK = b"\x03\x00"
+_CHUNK = 1 << 16
+_KEEP_COMPRESSORS = 4
+_MAX_FINAL_BLOCKS = 128  # zlib copies the rest of its input at each, so many in one message would cost its square
+
 _WINDOW_BITS = {str(bits): bits for bits in range(8, 16)}  # §7.1.2: decimal, no leading zeros
 
 
 @dataclass(frozen=True)
 class DeflateOptions:
-    """What one side is willing to do. Of the four parameters (RFC 7692 §7.1) it asks what is set here, in either role."""
+    """What one side is willing to do; of the four parameters (RFC 7692 §7.1) either role asks what is set here."""
 
     level: int = 1
     """zlib level of our compressor, 1 (fast) to 9 (small)."""
@@ -104,9 +119,9 @@ def _read_bits(name: str, value: str | None) -> int:
 
 
 def negotiate(offers: Sequence[ExtensionOffer], options: DeflateOptions) -> tuple[str, DeflateParams] | None:
-    """The server's choice (RFC 7692 §5.1): the first offer that can be met, as the header value to answer with and its outcome.
+    """The server's choice (RFC 7692 §5.1): the first offer that can be met, as (header value to answer with, outcome).
 
-    None when there is no such offer; the connection then goes on uncompressed (§7: an offer that breaks the rules is declined).
+    None when there is none (§7: an offer that breaks the rules is declined); the connection then goes on uncompressed.
     """
     for offer in offers:
         if offer.name == EXTENSION_NAME:
@@ -119,7 +134,7 @@ def negotiate(offers: Sequence[ExtensionOffer], options: DeflateOptions) -> tupl
 
 
 def _answer(asked: _Asked, options: DeflateOptions) -> tuple[str, DeflateParams]:
-    """Every offer with valid parameters can be met; a parameter is answered when it was asked or when we want it (§7.1)."""
+    """Every offer with valid parameters can be met; what was asked is answered, and what we want (§7.1)."""
     server_bits = min(asked.server_bits or 15, options.server_max_window_bits)
     client_bits = 15  # §7.1.2.2: without the parameter in the offer the client may not be limited
     if asked.client_bits is not None:
@@ -145,7 +160,7 @@ def _answer(asked: _Asked, options: DeflateOptions) -> tuple[str, DeflateParams]
 def make_offer(options: DeflateOptions) -> str:
     """The client's Sec-WebSocket-Extensions value.
 
-    A limit on the server's window is offered first with it and then without, for servers that cannot limit theirs (§7.1.2.1).
+    A limit on the server's window is asked first, and then dropped, for servers that cannot limit theirs (§7.1.2.1).
     """
     params: list[tuple[str, int | None]] = []
     if options.server_no_context_takeover:
@@ -190,3 +205,165 @@ def accept_answer(extensions: Sequence[ExtensionOffer], options: DeflateOptions 
         server_max_window_bits=answer.server_bits or 15,
         client_max_window_bits=answer.client_bits or options.client_max_window_bits,
     )
+
+
+class DeflatePool:
+    """The compressors that connections without context takeover share; any thread. One for each loop is enough.
+
+    A compressor is out of the pool while it works, and back, emptied by Z_FULL_FLUSH, before the call returns: so there
+    are as many as threads compress at once, and nobody waits for another's lock. Inflaters are not shared: a peer's
+    data may point back into the window, and a shared one would show it what another connection received.
+    """
+
+    __slots__ = ("_codecs", "_free")
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, int, int], list[_Compressor]] = {}
+        self._codecs: dict[tuple[DeflateParams, int, int, bool], PerMessageDeflate] = {}
+
+    def codec(self, params: DeflateParams, options: DeflateOptions, *, server: bool) -> PerMessageDeflate:
+        """What a Connection needs to compress as agreed. Without takeover in both directions all share one object."""
+        if not (params.server_no_context_takeover and params.client_no_context_takeover):
+            return PerMessageDeflate(self, params, options, server=server)
+        key = (params, options.level, options.mem_level, server)
+        codec = self._codecs.get(key)
+        if codec is None:
+            codec = self._codecs.setdefault(key, PerMessageDeflate(self, params, options, server=server))
+        return codec
+
+    def take(self, settings: tuple[int, int, int]) -> _Compressor:
+        """A compressor that remembers nothing, for (level, window bits, memory level). Give it back, or drop it."""
+        free = self._free.get(settings)
+        try:
+            return free.pop() if free is not None else _new_compressor(settings)
+        except IndexError:
+            return _new_compressor(settings)
+
+    def give(self, settings: tuple[int, int, int], compressor: _Compressor) -> None:
+        """Take back a compressor that was flushed with Z_FULL_FLUSH; a few are kept (up to 256 KiB each)."""
+        free = self._free.setdefault(settings, [])
+        if len(free) < _KEEP_COMPRESSORS:
+            free.append(compressor)
+
+
+def _new_compressor(settings: tuple[int, int, int]) -> _Compressor:
+    level, bits, mem_level = settings
+    if bits == 8:
+        # zlib cannot keep to a 256-byte window: raw deflate with 8 is refused, or, before 1.2.9, silently 9, which
+        # breaks the agreement. Run-length matches reach back one byte only, so they fit any window.
+        return zlib.compressobj(level, zlib.DEFLATED, -9, mem_level, zlib.Z_RLE)
+    return zlib.compressobj(level, zlib.DEFLATED, -bits, mem_level)
+
+
+class PerMessageDeflate:
+    """Compression as agreed for one connection, or for all with the same outcome when there is no context takeover.
+
+    `compress` may be called from any thread, one at a time for one connection; `inflater` from the reading thread.
+    """
+
+    __slots__ = ("_compressor", "_inflate_bits", "_keep_inflater", "_keep_window", "_pool", "_settings", "_stream")
+
+    def __init__(self, pool: DeflatePool, params: DeflateParams, options: DeflateOptions, *, server: bool) -> None:
+        ours = (params.server_max_window_bits, not params.server_no_context_takeover)
+        theirs = (params.client_max_window_bits, not params.client_no_context_takeover)
+        if not server:
+            ours, theirs = theirs, ours
+        self._pool = pool
+        self._settings = (options.level, ours[0], options.mem_level)
+        self._keep_window = ours[1]
+        self._compressor: _Compressor | None = None
+        # a peer whose old zlib took 8 for 9 is understood, too: a larger window reads what a smaller one wrote
+        self._inflate_bits = -max(theirs[0], 9)
+        self._keep_inflater = theirs[1]
+        self._stream: _Decompressor | None = None
+
+    def compress(self, data: bytes, final: bool = True) -> bytes:
+        """The payload of a compressed message's frame (RFC 7692 §7.2.1); `final` says that the message ends with it."""
+        compressor = self._compressor or self._pool.take(self._settings)
+        self._compressor = None  # a compressor that failed midway is not used again
+        out = compressor.compress(data)
+        if self._keep_window:
+            out += compressor.flush(zlib.Z_SYNC_FLUSH)
+            self._compressor = compressor
+        else:
+            out += compressor.flush(zlib.Z_FULL_FLUSH)
+            self._pool.give(self._settings, compressor)
+        if not final:
+            return out
+        # zlib writes nothing when no input came since the last flush; an empty block then ends the message (§7.2.3.6)
+        return out[:-4] if out else b"\x00"
+
+    def inflater(self, limit: int) -> Inflater:
+        """For the one message that begins now, of at most `limit` bytes once inflated."""
+        stream, self._stream = self._stream, None
+        return Inflater(self, stream or self.new_stream(), limit)
+
+    def new_stream(self) -> _Decompressor:
+        """An inflater with an empty window."""
+        return zlib.decompressobj(self._inflate_bits)
+
+    def finish(self, stream: _Decompressor) -> bool:
+        """Whether the message that `stream` read ended where a block ends. Keeps the window if that was agreed."""
+        if not self._keep_inflater:
+            return _at_block_boundary(stream)
+        self._stream = stream
+        return _at_block_boundary(stream.copy())
+
+
+def _at_block_boundary(stream: _Decompressor) -> bool:
+    """Uses the stream up: zlib does not tell where it stands, but a final empty block ends it only between blocks."""
+    try:
+        return not stream.decompress(_FINAL_EMPTY_BLOCK, 1) and stream.eof
+    except zlib.error:
+        return False
+
+
+class Inflater:
+    """Inflates one message as it arrives (RFC 7692 §7.2.2), never more than `limit` bytes and a chunk."""
+
+    __slots__ = ("_codec", "_ends", "_room", "_stream")
+
+    def __init__(self, codec: PerMessageDeflate, stream: _Decompressor, limit: int) -> None:
+        self._codec = codec
+        self._stream = stream
+        self._room = limit
+        self._ends = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The inflated bytes, in bounded chunks. Raises ProtocolError: 1007 corrupt, 1009 over the limit."""
+        stream = self._stream
+        while True:
+            # in proportion to the input, for zlib copies what it did not consume after each chunk
+            most = min(max(_CHUNK, 4 * len(data)), self._room + 1)
+            try:
+                out = stream.decompress(data, most)
+            except zlib.error as error:
+                raise ProtocolError(CloseCode.INVALID_PAYLOAD, "corrupt compressed data") from error
+            size = len(out)
+            if size > self._room:
+                raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big once inflated")
+            if size:
+                self._room -= size
+                yield out
+            if stream.eof:  # a block with BFINAL set is not the end of the message (§7.2.3.4)
+                data = stream.unused_data
+                stream = self._restart()
+                if not data:
+                    return
+            elif size < most:
+                return
+            else:
+                data = stream.unconsumed_tail
+
+    def finish(self) -> Iterator[bytes]:
+        """What the tail brings out: the end of the message. Raises ProtocolError (1007) for one that is cut short."""
+        yield from self.feed(_TAIL)
+        if not self._codec.finish(self._stream):
+            raise ProtocolError(CloseCode.INVALID_PAYLOAD, "truncated compressed data")
+
+    def _restart(self) -> _Decompressor:
+        self._ends += 1
+        if self._ends > _MAX_FINAL_BLOCKS:
+            raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many final blocks in a compressed message")
+        self._stream = self._codec.new_stream()
+        return self._stream

@@ -32,7 +32,7 @@ class ExtensionOffer(NamedTuple):
 def parse_extensions(header_value: str) -> list[ExtensionOffer]:
     """The extensions of a Sec-WebSocket-Extensions value, in order; several header lines are joined with ", " before.
 
-    Empty list elements are skipped (RFC 9110 §5.6.1.2). Raises HandshakeError (400) for anything that is not of the grammar.
+    Empty list elements are skipped (RFC 9110 §5.6.1.2). Raises HandshakeError (400) for what is not of the grammar.
     """
     offers: list[ExtensionOffer] = []
     end = len(header_value)

@@ -1,0 +1,520 @@
+"""One WebSocket connection after the handshake, without I/O: bytes in, events out; calls in, bytes out.
+
+The states and the steps between them stand in `states.py`; nothing here decides on one by itself. `receive` and
+`receive_eof` are for the thread that reads. The `encode_*` methods are for any thread, one at a time: the caller's lock
+covers the call and the queueing of its bytes, for frames must go out in the order in which they were encoded.
+
+Events are tuples (kind, value):
+
+    TEXT, BINARY    ByteBuffer                  one whole message
+    CHUNK           (opcode, fin, ByteBuffer)   chunked mode: the next piece of one
+    PING, PONG      bytes
+    CLOSE           (code, reason)              the peer's close frame; nothing is parsed after it
+    FAIL            ProtocolError               the peer's fault; nothing is parsed after it
+"""
+
+from __future__ import annotations
+
+import struct
+from os import urandom
+from typing import Any
+
+from gows.bytebuffer import BufferPool, ByteBuffer
+from gows.codes import CloseCode
+from gows.errors import ProtocolError
+from gows.protocol.assembly import Assembly, not_utf8
+from gows.protocol.deflate import PerMessageDeflate
+from gows.protocol.frames import (
+    FIN,
+    MAX_CONTROL,
+    RSV1,
+    encode_close_body,
+    encode_frame,
+    frame_header,
+    parse_close_body,
+    parse_header,
+)
+from gows.protocol.masking import mask_range, rotate
+from gows.protocol.states import (
+    BINARY,
+    CHUNK,
+    CLOSE,
+    DEFLATED,
+    ENDED,
+    FAIL,
+    FAULT,
+    GOT_CLOSE,
+    MESSAGE,
+    PING,
+    PONG,
+    READING,
+    READY,
+    SEND_CONTROL,
+    SEND_MESSAGE,
+    SEND_NEXT,
+    SENT_CLOSE,
+    STATES,
+    TEXT,
+    ConnectionState,
+    Refusal,
+    Role,
+)
+from gows.protocol.utf8 import Utf8Validator
+
+__all__ = [
+    "BINARY",
+    "CHUNK",
+    "CLOSE",
+    "FAIL",
+    "PING",
+    "PONG",
+    "TEXT",
+    "Connection",
+    "ConnectionConfig",
+    "ConnectionState",
+    "Role",
+]
+
+Event = tuple[int, Any]
+Data = bytes | bytearray | memoryview | ByteBuffer
+
+_MIN_BUDGET = 1 << 18
+_FROM_BYTES = int.from_bytes
+
+
+_SHORT_HEADS = {opcode: [frame_header(opcode, size) for size in range(126)] for opcode in (TEXT, BINARY)}
+
+
+def _small_forms(limit: int) -> list[tuple[Any, int, int, int] | None]:
+    """By the second byte of a frame: (unpack, size, key repetition, payload bits) for masked payloads up to `limit`."""
+    forms: list[tuple[Any, int, int, int] | None] = [None] * 256
+    for size in range(min(limit, MAX_CONTROL) + 1):
+        repeat = sum(1 << (32 * i) for i in range((size + 3) // 4))
+        forms[0x80 | size] = (struct.Struct(f"<BxI{size}s").unpack_from, size, repeat, (1 << 8 * size) - 1)
+    return forms
+
+
+class ConnectionConfig:
+    """What many connections share. Sizes are bytes; do not change it once a connection was made with it."""
+
+    __slots__ = (
+        "budget",
+        "chunked",
+        "forms",
+        "masked",
+        "max_compressed_size",
+        "max_empty_fragments",
+        "max_fragments",
+        "max_message_size",
+        "message_buffer_size",
+        "min_compress_size",
+        "pool",
+        "role",
+    )
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        max_message_size: int = 1 << 20,
+        max_fragments: int = 16384,
+        max_empty_fragments: int = 128,
+        chunked: bool = False,
+        message_buffer_size: int = 4096,
+        min_compress_size: int = 1024,
+        pool: BufferPool | None = None,
+    ) -> None:
+        self.role = role
+        self.masked = role is Role.SERVER
+        """What we receive must be masked, and what we send is not; the other way round in a client (RFC 6455 §5.1)."""
+        self.max_message_size = max_message_size
+        """Of a received message, inflated; in chunked mode of all its pieces together."""
+        self.max_compressed_size = 2 * max_message_size + (1 << 16)
+        """Of a received message before inflating: far beyond any compressor's, but empty blocks have an end."""
+        self.max_fragments = max_fragments
+        self.max_empty_fragments = max_empty_fragments
+        self.chunked = chunked
+        self.message_buffer_size = message_buffer_size
+        """In chunked mode: pieces of an unfinished frame are gathered to this size before they are handed over."""
+        self.min_compress_size = min_compress_size
+        self.pool = BufferPool() if pool is None else pool
+        self.budget = max(max_message_size, _MIN_BUDGET)
+        """`receive` stops after so many decoded bytes, for a few compressed ones may hold very many."""
+        self.forms = _small_forms(max_message_size) if self.masked and not chunked else [None] * 256
+
+
+class Connection:
+    """The protocol of one connection; idle, it holds no buffer and no collection."""
+
+    __slots__ = ("_assembly", "_in", "_out", "_sent_text", "close_code", "close_reason", "config", "deflate")
+
+    def __init__(self, config: ConnectionConfig, deflate: PerMessageDeflate | None = None) -> None:
+        self.config = config
+        self.deflate = deflate
+        self._in = READING
+        self._out = READY
+        self._assembly: Assembly | None = None
+        self._sent_text: Utf8Validator | None = None
+        self.close_code: int = CloseCode.ABNORMAL_CLOSURE.value
+        """The code of the peer's close frame, 1005 when it had none; 1006 as long as none came (RFC 6455 §7.1.5)."""
+        self.close_reason = ""
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands; any thread."""
+        return STATES[self._in | self._out]
+
+    @property
+    def pending(self) -> bool:
+        """`receive` stopped early: call it again, with nothing, before reading more. Reading thread."""
+        return self._assembly is not None and self._assembly.pending
+
+    # receiving
+
+    def receive(self, buf: bytes | bytearray, n: int, events: list[Event]) -> None:
+        """Parse buf[:n] and append to `events`. Keeps nothing of `buf`; never raises for what the peer sent.
+
+        Stops early, with `pending` True, once `config.budget` bytes were decoded: call again with (b"", 0, events).
+        Without that, a few compressed bytes could make very many messages at once.
+        """
+        if self._in != READING:
+            return
+        pos = 0
+        assembly = self._assembly
+        if assembly is not None and assembly.raw:
+            buf = assembly.raw + buf[:n]
+            n = len(buf)
+            assembly.raw = b""
+            assembly.pending = False
+            if assembly.idle():
+                self._assembly = None
+        budget = self.config.budget
+        try:
+            while pos < n and self._in == READING:
+                if self._assembly is None and self._out != SENT_CLOSE:
+                    pos = self._small_frames(buf, pos, n, events)
+                    if pos == n:
+                        return
+                known = len(events)
+                pos = self._advance(buf, pos, n, events)
+                if len(events) != known:
+                    budget -= _decoded_size(events[-1])
+                    if budget <= 0 and pos < n and self._in == READING:
+                        self._assembly = assembly = self._assembly or Assembly()
+                        assembly.raw = bytes(buf[pos:n])
+                        assembly.pending = True
+                        return
+        except ProtocolError as error:
+            self._stop(FAULT)
+            events.append((FAIL, error))
+
+    def receive_eof(self, events: list[Event]) -> None:
+        """The peer sends no more. While `pending` is True afterwards, call it again: what came before comes first."""
+        if self.pending:
+            self.receive(b"", 0, events)
+            if self.pending:
+                return
+        if self._in == READING:
+            self._stop(ENDED)
+
+    def _stop(self, receiving: int) -> None:
+        """Leave READING: nothing more is parsed, and nothing unfinished is kept."""
+        self._in = receiving
+        assembly, self._assembly = self._assembly, None
+        if assembly is not None:
+            assembly.drop(self.config.pool)
+
+    def _small_frames(self, buf: bytes | bytearray, pos: int, n: int, events: list[Event]) -> int:
+        """The fast way: small whole masked uncompressed messages, as many as follow. Returns where they end.
+
+        One `unpack` yields first byte, key and payload, this as `bytes`: cheaper than three slices of a bytearray.
+        """
+        forms = self.config.forms
+        append = events.append
+        while n - pos > 5:
+            form = forms[buf[pos + 1]]
+            if form is None:
+                return pos
+            unpack, size, repeat, bits = form
+            end = pos + 6 + size
+            if end > n:
+                return pos
+            first, key, payload = unpack(buf, pos)
+            if first == 0x81:
+                payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
+                if not payload.isascii():
+                    check_utf8(payload)
+                append((TEXT, ByteBuffer(payload)))
+            elif first == 0x82:
+                payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
+                append((BINARY, ByteBuffer(payload)))
+            else:
+                return pos
+            pos = end
+        return pos
+
+    def _advance(self, buf: bytes | bytearray, pos: int, n: int, events: list[Event]) -> int:
+        """One frame of any kind, or as much of one as there is; returns where it ends. At most one event."""
+        assembly = self._assembly
+        if assembly is None or not assembly.left:
+            header = parse_header(buf, pos, n, self.config.masked)
+            if header is None:
+                self._assembly = assembly = assembly or Assembly()
+                assembly.raw = bytes(buf[pos:n])
+                return n
+            first, length, key, pos = header
+            opcode = first & 0x0F
+            end = pos + length
+            if opcode >= CLOSE:
+                if end <= n:
+                    self._control(opcode, _payload(buf, pos, end, key), events)
+                    return end
+                self._assembly = assembly = assembly or Assembly()
+                assembly.control = opcode
+            else:
+                self._check_data(first, length)
+                if first & (FIN | RSV1) == FIN and end <= n and assembly is None and self._out != SENT_CLOSE:
+                    self._whole(opcode, _payload(buf, pos, end, key), events)
+                    return end
+                assembly = self._begin_data(first, length)
+            assembly.left = length
+            assembly.key = key
+        end = min(pos + assembly.left, n)
+        assembly.left -= end - pos
+        if self._out == SENT_CLOSE and not assembly.control:
+            self._skip_piece(assembly)
+            return end
+        piece = _payload(buf, pos, end, assembly.key)
+        if assembly.key is not None:
+            assembly.key = rotate(assembly.key, end - pos)
+        if assembly.control:
+            self._control_piece(assembly, piece, events)
+        else:
+            self._data_piece(assembly, piece, events)
+        return end
+
+    def _check_data(self, first: int, length: int) -> None:
+        """Whether a data frame may come now, and so large (RFC 6455 §5.4, RFC 7692 §6). Raises ProtocolError."""
+        config = self.config
+        assembly = self._assembly
+        begun = assembly is not None and assembly.opcode != 0
+        compressed = first & RSV1 != 0
+        if compressed and self.deflate is None:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set: compression was not negotiated")
+        if first & 0x0F:
+            if begun:
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "new message inside another")
+        elif not begun:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation of no message")
+        elif compressed:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set on a continuation")
+        if self._out == SENT_CLOSE:
+            return  # nothing of it is kept
+        total, fragments, empty = length, 1, int(not length and not first & FIN)
+        if assembly is not None:
+            total += assembly.size
+            fragments += assembly.fragments
+            empty += assembly.empty_fragments
+            compressed = compressed or assembly.inflater is not None
+        if fragments > config.max_fragments:
+            raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many fragments in a message")
+        if empty > config.max_empty_fragments:
+            raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many empty fragments in a message")
+        if total > (config.max_compressed_size if compressed else config.max_message_size):
+            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, f"message over {config.max_message_size} bytes")
+
+    def _begin_data(self, first: int, length: int) -> Assembly:
+        """A data frame begins that goes through the assembly: the one there is, or a new one."""
+        assembly = self._assembly
+        if assembly is None:
+            assembly = self._assembly = Assembly()
+        if not assembly.opcode:
+            assembly.opcode = first & 0x0F
+            assembly.size = assembly.fragments = assembly.empty_fragments = 0
+            if self._out != SENT_CLOSE:
+                if first & RSV1 and self.deflate is not None:
+                    assembly.inflater = self.deflate.inflater(self.config.max_message_size)
+                if assembly.opcode == TEXT:
+                    assembly.text = Utf8Validator()
+        assembly.fin = first & FIN != 0
+        assembly.size += length
+        assembly.fragments += 1
+        if not length and not assembly.fin:
+            assembly.empty_fragments += 1
+        return assembly
+
+    def _data_piece(self, assembly: Assembly, piece: bytes, events: list[Event]) -> None:
+        config = self.config
+        ended = not assembly.left
+        assembly.add(piece, config.pool)
+        if ended and assembly.fin:
+            assembly.finish(config.pool)
+            buffer = ByteBuffer(assembly.take(), config.pool)
+            events.append((CHUNK, (assembly.opcode, True, buffer)) if config.chunked else (assembly.opcode, buffer))
+            self._assembly = None
+        elif config.chunked and assembly.storage and (ended or len(assembly.storage) >= config.message_buffer_size):
+            events.append((CHUNK, (assembly.opcode, False, ByteBuffer(assembly.take(), config.pool))))
+
+    def _skip_piece(self, assembly: Assembly) -> None:
+        """Data that came after our close frame: nothing of it is unmasked, checked or kept."""
+        assembly.drop(self.config.pool)
+        if not assembly.left and assembly.fin:
+            self._assembly = None
+
+    def _whole(self, opcode: int, payload: bytes, events: list[Event]) -> None:
+        """An uncompressed message that came in one frame and one read: it never goes through a buffer."""
+        if opcode == TEXT and not payload.isascii():
+            check_utf8(payload)
+        buffer = ByteBuffer(payload)
+        events.append((CHUNK, (opcode, True, buffer)) if self.config.chunked else (opcode, buffer))
+
+    def _control_piece(self, assembly: Assembly, piece: bytes, events: list[Event]) -> None:
+        assembly.body += piece  # at most 125 bytes
+        if assembly.left:
+            return
+        opcode, body = assembly.control, assembly.body
+        assembly.control = 0
+        assembly.body = b""
+        if assembly.idle():
+            self._assembly = None
+        self._control(opcode, body, events)
+
+    def _control(self, opcode: int, body: bytes, events: list[Event]) -> None:
+        if opcode == CLOSE:
+            self.close_code, self.close_reason = info = parse_close_body(body)
+            self._stop(GOT_CLOSE)
+            events.append((CLOSE, info))
+        elif self._out != SENT_CLOSE:
+            events.append((opcode, body))
+
+    # sending
+
+    def encode_message(self, opcode: int, data: Data, compress: bool = True) -> bytes:
+        """A whole TEXT or BINARY message as one frame; `compress=False` sends it as it is whatever was negotiated.
+
+        Raises ConnectionClosedError after our close frame, WriterBusyError while a fragmented message is
+        unfinished, ValueError for a TEXT that is not UTF-8 or another opcode.
+        """
+        refusal = SEND_MESSAGE[self._in | self._out]
+        if refusal is not None:
+            _refuse(refusal)
+        if type(data) is not bytes:
+            data = _to_bytes(data)
+        if opcode == TEXT:
+            if not data.isascii():
+                data.decode()
+            return self._message(TEXT, data, compress)
+        if opcode != BINARY:
+            raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}")
+        return self._message(BINARY, data, compress)
+
+    def encode_text(self, text: str, compress: bool = True) -> bytes:
+        """`encode_message` of a str, without a second look at its bytes. A lone surrogate raises UnicodeEncodeError."""
+        refusal = SEND_MESSAGE[self._in | self._out]
+        if refusal is not None:
+            _refuse(refusal)
+        return self._message(TEXT, text.encode(), compress)
+
+    def _message(self, opcode: int, data: bytes, compress: bool) -> bytes:
+        size = len(data)
+        config = self.config
+        if compress and self.deflate is not None and size >= config.min_compress_size:
+            data = self.deflate.compress(data)
+            return encode_frame(opcode, data, rsv1=True, key=None if config.masked else urandom(4))
+        if config.masked:
+            if size < 126:
+                return _SHORT_HEADS[opcode][size] + data
+            return frame_header(opcode, size) + data
+        return encode_frame(opcode, data, key=urandom(4))
+
+    def encode_fragment(self, opcode: int, data: Data, first: bool, fin: bool, compress: bool = True) -> bytes:
+        """One fragment of a message: `first` begins it, `fin` ends it, control frames may come between (§5.4).
+
+        `opcode` and `compress` count with the first fragment only. The pieces of a TEXT may split a code point; a
+        ValueError says that they are not UTF-8, or that the message ends amid one, and leaves it as it was.
+        Raises ConnectionClosedError, WriterBusyError, and UsageError for a fragment that continues nothing.
+        """
+        refusal = (SEND_MESSAGE if first else SEND_NEXT)[self._in | self._out]
+        if refusal is not None:
+            _refuse(refusal)
+        if first and opcode not in (TEXT, BINARY):
+            raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}")
+        if type(data) is not bytes:
+            data = _to_bytes(data)
+        text = self._sent_text
+        deflate = self.deflate if self._out == DEFLATED else None
+        if first:
+            text = Utf8Validator() if opcode == TEXT else None
+            if compress and (not fin or len(data) >= self.config.min_compress_size):
+                deflate = self.deflate
+        if text is not None and not text.feed(data, fin):
+            raise ValueError("a TEXT message must be UTF-8")
+        self._sent_text = None if fin else text
+        deflated = deflate is not None
+        if deflate is not None:
+            data = deflate.compress(data, fin)
+        self._out = READY if fin else DEFLATED if deflated else MESSAGE
+        key = None if self.config.masked else urandom(4)
+        return encode_frame(opcode if first else 0, data, fin=fin, rsv1=first and deflated, key=key)
+
+    def encode_ping(self, data: Data = b"") -> bytes:
+        """A ping of at most 125 bytes. Raises ConnectionClosedError, ValueError."""
+        return self._encode_control(PING, data)
+
+    def encode_pong(self, data: Data = b"") -> bytes:
+        """A pong of at most 125 bytes: a ping's bytes answer it. Raises ConnectionClosedError, ValueError."""
+        return self._encode_control(PONG, data)
+
+    def _encode_control(self, opcode: int, data: Data) -> bytes:
+        refusal = SEND_CONTROL[self._in | self._out]
+        if refusal is not None:
+            _refuse(refusal)
+        if type(data) is not bytes:
+            data = _to_bytes(data)
+        if len(data) > MAX_CONTROL:
+            raise ValueError(f"a control frame has at most {MAX_CONTROL} bytes, not {len(data)}")
+        return encode_frame(opcode, data, key=None if self.config.masked else urandom(4))
+
+    def encode_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> bytes:
+        """Our close frame, the last one; code 1005 sends it without a code. It may cut a fragmented message short.
+
+        Raises ConnectionClosedError when it was sent already or the connection has ended, InvalidCloseCodeError for
+        a code or reason that may not travel.
+        """
+        refusal = SEND_CONTROL[self._in | self._out]
+        if refusal is not None:
+            _refuse(refusal)
+        body = encode_close_body(code, reason)
+        self._out = SENT_CLOSE
+        self._sent_text = None
+        return encode_frame(CLOSE, body, key=None if self.config.masked else urandom(4))
+
+
+def check_utf8(payload: bytes) -> None:
+    """Raise ProtocolError (1007) unless `payload` is UTF-8."""
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise not_utf8() from None
+
+
+def _payload(buf: bytes | bytearray, pos: int, end: int, key: bytes | None) -> bytes:
+    return bytes(buf[pos:end]) if key is None else mask_range(buf, pos, end, key)
+
+
+def _decoded_size(event: Event) -> int:
+    kind, value = event
+    if kind == CHUNK:
+        return len(value[2])
+    return len(value) if kind <= BINARY else 0
+
+
+def _to_bytes(data: Data) -> bytes:
+    if isinstance(data, str):
+        raise TypeError("a message is bytes here: encode the str, or use encode_text")
+    return bytes(data)
+
+
+def _refuse(refusal: Refusal) -> None:
+    kind, text = refusal
+    raise kind(text)

