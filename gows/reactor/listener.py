@@ -1,0 +1,211 @@
+"""Listener: takes new connections, a bounded number a turn, and keeps its head when there are no descriptors left."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gows.reactor.address import Address, socket_address
+from gows.reactor.endpoint import Endpoint, Sock
+from gows.reactor.poller import READ
+from gows.reactor.stream import Stream
+from gows.reactor.timers import Timer
+from gows.reactor.tls import TLSStream
+
+if TYPE_CHECKING:
+    from gows.reactor.loop import Loop
+
+logger = logging.getLogger("gows")
+
+ACCEPTS_PER_TURN = 128
+FIRST_BACK_OFF = 0.1
+LONGEST_BACK_OFF = 1.0
+
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Listener:
+    """Where a loop accepts connections. Made by `Loop.listen`.
+
+    `address` is where it is bound: (host, port) with the real port, or the path of a Unix-domain socket; `addresses`
+    all of them, for a name may stand for several.
+
+    When the process or the system has no descriptor left, connections would wait in the kernel's queue, and the poller
+    would report them over and over. The listener therefore keeps one descriptor in reserve: it gives that up, accepts
+    and closes what waits, so that those peers are told at once, and then does not accept for 0.1 s, doubling to 1 s
+    as long as it lasts.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        socks: list[Sock],
+        on_accept: Callable[[Stream], object],
+        address: Address,
+        ssl_context: ssl.SSLContext | None = None,
+        accepts_per_turn: int = ACCEPTS_PER_TURN,
+    ) -> None:
+        self.loop = loop
+        self.on_accept = on_accept
+        self.ssl_context = ssl_context
+        self.accepts_per_turn = accepts_per_turn
+        self.addresses = [socket_address(sock.getsockname()) for sock in socks]
+        self.address = self.addresses[0]
+        self.closed = False
+        self._path = address.path
+        self._inode = _inode(address.path)
+        self._acceptors = [_Acceptor(self, sock) for sock in socks]
+        self._reserve = loop.sockets.take_reserve()
+        self._paused = False
+        self._back_off = 0.0
+        self._timer: Timer | None = None
+
+    # ------------------------------------------------------------------ any thread
+
+    def pause(self) -> None:
+        """Accept no more for now; connections wait in the kernel's queue. Any thread; idempotent."""
+        self._paused = True
+        self.loop.run_soon(self._watch)
+
+    def resume(self) -> None:
+        """Accept again. Any thread; idempotent."""
+        self._paused = False
+        self.loop.run_soon(self._watch)
+
+    def close(self) -> None:
+        """Stop listening; a Unix-domain socket's file goes away. Connections that were accepted live on. Any thread;
+        idempotent."""
+        if not self.closed:
+            self.closed = True
+            self.loop.run_soon(self._close)
+
+    # ------------------------------------------------------------------ loop thread
+
+    def open(self) -> None:
+        """Begin to accept."""
+        for acceptor in self._acceptors:
+            self.loop.place(acceptor.fd, acceptor)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Watch for connections, or stop to, as things stand."""
+        wanted = not (self._paused or self._timer is not None or self.closed)
+        for acceptor in self._acceptors:
+            acceptor.watch(wanted)
+
+    def _close(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.watch(False)
+            self.loop.displace(acceptor.fd)
+            acceptor.sock.close()
+        self._acceptors = []
+        if self._timer is not None:
+            self._timer.cancel()
+        self.loop.sockets.drop_reserve(self._reserve)
+        self._reserve = -1
+        self.loop.listener_closed(self)
+        if self._path is not None and self._inode is not None and _inode(self._path) == self._inode:
+            os.unlink(self._path)  # only our own file: another process may have replaced it
+
+    def accept(self, sock: Sock) -> None:
+        """Take what waits, up to the budget of a turn."""
+        loop, accept = self.loop, self.loop.sockets.accept
+        for _ in range(self.accepts_per_turn):
+            if self._paused or self.closed:  # on_accept may have found that it is enough
+                return
+            try:
+                connection = accept(sock)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._no_room(sock, error)
+                    return
+                # that connection died in the queue: ECONNABORTED, and on Linux any error of its network (accept(2))
+                continue
+            self._back_off = 0.0
+            stream: Stream
+            if self.ssl_context is None:
+                stream = Stream(loop, connection)
+            else:
+                stream = TLSStream(loop, connection, self.ssl_context, server_side=True)
+            loop.admit(stream, self.on_accept)
+
+    def _no_room(self, sock: Sock, error: OSError) -> None:
+        """No descriptor is left: turn away who waits, then leave the kernel alone for a while."""
+        loop = self.loop
+        refused = self._turn_away(sock)
+        first = not self._back_off
+        self._back_off = min(self._back_off * 2, LONGEST_BACK_OFF) or FIRST_BACK_OFF
+        if first:
+            logger.warning(
+                "%s: %d connections turned away at %s; raise the limit of open files (ulimit -n)",
+                error.strerror,
+                refused,
+                self.address,
+            )
+        self._timer = loop.call_later(self._back_off, self._retry)
+        self._watch()
+
+    def _turn_away(self, sock: Sock) -> int:
+        sockets = self.loop.sockets
+        if self._reserve < 0:
+            return 0
+        sockets.drop_reserve(self._reserve)
+        refused = 0
+        try:
+            for _ in range(self.accepts_per_turn):
+                sockets.accept(sock).close()
+                refused += 1
+        except OSError:  # nobody else waits, or the descriptor was taken by another thread
+            pass
+        self._reserve = sockets.take_reserve()
+        return refused
+
+    def _retry(self) -> None:
+        self._timer = None
+        if self._reserve < 0:
+            self._reserve = self.loop.sockets.take_reserve()
+        self._watch()
+
+
+class _Acceptor(Endpoint):
+    """One listening socket."""
+
+    __slots__ = ("_watched", "fd", "listener", "sock")
+
+    def __init__(self, listener: Listener, sock: Sock) -> None:
+        self.listener = listener
+        self.sock = sock
+        self.fd = sock.fileno()
+        self._watched = False
+
+    def watch(self, wanted: bool) -> None:
+        if wanted and not self._watched:
+            self.listener.loop.poller.register(self.fd, READ)
+        elif self._watched and not wanted:
+            self.listener.loop.poller.unregister(self.fd)
+        self._watched = wanted
+
+    def on_readable(self, scratch: bytearray, ticks: int) -> None:
+        self.listener.accept(self.sock)
+
+    def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
+        self.listener.accept(self.sock)
+
+    def fail(self, error: Exception) -> None:
+        """Logged; the next connection may fare better."""
+
+
+def _inode(path: str | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,547 @@
+"""Loop: one thread that moves the bytes of all its connections, in turns that are bounded.
+
+A turn, in this order:
+
+1. sleep until something is ready, due, or handed in by another thread;
+2. at most `max_events` events: one read, one send, or one batch of accepts each;
+3. at most `ENTRIES_PER_TURN` deadlines and timers;
+4. the jobs (`call_soon`) that were there when the turn began; those they add wait for the next turn;
+5. with `workers=0`, the tasks that were there;
+6. one send for each stream that was written to;
+7. streams that are to be closed: `connection_lost`, then the descriptor. Only here, so that a number does not come
+   back within a batch;
+8. the turn's tasks are handed to the workers, with one wake-up.
+
+No step runs code of the user's when there is a worker pool, so nothing in a turn blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from gows.bytebuffer import BufferPool
+from gows.errors import LoopClosedError, UsageError
+from gows.reactor.address import AddressLike, parse_address
+from gows.reactor.connector import Connector
+from gows.reactor.endpoint import Endpoint
+from gows.reactor.listener import Listener
+from gows.reactor.observer import Observer
+from gows.reactor.poller import READ, Poller, make_poller
+from gows.reactor.sockets import SocketLayer
+from gows.reactor.stream import Stream
+from gows.reactor.timers import NEVER, TICKS_PER_SECOND, Timer, TimingWheel
+from gows.reactor.tls import TLSStream
+from gows.reactor.workers import InlinePool, WorkerPool
+
+logger = logging.getLogger("gows")
+
+ENTRIES_PER_TURN = 512
+"""Deadlines and timers that fire in one turn at most."""
+LOCKS = 64
+"""Striped locks of a loop: enough that two threads rarely want the same, and nothing per connection."""
+
+_live: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+def live_loops() -> list[Loop]:
+    """The loops of this process that were made and not closed: for tests and for looking after leaks. Any thread."""
+    return list(_live)
+
+
+class Loop:
+    """An event loop. Make it, `listen`, `connect` or `adopt`, then `run()` it here or `start()` it in a thread of its
+    own.
+
+    - `poller`: a Poller, or a name for `make_poller`; `clock`: seconds, never going back; `sockets`: a SocketLayer.
+    - `workers`: threads for tasks; 0 runs them in the loop's thread.
+    - `read_buffer_size`: bytes read from one connection in one turn at most.
+
+    Every method may be called from any thread unless it says otherwise. Call `close()` in the end, or use it as a
+    context manager.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_clock",
+        "_closed",
+        "_connectors",
+        "_dirty",
+        "_finished",
+        "_jobs",
+        "_listeners",
+        "_lock_number",
+        "_locks",
+        "_refusing",
+        "_settling",
+        "_stopping",
+        "_thread",
+        "_thread_id",
+        "_wakeup",
+        "buffers",
+        "live_streams",
+        "poller",
+        "pool",
+        "scratch",
+        "shared",
+        "sockets",
+        "streams",
+        "ticks",
+        "wheel",
+    )
+
+    def __init__(
+        self,
+        *,
+        poller: Poller | str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sockets: SocketLayer | None = None,
+        workers: int = 4,
+        read_buffer_size: int = 262144,
+    ) -> None:
+        if workers < 0:
+            raise ValueError(f"workers must be 0 or more, not {workers}")
+        if read_buffer_size < 1:
+            raise ValueError(f"read_buffer_size must be 1 or more, not {read_buffer_size}")
+        self.poller = poller if isinstance(poller, Poller) else make_poller(poller)
+        self.sockets = sockets or SocketLayer()
+        self.scratch = bytearray(read_buffer_size)
+        self.buffers = BufferPool()
+        self.shared: dict[Any, Any] = {}  # what upper layers keep once a loop
+        self.streams: list[Endpoint | None] = []  # by descriptor
+        self.live_streams = 0
+        self.wheel = TimingWheel()
+        self._clock = clock
+        self._base = clock() - 1.0 / TICKS_PER_SECOND  # so that tick 0 is never now, and may mean "none"
+        self.ticks = self.now()
+        self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._dirty: deque[Stream] = deque()
+        self._settling: dict[Stream, Exception | None] = {}
+        self._listeners: list[Listener] = []
+        self._connectors: dict[Stream, Connector] = {}
+        self._locks = [
+            threading.RLock() for _ in range(LOCKS)
+        ]  # re-entrant: a finalizer may write in the middle of a write
+        self._lock_number = 0
+        self._wakeup = self.sockets.make_wakeup()
+        self.place(self._wakeup.fd, self._wakeup)
+        self.poller.register(self._wakeup.fd, READ)
+        wake = self._wakeup.wake
+        self.pool: WorkerPool | InlinePool = WorkerPool(wake, workers) if workers else InlinePool(wake)
+        self._thread: threading.Thread | None = None
+        self._thread_id: int | None = None
+        self._finished = threading.Event()  # run() is over
+        self._finished.set()
+        self._stopping = False
+        self._refusing = False  # close() has begun
+        self._closed = False
+        _live.add(self)
+
+    # ------------------------------------------------------------------ running
+
+    def run(self) -> None:
+        """Turn until `stop()` is called. Raises UsageError when it is running already, LoopClosedError after
+        `close()`."""
+        self._begin()
+        self._run()
+
+    def start(self) -> None:
+        """`run` in a daemon thread; returns at once. Raises as `run`."""
+        self._begin()
+        self._thread = threading.Thread(target=self._run, name="gows-loop", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float | None = 5.0) -> bool:
+        """End `run()` after the present turn, and wait for that, up to `timeout` seconds; True when it is over.
+
+        Called in the loop's thread (or in a signal handler there), it does not wait. Connections stay as they are;
+        the loop may run again.
+        """
+        self._stopping = True
+        self._wakeup.wake()
+        if self.in_loop():
+            return False
+        return self._finished.wait(timeout)
+
+    def run_once(self, timeout: float | None = None) -> int:
+        """One turn, which sleeps `timeout` seconds at most (None: until something happens). Returns the number of
+        events.
+
+        For tests and for embedding: always the same thread, which then counts as the loop's.
+        """
+        if self._closed:
+            raise LoopClosedError("the loop was closed")
+        self._thread_id = threading.get_ident()
+        return self._turn(timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop, abort every stream (each observer gets its `connection_lost`), let the workers finish, release
+        everything.
+
+        Waits `timeout` seconds at most for the loop, and for the workers. Not from the loop's own thread while it
+        runs. Idempotent.
+        """
+        if self._closed:
+            return
+        if not self._finished.is_set():
+            if self.in_loop():
+                raise UsageError("close() would wait for the thread it is called in; call stop() there")
+            if not self.stop(timeout):
+                raise TimeoutError(f"the loop did not end its turn within {timeout:g} s")
+        self._thread_id = threading.get_ident()
+        self._refusing = True
+        for listener in list(self._listeners):
+            listener.close()
+        while self.live_streams or self._connectors:
+            self._abort_all()
+        self._run_jobs()
+        self.pool.stop(timeout)
+        self._closed = True
+        self._jobs.clear()
+        self._dirty.clear()
+        self.wheel = TimingWheel()
+        self._wakeup.close()
+        self.poller.close()
+        self._thread_id = None
+        _live.discard(self)
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether `run()` is going on, here or in a thread."""
+        return not self._finished.is_set()
+
+    def in_loop(self) -> bool:
+        """Whether the caller is in the loop's thread."""
+        return threading.get_ident() == self._thread_id
+
+    def _begin(self) -> None:
+        if self._refusing:
+            raise LoopClosedError("the loop was closed")
+        if not self._finished.is_set():
+            raise UsageError("the loop is running already")
+        self._stopping = False
+        self._finished.clear()
+
+    def _run(self) -> None:
+        self._thread_id = threading.get_ident()
+        try:
+            while not self._stopping:
+                self._turn(None)
+        finally:
+            self._thread_id = None
+            self._finished.set()
+
+    def _abort_all(self) -> None:
+        for endpoint in self.streams:
+            if isinstance(endpoint, Stream):
+                endpoint.abort()
+        for stream in list(self._connectors):
+            stream.abort()
+        self._run_jobs()  # an adopted socket may still wait to be taken in
+        self._settle()
+
+    # ------------------------------------------------------------------ a turn
+
+    def _turn(self, timeout: float | None) -> int:
+        wakeup, streams, pool = self._wakeup, self.streams, self.pool
+        wakeup.arm()  # whoever fills a queue from now on wakes us, so look at the queues after this
+        events = self.poller.poll(self._patience(timeout))
+        wakeup.disarm()
+        self.ticks = ticks = self.now()
+        scratch = self.scratch
+        for fd, mask in events:
+            endpoint = streams[fd]
+            if endpoint is None:  # closed by an earlier event of this batch
+                continue
+            try:
+                if mask == READ:
+                    endpoint.on_readable(scratch, ticks)
+                else:
+                    endpoint.on_event(mask, scratch, ticks)
+            except Exception as error:
+                self._endpoint_failed(endpoint, error)
+        if self.wheel.next_due <= ticks:
+            self._fire(ticks)
+        if self._jobs:
+            self._run_jobs()
+        if pool.inline:
+            pool.kick()
+        dirty = self._dirty
+        for _ in range(len(dirty)):
+            dirty.popleft().flush_dirty()
+        if self._settling:
+            self._settle()
+        if not pool.inline:
+            pool.kick()
+        return len(events)
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """How long the poller may sleep."""
+        if self._jobs or self._dirty or self._settling or self._stopping:
+            return 0.0
+        patience = self.pool.patience()
+        if patience is not None and (timeout is None or patience < timeout):
+            timeout = patience
+        if self.wheel.next_due != NEVER:
+            due = max(0.0, self._base + self.wheel.next_due / TICKS_PER_SECOND - self._clock())
+            if timeout is None or due < timeout:
+                timeout = due
+        return timeout
+
+    def _endpoint_failed(self, endpoint: Endpoint, error: Exception) -> None:
+        logger.error("the observer of %r raised; aborting the connection", endpoint, exc_info=error)
+        endpoint.fail(error)
+
+    def _fire(self, ticks: int) -> None:
+        descriptors, timers = self.wheel.take(ticks, ENTRIES_PER_TURN)
+        for fd in descriptors:
+            stream = self.streams[fd]
+            if not isinstance(stream, Stream) or not stream.deadline:
+                continue
+            if stream.deadline > ticks:  # it was moved to a later time since
+                self.wheel.add_descriptor(fd, stream.deadline)
+                continue
+            stream.deadline = 0
+            try:
+                stream.on_deadline()
+            except Exception as error:
+                self._endpoint_failed(stream, error)
+        for timer in timers:
+            try:
+                timer.fire()
+            except Exception:
+                logger.exception("a timer's function raised")
+
+    def _run_jobs(self) -> None:
+        jobs = self._jobs
+        for _ in range(len(jobs)):
+            fn, args = jobs.popleft()
+            try:
+                fn(*args)
+            except Exception:
+                logger.exception("%r raised", fn)
+
+    def _settle(self) -> None:
+        settling = self._settling
+        for stream in list(settling):
+            stream.settle(settling.pop(stream))
+
+    # ------------------------------------------------------------------ work for the loop's thread
+
+    def call_soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call `fn(*args)` in the loop's thread, in its next turn at the latest. Order is kept. Raises
+        LoopClosedError."""
+        if self._closed:
+            raise LoopClosedError("the loop was closed")
+        self._jobs.append((fn, args))
+        self._wakeup.wake()
+
+    def run_soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call `fn(*args)` now when in the loop's thread, else soon; not at all once the loop is closed."""
+        if self.in_loop():
+            fn(*args)
+        elif not self._closed:
+            self.call_soon(fn, *args)
+
+    def call_later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
+        """Call `fn(*args)` in the loop's thread once `seconds` have gone by, up to 0.2 s late. Raises
+        LoopClosedError."""
+        timer = Timer(self.due(seconds), fn, args)
+        if self.in_loop():
+            self.wheel.add_timer(timer)
+        else:
+            self.call_soon(self.wheel.add_timer, timer)
+        return timer
+
+    def now(self) -> int:
+        """The present tick, exactly; `ticks` is the one at which the turn began."""
+        return int((self._clock() - self._base) * TICKS_PER_SECOND)
+
+    def due(self, seconds: float) -> int:
+        """The first tick at which `seconds` have gone by; a future one, so that what re-arms itself cannot spin."""
+        return max(math.ceil((self._clock() - self._base + seconds) * TICKS_PER_SECOND), self.ticks + 1)
+
+    @property
+    def active_timers(self) -> int:
+        """How many timers are still to fire. Loop thread, or when it does not run."""
+        return self.wheel.active_timers
+
+    # ------------------------------------------------------------------ connections
+
+    def listen(
+        self,
+        address: AddressLike,
+        on_accept: Callable[[Stream], object],
+        *,
+        backlog: int = 4096,
+        ssl_context: ssl.SSLContext | None = None,
+        reuse_port: bool = False,
+        mode: int | None = None,
+    ) -> Listener:
+        """Accept connections at `address`: ":8080" (every interface, IPv6 and IPv4), "host:port", "[::1]:80",
+        "unix:/path", (host, port).
+
+        `on_accept(stream)` is called in the loop's thread for each and must set `stream.observer`. With `ssl_context`
+        the stream speaks TLS; the handshake goes on after `on_accept`, under the deadline that the observer sets
+        there. `mode`: permission bits for the file of a Unix-domain socket. `reuse_port`: SO_REUSEPORT, several
+        processes share the port.
+
+        Bound and listening when this returns. Raises OSError naming the address, ValueError for one that cannot be
+        read.
+        """
+        self._check_open()
+        place = parse_address(address)
+        socks = self.sockets.listen(place, backlog=backlog, reuse_port=reuse_port, mode=mode)
+        listener = Listener(self, socks, on_accept, place, ssl_context)
+        self._listeners.append(listener)
+        self.run_soon(listener.open)
+        return listener
+
+    def connect(
+        self,
+        address: AddressLike,
+        observer: Observer,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        timeout: float = 10.0,
+    ) -> Stream:
+        """Begin to connect; returns at once. `observer.connected(stream)` follows, or `connection_lost` with a
+        ConnectError.
+
+        Every address of the name is tried. `timeout` seconds bound everything, the TLS handshake included, but not a
+        name server that does not answer. `server_hostname` (default: the host of `address`) is what the peer's
+        certificate must be for. What is written before goes out when the connection is made. Raises ValueError for an
+        address that cannot be read.
+        """
+        self._check_open()
+        place = parse_address(address)
+        stream: Stream
+        if ssl_context is None:
+            stream = Stream(self, None, observer)
+        else:
+            stream = TLSStream(self, None, ssl_context, observer, server_hostname=server_hostname or place.host or None)
+        connector = self._connectors[stream] = Connector(self, stream, place, timeout)
+        self.run_soon(connector.start)
+        return stream
+
+    def adopt(
+        self,
+        sock: socket.socket,
+        observer: Observer,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        server_side: bool = True,
+        server_hostname: str | None = None,
+    ) -> Stream:
+        """Make a connected socket a stream of this loop. `sock` is detached: it is of no more use to the caller.
+
+        With `ssl_context` a TLS handshake comes first. Raises TypeError for an `ssl.SSLSocket`: its TLS state cannot
+        be taken over.
+        """
+        self._check_open()
+        if isinstance(sock, ssl.SSLSocket):
+            raise TypeError("an SSLSocket cannot be adopted: give the plain socket, and ssl_context=")
+        connection = self.sockets.adopt(sock)
+        stream: Stream
+        if ssl_context is None:
+            stream = Stream(self, connection, observer)
+        else:
+            stream = TLSStream(
+                self, connection, ssl_context, observer, server_side=server_side, server_hostname=server_hostname
+            )
+        self.run_soon(self.take_in, stream)
+        return stream
+
+    def _check_open(self) -> None:
+        if self._refusing:
+            raise LoopClosedError("the loop was closed")
+
+    # ------------------------------------------------------------------ for endpoints
+
+    def next_lock(self) -> threading.RLock:
+        """A lock for a new stream."""
+        self._lock_number = number = (self._lock_number + 1) % LOCKS
+        return self._locks[number]
+
+    def mark_dirty(self, stream: Stream) -> None:
+        """`stream` has something to send: flush it at the end of the turn. Any thread."""
+        self._dirty.append(stream)
+        if self._wakeup.armed:
+            self._wakeup.wake()
+
+    def schedule(self, stream: Stream, error: Exception | None) -> None:
+        """Settle `stream` at the end of the turn. Any thread."""
+        if error is not None or stream not in self._settling:
+            self._settling[stream] = error
+        self._wakeup.wake()
+
+    def place(self, fd: int, endpoint: Endpoint) -> None:
+        """Events of `fd` go to `endpoint`. Loop thread."""
+        streams = self.streams
+        if fd >= len(streams):
+            streams.extend([None] * (fd + 64 - len(streams)))
+        streams[fd] = endpoint
+
+    def displace(self, fd: int) -> None:
+        """Events of `fd` go to nobody. Loop thread."""
+        self.streams[fd] = None
+
+    def admit(self, stream: Stream, on_accept: Callable[[Stream], object]) -> None:
+        """A connection was accepted. Loop thread."""
+        try:
+            on_accept(stream)
+        except Exception as error:
+            logger.exception("on_accept raised; aborting the connection")
+            stream.abort(error)
+        self.take_in(stream)
+
+    def take_in(self, stream: Stream) -> None:
+        """A stream has its descriptor: watch it. Loop thread."""
+        assert stream.sock is not None
+        self.place(stream.sock.fileno(), stream)
+        self.live_streams += 1
+        try:
+            stream.attach()
+        except OSError as error:
+            stream.abort(error)
+
+    def connection_made(self, stream: Stream) -> None:
+        """An outgoing stream may be used. Loop thread."""
+        connector = self._connectors.pop(stream, None)
+        if connector is not None:
+            connector.finish(None)
+
+    def connection_over(self, stream: Stream, error: Exception | None) -> Exception | None:
+        """A stream is being closed: forget it. Returns what to tell its observer. Loop thread."""
+        connector = self._connectors.pop(stream, None)
+        if connector is not None:
+            error = connector.finish(error)
+        if stream.sock is not None:
+            fd = stream.sock.fileno()
+            self.streams[fd] = None
+            self.wheel.forget_descriptor(fd)
+            self.live_streams -= 1
+        return error
+
+    def listener_closed(self, listener: Listener) -> None:
+        """Forget a listener. Loop thread."""
+        self._listeners.remove(listener)

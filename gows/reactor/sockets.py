@@ -1,0 +1,207 @@
+"""SocketLayer: every call by which a socket of the reactor comes into being.
+
+Connections are `socket.SocketType` objects, the C type under `socket.socket`: half the memory, no attribute
+dictionary, and not tracked by the garbage collector. A stand-in with the same methods may be given to a Loop, see
+`tests/fakes`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import sys
+from typing import Any, NamedTuple
+
+from gows.reactor.address import Address
+from gows.reactor.endpoint import Sock
+from gows.reactor.wakeup import Wakeup
+
+_NODELAY_INHERITED = (
+    sys.platform == "linux"
+)  # an accepted socket has its listener's TCP_NODELAY (elsewhere it is not promised)
+
+
+class Target(NamedTuple):
+    """One socket address that a name resolved to."""
+
+    family: int
+    sockaddr: Any
+
+
+class SocketLayer:
+    """The sockets of the operating system."""
+
+    def make_wakeup(self) -> Wakeup:
+        """What ends a loop's sleep."""
+        return Wakeup()
+
+    def take_reserve(self) -> int:
+        """A descriptor to give up when there are no others left; -1 when there is none even now."""
+        try:
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
+    def drop_reserve(self, fd: int) -> None:
+        """Give it up."""
+        if fd >= 0:
+            os.close(fd)
+
+    def resolve(self, address: Address) -> list[Target]:
+        """The socket addresses of `address`, best first. May block on a name server. Raises OSError
+        (socket.gaierror)."""
+        if address.path is not None:
+            return [Target(socket.AF_UNIX, address.path)]
+        found = socket.getaddrinfo(address.host or "localhost", address.port, type=socket.SOCK_STREAM)
+        return [Target(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+    def is_numeric(self, address: Address) -> bool:
+        """Whether `resolve` needs no name server."""
+        if address.path is not None:
+            return True
+        try:
+            socket.getaddrinfo(address.host, address.port, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            return False
+        return True
+
+    def dial(self, target: Target) -> tuple[Sock, int]:
+        """Begin to connect. Returns the socket and connect(2)'s errno: 0 for done, EINPROGRESS for begun. Raises
+        OSError."""
+        sock = _new_socket(target.family)
+        try:
+            return sock, sock.connect_ex(target.sockaddr)
+        except BaseException:
+            sock.close()
+            raise
+
+    def adopt(self, sock: socket.socket) -> Sock:
+        """Take over a connected socket; `sock` itself is detached and of no more use."""
+        family, kind, proto = int(sock.family), int(sock.type), sock.proto
+        return _prepared(socket.SocketType(family, kind, proto, sock.detach()), nodelay=True)
+
+    def accept(self, listener: Sock) -> Sock:
+        """A connection that waits at `listener`. Raises BlockingIOError when there is none, OSError as accept(2)."""
+        # socket.accept() of the C type: that of socket.socket would make two more objects and system calls a connection
+        fd, _ = listener._accept()  # type: ignore[attr-defined]
+        try:
+            sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, fd)
+        except OSError:
+            os.close(fd)
+            raise
+        return _prepared(sock, nodelay=not _NODELAY_INHERITED)
+
+    def listen(
+        self, address: Address, *, backlog: int = 4096, reuse_port: bool = False, mode: int | None = None
+    ) -> list[Sock]:
+        """Bind and listen at `address`: one socket, or one for each address of a name. Raises OSError that names the
+        address."""
+        try:
+            if address.path is not None:
+                return [_listen_unix(address.path, backlog, mode)]
+            return _listen_tcp(address, backlog, reuse_port)
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot listen at {address}: {error.strerror or error}") from error
+
+
+def _new_socket(family: int) -> socket.SocketType:
+    sock = socket.SocketType(family, socket.SOCK_STREAM)
+    try:
+        return _prepared(sock, nodelay=True)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _prepared(sock: socket.SocketType, *, nodelay: bool) -> socket.SocketType:
+    sock.setblocking(False)
+    if nodelay and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _listen_tcp(address: Address, backlog: int, reuse_port: bool) -> list[Sock]:
+    """Every interface: one dual-stack IPv6 socket, or IPv4 where there is no IPv6. A name: each of its addresses that
+    is ours."""
+    if not address.host:
+        try:
+            if socket.has_dualstack_ipv6():
+                return [_bind_tcp(socket.AF_INET6, ("::", address.port), backlog, reuse_port, v6only=False)]
+        except OSError as error:
+            if error.errno not in (
+                errno.EADDRNOTAVAIL,
+                errno.EAFNOSUPPORT,
+            ):  # compiled in, but switched off on this machine
+                raise
+        return [_bind_tcp(socket.AF_INET, ("0.0.0.0", address.port), backlog, reuse_port)]
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    socks: list[Sock] = []
+    port = address.port
+    failure: OSError | None = None
+    for family, _, _, _, sockaddr in found:
+        try:
+            sock = _bind_tcp(family, (sockaddr[0], port, *sockaddr[2:]), backlog, reuse_port)
+        except OSError as error:
+            failure = error
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):  # an address that this machine does not have
+                continue
+            for open_sock in socks:
+                open_sock.close()
+            raise
+        socks.append(sock)
+        port = port or sock.getsockname()[1]  # port 0: the first takes a free one, the others take the same
+    if not socks:
+        raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    return socks
+
+
+def _bind_tcp(family: int, sockaddr: Any, backlog: int, reuse_port: bool, *, v6only: bool = True) -> socket.SocketType:
+    sock = _new_socket(family)
+    try:
+        if os.name == "posix":  # elsewhere SO_REUSEADDR would let another process steal the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
+        sock.bind(sockaddr)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_unix(path: str, backlog: int, mode: int | None) -> socket.SocketType:
+    """Bind at `path`; the file that a dead process left there is replaced, that of a living one is not."""
+    _remove_stale(path)
+    sock = _new_socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        if mode is not None:
+            os.chmod(path, mode)  # before listen(): until then nobody can connect
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        os.unlink(path)
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that nobody listens at; anything else that stands there is left for bind(2) to refuse."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            os.unlink(path)

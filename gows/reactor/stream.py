@@ -1,0 +1,590 @@
+"""Stream: one connection's bytes, in both directions.
+
+Who may touch what:
+
+- Reading, the deadline and the end belong to the loop's thread.
+- Writing belongs to everybody: the queue and the state change under `lock`, one of the loop's striped locks. Nothing
+  of an observer is ever called with the lock held, since the lock of another connection may be the same one.
+
+Life of a stream, as bits of `_state`:
+
+    CONNECTING -> (attached) -> CLOSING -> ABORTED? -> LOST
+
+A `close` or `abort` from any thread only marks the stream and hands it to the loop, which settles it at the end of a
+turn, after the batch of events: so a descriptor's number cannot come back within a batch that still holds an event of
+its former owner.
+
+An orderly close sends what is queued, sends FIN, and then reads and throws away what the peer still sends until the
+peer's FIN. To close while bytes wait unread, or to receive some after close, makes the kernel answer with RST, and
+RST destroys what the peer has not read yet, our last message among it (RFC 1122 §4.2.2.13, RFC 9112 §9.6).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from gows.reactor.address import socket_address
+from gows.reactor.endpoint import Endpoint, Sock
+from gows.reactor.observer import Observer
+from gows.reactor.poller import ERROR, READ, WRITE
+from gows.reactor.timers import TICKS_PER_SECOND
+
+if TYPE_CHECKING:
+    from gows.reactor.loop import Loop
+
+logger = logging.getLogger("gows")
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that an orderly close may take to send what is queued."""
+LINGER_TIMEOUT = 2.0
+"""Seconds to wait for the peer's FIN after ours."""
+LINGER_BYTES = 1 << 20
+"""Bytes thrown away while waiting for the peer's FIN; a peer that sends more is cut off."""
+
+JOIN_SIZE = 65536
+"""Small pieces are joined to about this size: one copy is cheaper than an iovec of many entries."""
+SMALL_PIECE = 32768
+"""A first piece of this size is sent without joining more to it: so each byte is copied at most twice, however slowly
+it goes."""
+MAX_PIECES = 64
+"""Pieces handed to one sendmsg; below IOV_MAX everywhere."""
+
+# Bits of Stream._state. The lowest are the mask that the poller watches for: READ = 1, WRITE = 4.
+WATCHED = READ | WRITE
+CONNECTING = 1 << 5  # no descriptor yet, or no TLS session: writes wait
+CORKED = 1 << 6  # writes only queue, uncork() sends
+DIRTY = 1 << 7  # the loop flushes at the end of its turn
+BLOCKED = 1 << 8  # the kernel takes no more: the queue waits for WRITE
+PAUSED = 1 << 9  # the observer takes no more
+EOF = 1 << 10  # the peer's FIN was read
+ENDING = 1 << 11  # our FIN goes out behind the queue; nothing more may be queued
+ENDED = 1 << 12  # our FIN is out
+CLOSING = 1 << 13  # close() was called
+HASTY = 1 << 14  # ... without lingering
+ABORTED = 1 << 15  # abort() was called, or an error met: only the end is left
+RESET = 1 << 16  # the end is to be RST
+LOST = 1 << 17  # connection_lost was called
+OVER = 1 << 18  # the queue passed the high-water mark: drained() is owed
+LINGERING = 1 << 19  # queue and FIN are out: `_progress` counts the bytes thrown away
+BROKEN = 1 << 20  # sending failed; what the peer sent before is still being read
+
+NO_DATA = CONNECTING | PAUSED | EOF | CLOSING | ABORTED | LOST  # on_readable has more to look at than the socket
+NO_WRITE = ENDING | ABORTED | LOST  # what is written is dropped
+NO_SEND = CONNECTING | BLOCKED | ABORTED | LOST | ENDED
+NO_MARK = CORKED | DIRTY | BLOCKED | CONNECTING  # a queued piece is sent by somebody already
+
+_RST_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) sends RST (socket(7))
+
+
+class _Gone(Observer):
+    """Takes the observer's place when all is over, so that stream and owner do not keep each other alive."""
+
+    __slots__ = ()
+
+    def data_received(self, buf: bytearray, n: int, /) -> None:
+        """Nothing comes any more."""
+
+
+_GONE = _Gone()
+
+
+class Stream(Endpoint):
+    """A connection of a loop. Made by listeners, `Loop.connect` and `Loop.adopt`, not by hand.
+
+    Public attributes: `loop`; `observer`, which is told what happens; `lock`, to be held around `write_locked`;
+    `queued`, the bytes that wait to be sent; `seen`, the loop's tick of the last byte that came in.
+    """
+
+    __slots__ = ("_out", "_progress", "_state", "deadline", "lock", "loop", "observer", "queued", "seen", "sock")
+
+    def __init__(self, loop: Loop, sock: Sock | None, observer: Observer = _GONE) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.observer = observer
+        self.lock = loop.next_lock()
+        self.seen = loop.ticks
+        self.deadline = 0  # the tick at which it is due, 0 for none; the loop compares it with the wheel's entry
+        self.queued = 0
+        self._out: list[bytes | memoryview] | None = None
+        self._progress = 0  # while BLOCKED: the tick at which the kernel last took something
+        self._state = CONNECTING if sock is None else 0
+
+    # ------------------------------------------------------------------ state, for everybody
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `abort` was called or the connection was lost. Any thread."""
+        return self._state & (CLOSING | ABORTED | LOST) != 0
+
+    @property
+    def peer_address(self) -> tuple[str, int] | str | None:
+        """(host, port), or the path of a Unix-domain socket; None once the socket is gone. Looked up when asked for.
+        Any thread."""
+        try:
+            return None if self.sock is None else socket_address(self.sock.getpeername())
+        except OSError:
+            return None
+
+    @property
+    def local_address(self) -> tuple[str, int] | str | None:
+        """Our end, as `peer_address`."""
+        try:
+            return None if self.sock is None else socket_address(self.sock.getsockname())
+        except OSError:
+            return None
+
+    def silent_for(self) -> float:
+        """Seconds since a byte last came in, to a tenth; 0.0 for a connection that was just made. Loop thread."""
+        return (self.loop.ticks - self.seen) / TICKS_PER_SECOND
+
+    def stalled_for(self) -> float:
+        """Seconds for which the kernel has taken nothing of a waiting queue; 0.0 when nothing waits for it. Any
+        thread."""
+        if not self._state & BLOCKED:
+            return 0.0
+        return max(0, self.loop.now() - self._progress) / TICKS_PER_SECOND
+
+    # ------------------------------------------------------------------ writing, any thread
+
+    def write(self, data: bytes) -> None:
+        """Queue `data`. Never blocks; what is written after `close`, `abort` or the loss of the connection is
+        dropped."""
+        lock = self.lock
+        lock.acquire()
+        try:
+            self.write_locked(data)
+        finally:
+            lock.release()
+
+    def write_locked(self, data: bytes) -> None:
+        """The same for a caller that holds `lock`."""
+        state = self._state
+        if state & NO_WRITE or not data:
+            return
+        if self._out is None:
+            self._out = [data]
+        else:
+            self._out.append(data)
+        self.queued += len(data)
+        if not state & NO_MARK:
+            self._state = state | DIRTY
+            self.loop.mark_dirty(self)
+
+    def cork(self) -> None:
+        """From now on writes only queue."""
+        lock = self.lock
+        lock.acquire()
+        self._state |= CORKED
+        lock.release()
+
+    def uncork(self) -> None:
+        """Send what was queued meanwhile, in one go. Idempotent."""
+        lock = self.lock
+        lock.acquire()
+        try:
+            self._state &= ~CORKED
+            if self._out is not None:
+                self.flush_locked()
+        finally:
+            lock.release()
+
+    def flush(self) -> None:
+        """Send now what is queued, in one go, even when corked."""
+        lock = self.lock
+        lock.acquire()
+        try:
+            self.flush_locked()
+        finally:
+            lock.release()
+
+    def flush_locked(self) -> None:
+        """The same for a caller that holds `lock`. Observers are not called in here, but later by the loop."""
+        if self._state & NO_SEND or self._out is None:
+            return
+        try:
+            self._send()
+        except (BlockingIOError, InterruptedError):
+            self._block(0)
+        except OSError as error:
+            self._send_failed(error)
+
+    def flush_dirty(self) -> None:
+        """The end of a turn in which something was written. Loop thread."""
+        lock = self.lock
+        lock.acquire()
+        try:
+            self._state &= ~DIRTY
+            if not self._state & CORKED:
+                self.flush_locked()
+        finally:
+            lock.release()
+
+    def shutdown_write(self) -> None:
+        """Half-close: FIN goes out behind what is queued, and later writes are dropped. Any thread; idempotent."""
+        with self.lock:
+            if self._state & NO_WRITE:
+                return
+            self._state = (self._state | ENDING) & ~CORKED
+            if self._out is None:
+                self._emptied()
+            else:
+                self.flush_locked()
+
+    # ------------------------------------------------------------------ sending; lock held
+
+    def _send(self) -> None:
+        """One send of what is queued, as much as is reasonable. Raises OSError."""
+        out, queued, sock = self._out, self.queued, self.sock
+        assert out is not None
+        assert sock is not None
+        if queued >= self.observer.high_water:
+            self._state |= OVER
+        if len(out) > 1 and len(out[0]) < SMALL_PIECE:
+            _join_small(out)
+        sent = sock.send(out[0]) if len(out) == 1 else sock.sendmsg(out[:MAX_PIECES])
+        if sent == queued:
+            self._out = None
+            self.queued = 0
+            if self._state & (OVER | ENDING):
+                self._emptied()
+            return
+        self.queued = queued - sent
+        _drop(out, sent)
+        if self._state & OVER and self.queued <= self.observer.low_water:
+            self._drain()
+        self._block(sent)
+
+    def _block(self, sent: int) -> None:
+        """The rest waits until the kernel takes more."""
+        state = self._state
+        if (
+            sent or not state & WRITE
+        ):  # with WRITE being watched for, this is a later try for a queue that was blocked before
+            self._progress = self.loop.now()
+        self._state = state | BLOCKED
+        if not state & WRITE:
+            self.loop.call_soon(self._await_write)
+
+    def _emptied(self) -> None:
+        """Nothing is queued any more."""
+        if self._state & OVER:
+            self._drain()
+        if self._state & ENDING and not self._state & (ENDED | CONNECTING):
+            self._end()
+
+    def _drain(self) -> None:
+        self._state &= ~OVER
+        self.loop.call_soon(self._report_drained)
+
+    def _end(self) -> None:
+        """Our FIN, behind everything."""
+        assert self.sock is not None
+        self._state |= ENDED
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # ENOTCONN: the peer has reset the connection, so nothing comes from it either
+            self._state |= EOF
+        if self._state & CLOSING:
+            self.loop.schedule(self, None)
+
+    def _send_failed(self, error: OSError) -> None:
+        """The peer is gone, but what it sent before may still be unread, its reason for instance. While the observer
+        reads, the end of that is the end of the stream; the queue is lost in any case."""
+        if self._state & (PAUSED | EOF | CLOSING) or not isinstance(error, (BrokenPipeError, ConnectionResetError)):
+            self._abort_locked(error, 0)
+        else:
+            self._state |= BROKEN | ENDING | ENDED
+            self._out = None
+            self.queued = 0
+
+    def _abort_locked(self, error: Exception | None, flags: int) -> None:
+        if self._state & (ABORTED | LOST):
+            return
+        self._state |= ABORTED | flags
+        self._out = None
+        self.queued = 0
+        self.loop.schedule(self, error)
+
+    # ------------------------------------------------------------------ sending; loop thread
+
+    def _await_write(self) -> None:
+        """The queue was blocked on some thread: watch for the moment at which it can go on."""
+        with self.lock:
+            if not self._state & BLOCKED or self._state & (ABORTED | LOST):
+                return
+            self._watch(self._state & WATCHED | WRITE)
+            closing = self._state & CLOSING
+        if not closing:
+            self.observer.blocked()
+
+    def _report_drained(self) -> None:
+        if not self.closed:
+            self.observer.drained()
+
+    def _writable(self) -> None:
+        """The kernel takes more."""
+        with self.lock:
+            self._state &= ~BLOCKED
+            self.flush_locked()
+            if not self._state & (BLOCKED | ABORTED | LOST):
+                self._watch(self._state & READ)
+
+    # ------------------------------------------------------------------ reading; loop thread
+
+    def on_readable(self, scratch: bytearray, ticks: int) -> None:
+        """The hot path: one read of what has come, level-triggered, so that a turn is bounded."""
+        if self._state & NO_DATA:
+            self._refuse(scratch)
+            return
+        try:
+            n = self.sock.recv_into(scratch)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.abort(error)
+            return
+        if n:
+            self.seen = ticks
+            self.observer.data_received(scratch, n)
+        else:
+            self._eof()
+
+    def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
+        """WRITE, or an error: it is found again by the next call on the socket, and reported from there."""
+        if self._state & BLOCKED:
+            self._writable()
+        elif mask & WRITE:
+            with self.lock:
+                self._watch(self._state & READ)
+        if mask & (READ | ERROR) and self._state & READ:
+            self.on_readable(scratch, ticks)
+
+    def pause_reading(self) -> None:
+        """No `data_received` from now on. Any thread; idempotent. Costs nothing unless something comes in."""
+        with self.lock:
+            self._state |= PAUSED
+
+    def resume_reading(self) -> None:
+        """Deliver again. Any thread; idempotent."""
+        with self.lock:
+            state = self._state
+            self._state = state & ~PAUSED
+            if state & PAUSED and not state & READ:
+                self.loop.call_soon(self._watch_read)
+
+    def _watch_read(self) -> None:
+        with self.lock:
+            if not self._state & NO_DATA:
+                self._watch(self._state & WATCHED | READ)
+
+    def _refuse(self, scratch: bytearray) -> None:
+        """Something came that the observer does not want, or not now."""
+        if self._state & (ABORTED | LOST):
+            return
+        if self._state & CLOSING:
+            self._discard(scratch)
+        else:
+            with self.lock:
+                self._watch(self._state & WRITE)
+
+    def _discard(self, scratch: bytearray) -> None:
+        """We are closing: read on, so that the kernel does not answer with RST, until the peer's FIN."""
+        assert self.sock is not None
+        try:
+            n = self.sock.recv_into(scratch)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.abort(error if self.queued else None)  # after our last byte it is nobody's loss
+            return
+        if n == 0:
+            self._eof()
+        elif self._state & LINGERING:
+            self._progress += n
+            if self._progress > LINGER_BYTES:
+                self.abort()
+
+    def _eof(self) -> None:
+        """The peer's FIN."""
+        with self.lock:
+            self._state |= EOF
+            self._watch(self._state & WRITE)
+            if self._state & BROKEN:
+                self._abort_locked(ConnectionResetError("the peer closed while data was sent to it"), 0)
+                return
+            if self._state & CLOSING:
+                self.loop.schedule(self, None)
+                return
+        self.observer.eof_received()
+
+    def _watch(self, mask: int) -> None:
+        """Tell the poller, if it does not know yet. Lock held."""
+        watched = self._state & WATCHED
+        if mask == watched:
+            return
+        assert self.sock is not None
+        fd, poller = self.sock.fileno(), self.loop.poller
+        if not watched:
+            poller.register(fd, mask)
+        elif mask:
+            poller.modify(fd, mask)
+        else:  # nothing is wanted: epoll would still report errors, over and over, to nobody
+            poller.unregister(fd)
+        self._state = self._state & ~WATCHED | mask
+
+    # ------------------------------------------------------------------ deadline; loop thread
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Have the observer's `deadline_reached` called in `seconds`, rounded up to a tenth; None: not at all.
+        Replaces the deadline set before; to move it later costs nothing. Loop thread."""
+        if self._state & (CLOSING | ABORTED | LOST):  # the deadline is ours now
+            return
+        self._set_deadline(seconds)
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if seconds is None:
+            self.deadline = 0
+            return
+        self.deadline = self.loop.due(seconds)
+        if self.sock is not None:
+            self.loop.wheel.add_descriptor(self.sock.fileno(), self.deadline)
+
+    def on_deadline(self) -> None:
+        """The loop: the deadline has come."""
+        state = self._state
+        if not state & (CLOSING | ABORTED | LOST):
+            self.observer.deadline_reached()
+        elif state & LINGERING:
+            with self.lock:
+                self._abort_locked(None, 0)
+        else:
+            self.abort(TimeoutError("the peer did not take what was queued before the close"))
+
+    # ------------------------------------------------------------------ the beginning and the end
+
+    def attach(self) -> None:
+        """The loop: the descriptor is ours, begin to watch it. Loop thread."""
+        assert self.sock is not None
+        if self.deadline:
+            self.loop.wheel.add_descriptor(self.sock.fileno(), self.deadline)
+        with self.lock:
+            if not self._state & (PAUSED | EOF | ABORTED | LOST):
+                self._watch(self._state & WATCHED | READ)
+
+    def establish(self, sock: Sock) -> None:
+        """The connection attempt for this stream succeeded. Loop thread."""
+        with self.lock:
+            self.sock = sock
+            self._state &= ~CONNECTING
+        self.loop.take_in(self)
+        if not self.closed:
+            self.established()
+
+    def established(self) -> None:
+        """The observer may talk. Loop thread."""
+        self.loop.connection_made(self)
+        self.observer.connected(self)
+        with self.lock:
+            if self._out is None:
+                self._emptied()
+            else:
+                self.flush_locked()
+
+    def close(self, *, linger: bool = True) -> None:
+        """Send what is queued, then close; bounded by 5 s. Any thread; idempotent; scheduled.
+
+        With `linger`, the peer has up to 2 s to close its side too, so that nothing of what we sent is destroyed by a
+        reset. A connection that is still being made is given up.
+        """
+        with self.lock:
+            if self._state & (CLOSING | ABORTED | LOST):
+                return
+            self._state = (self._state | CLOSING | ENDING | (0 if linger else HASTY)) & ~CORKED
+            self.loop.schedule(self, None)
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Drop what is queued and close with RST. Any thread; idempotent; scheduled. The observer's `connection_lost`
+        gets `error`."""
+        with self.lock:
+            self._abort_locked(error, RESET)
+
+    def fail(self, error: Exception) -> None:
+        """The observer raised."""
+        self.abort(error)
+
+    def settle(self, error: Exception | None) -> None:
+        """The loop, at the end of a turn: take the next step towards the end."""
+        state = self._state
+        if state & LOST:
+            return
+        if state & (ABORTED | CONNECTING):
+            self._finish(error)
+        elif not state & ENDED:
+            self._set_deadline(CLOSE_TIMEOUT)
+            with self.lock:
+                if not state & EOF:
+                    self._watch(state & WATCHED | READ)  # the peer may be unable to read before it has written
+                if self._out is None:
+                    self._emptied()
+                else:
+                    self.flush_locked()
+        elif state & (EOF | HASTY):
+            self._finish(None)
+        elif not state & LINGERING:
+            self._set_deadline(LINGER_TIMEOUT)
+            with self.lock:
+                self._state |= LINGERING
+                self._progress = 0
+                self._watch(READ)
+
+    def _finish(self, error: Exception | None) -> None:
+        """The end: tell the observer, then close the descriptor."""
+        with self.lock:
+            reset = self._state & RESET
+            if self.sock is not None:
+                self._watch(0)
+            self._state |= LOST
+            self._out = None
+            self.queued = 0
+            self.deadline = 0
+        error = self.loop.connection_over(self, error)
+        observer, self.observer = self.observer, _GONE
+        try:
+            observer.connection_lost(error)
+        except Exception:
+            logger.exception("connection_lost of %r raised", observer)
+        if self.sock is not None:
+            if reset:
+                try:
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+                except OSError:  # the socket was shut down by the peer's RST already
+                    pass
+            self.sock.close()
+
+
+def _join_small(out: list[bytes | memoryview]) -> None:
+    """Join the small pieces at the head of a queue, in place, to about JOIN_SIZE."""
+    size = count = 0
+    for piece in out:
+        if len(piece) >= SMALL_PIECE or size >= JOIN_SIZE:
+            break
+        size += len(piece)
+        count += 1
+    if count > 1:
+        out[:count] = [b"".join(out[:count])]
+
+
+def _drop(out: list[bytes | memoryview], sent: int) -> None:
+    """Remove the first `sent` bytes of a queue that holds more."""
+    whole = 0
+    for piece in out:
+        if len(piece) > sent:
+            break
+        sent -= len(piece)
+        whole += 1
+    del out[:whole]
+    if sent:
+        out[0] = memoryview(out[0])[sent:]

@@ -1,0 +1,75 @@
+"""Wakeup: ends the sleep of a loop's poller from another thread, with one system call a sleep at most."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from gows.reactor.endpoint import Endpoint
+
+
+class Wakeup(Endpoint):
+    """A descriptor that becomes readable by `wake()`: an eventfd(2), elsewhere a socket pair.
+
+    The loop says `arm()` before it looks at its queues for the last time and sleeps, and `disarm()` when it is awake.
+    Another thread fills a queue first and then looks at `armed`: so either the loop sees the queue, or the thread
+    sees `armed`. A loop that is awake costs the others no system call.
+    """
+
+    __slots__ = ("_lock", "_peer", "_socket", "armed", "fd")
+
+    def __init__(self) -> None:
+        self.armed = False
+        self._lock = threading.RLock()  # re-entrant, for a signal handler may wake a loop in the middle of wake()
+        self._socket: socket.socket | None = None
+        self._peer: socket.socket | None = None
+        if hasattr(os, "eventfd"):
+            self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._socket, self._peer = socket.socketpair()
+            self._socket.setblocking(False)
+            self._peer.setblocking(False)
+            self.fd = self._socket.fileno()
+
+    def arm(self) -> None:
+        """The loop is about to sleep."""
+        self.armed = True
+
+    def disarm(self) -> None:
+        """The loop is awake."""
+        self.armed = False
+
+    def wake(self) -> None:
+        """End the loop's sleep, now or as it begins. Any thread, signal handlers too; harmless after `close`."""
+        if not self.armed:
+            return
+        with self._lock:  # against close(): the descriptor's number may belong to somebody else after it
+            if not self.armed:
+                return
+            self.armed = False
+            if self._peer is not None:
+                self._peer.send(b"\0")
+            else:
+                os.eventfd_write(self.fd, 1)
+
+    def on_readable(self, scratch: bytearray, ticks: int) -> None:
+        """Make the descriptor quiet again."""
+        if self._socket is not None:
+            self._socket.recv_into(scratch)
+        else:
+            os.eventfd_read(self.fd)
+
+    def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
+        self.on_readable(scratch, ticks)
+
+    def close(self) -> None:
+        """Release the descriptor. Idempotent."""
+        with self._lock:
+            self.armed = False
+            if self._socket is not None and self._peer is not None:
+                self._socket.close()
+                self._peer.close()
+            elif self.fd >= 0:
+                os.close(self.fd)
+            self.fd = -1
