@@ -1,6 +1,7 @@
 """ByteBuffer: the bytes of one received message, lent to a callback; BufferPool: where assembled ones live.
 
-A message that came in one frame is an immutable `bytes` object. One that was assembled from pieces lies in a `bytearray` that the
+A message that came in one frame is an immutable `bytes` object. One that was assembled from pieces lies in a
+`bytearray` that the
 pool takes back. The wrapper is never reused: a caller who keeps it past its release gets BufferReleasedError,
 not the bytes of another connection. Storage that is still exported (a caller kept the view of `get_bytes`) is dropped
 instead of reused, so a kept view stays what it was.
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 from gows.errors import BufferReleasedError
 
+_RELEASED = "the buffer was given back when the callback returned; copy it there with clone_bytes()"
+
 
 class BufferPool:
     """Growing buffers for messages that arrive in pieces. `take` and `give` may be called from any thread.
 
-    At most `keep` buffers of at most `max_size` bytes of capacity are kept for reuse; the others go back to the allocator.
+    At most `keep` buffers of at most `max_size` bytes of capacity are kept for reuse; the others go back to the
+    allocator.
     """
 
     __slots__ = ("_free", "keep", "lent", "max_size")
@@ -47,7 +51,8 @@ class BufferPool:
 class ByteBuffer:
     """The payload of one message or chunk. Valid until the callback it was lent to returns.
 
-    Supports `len()`, `bytes()`, and, from Python 3.12 on (PEP 688), the buffer protocol; on older Pythons use `get_bytes()`.
+    Supports `len()`, `bytes()`, and, from Python 3.12 on (PEP 688), the buffer protocol; on older Pythons use
+    `get_bytes()`.
     Raises BufferReleasedError when used after it was given back. May be read from any thread while it is lent.
     """
 
@@ -61,21 +66,21 @@ class ByteBuffer:
         """A read-only view of the payload, without a copy."""
         data = self._data
         if data is None:
-            raise BufferReleasedError("the buffer was given back when the callback returned; copy it with clone_bytes()")
+            raise BufferReleasedError(_RELEASED)
         return memoryview(data).toreadonly()
 
     def clone_bytes(self) -> bytes:
         """A copy that stays valid after the release."""
         data = self._data
         if data is None:
-            raise BufferReleasedError("the buffer was given back when the callback returned")
+            raise BufferReleasedError(_RELEASED)
         return bytes(data)
 
     def get_string(self) -> str:
         """The payload decoded as UTF-8; raises UnicodeDecodeError for a binary message that is not UTF-8."""
         data = self._data
         if data is None:
-            raise BufferReleasedError("the buffer was given back when the callback returned; copy it with clone_bytes()")
+            raise BufferReleasedError(_RELEASED)
         return data.decode()
 
     def size(self) -> int:
@@ -92,7 +97,7 @@ class ByteBuffer:
     def __len__(self) -> int:
         data = self._data
         if data is None:
-            raise BufferReleasedError("the buffer was given back when the callback returned")
+            raise BufferReleasedError(_RELEASED)
         return len(data)
 
     def __bool__(self) -> bool:

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 class Handler:
     """Callbacks of one connection; subclass it and override what you need.
 
-    Callbacks of one connection run in order and never two at once; those of different connections run in parallel on the
+    Callbacks of one connection run in order and never two at once; those of different connections run in parallel
+    on the
     worker pool (`workers=0`: in the loop's thread, where they must not block). A callback that raises is logged with
     the connection, and the connection is closed with 1011.
 
-    A handler that defines `on_chunk(ws, opcode, fin, buff)` gets the pieces of data messages as they arrive, instead of whole
+    A handler that defines `on_chunk(ws, opcode, fin, buff)` gets the pieces of data messages as they arrive,
+    instead of whole
     messages in `on_message`. A piece of a text message may end in the middle of a character.
     """
 

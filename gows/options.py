@@ -17,7 +17,8 @@ OVERFLOW_POLICIES = ("refuse", "drop", "close")
 
 @dataclass(slots=True)
 class AcceptOptions:
-    """How WebSocket connections are accepted and kept. Shared by all connections made with it; do not change it after use.
+    """How WebSocket connections are accepted and kept. Shared by all connections made with it; do not change it
+    after use.
 
     Sizes are bytes, times are seconds; `None` for a time means no limit.
     """
@@ -25,7 +26,8 @@ class AcceptOptions:
     subprotocols: Sequence[str] = ()
     """What we speak, best first (Sec-WebSocket-Protocol)."""
     check_origin: OriginCheck | None = None
-    """Decides on the Origin. None: Origin's host must equal Host, a missing Origin passes. `lambda r: True` allows all."""
+    """Decides on the Origin. None: Origin's host must equal Host, a missing Origin passes. `lambda r: True` allows
+    all."""
 
     compression: bool = False
     """Negotiate permessage-deflate (RFC 7692) when the client offers it."""
@@ -69,12 +71,14 @@ class AcceptOptions:
     low_water: int = 65536
     """Outgoing bytes queued below which `on_drain` says that writing may go on."""
     overflow: str = "refuse"
-    """Over the high-water mark a message is refused ("refuse": QueueFullError), lost ("drop"), or ends the connection ("close": 1013)."""
+    """Over the high-water mark a message is refused ("refuse": QueueFullError), lost ("drop"), or ends the
+    connection ("close": 1013)."""
     inbox_messages: int = 64
     """Received messages waiting for a busy handler above which the connection is not read from."""
 
     keep_request: bool = False
-    """Keep `ws.request` for the life of the connection (a few kB each); otherwise it is let go when `on_open` has returned."""
+    """Keep `ws.request` for the life of the connection (a few kB each); otherwise it is let go when `on_open` has
+    returned."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -130,7 +134,8 @@ _default = AcceptOptions()
 
 
 def default_options() -> AcceptOptions:
-    """The process-wide defaults: what `accept` and `Server` use when given no options. A copy; change it with the functions below."""
+    """The process-wide defaults: what `accept` and `Server` use when given no options. A copy; change it with the
+    functions below."""
     return replace(_default)
 
 
@@ -156,7 +161,8 @@ def set_origin_check_func(check: OriginCheck | None) -> None:
 
 
 def set_frame_read_buffer_size(size: int) -> None:
-    """Read at most `size` bytes (512 or more) of a connection in a turn, by default; loops made from now on take it."""
+    """Read at most `size` bytes (512 or more) of a connection in a turn, by default; loops made from now on take
+    it."""
     _change(frame_read_buffer_size=size)
 
 

@@ -9,17 +9,18 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from gows.codes import CloseCode
 from gows.errors import HttpError, UsageError
 from gows.http.connection import HttpConnection
 from gows.http.request import Request
-from gows.http.response import Response
 from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
 from gows.options import AcceptOptions, check_seconds, default_options
+from gows.protocol.states import Role
 from gows.reactor import Listener, Loop, Stream
 from gows.websocket import WebSocket
 
@@ -29,21 +30,25 @@ View = Callable[..., Any]
 V = TypeVar("V", bound=View)
 
 DESCRIPTOR_RESERVE = 64
-"""Descriptors kept free for files, pipes and databases of the user's own: the server stops accepting before they are needed."""
+"""Descriptors kept free for files, pipes and databases of the user's own: the server stops accepting before they
+are needed."""
 
 
 class Server:
     """An HTTP and WebSocket server on one loop.
 
-    `listen_and_serve(address)` runs it in the calling thread; `start(address)` in a thread of its own, until `stop()`.
-    Addresses: ":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/path/to/socket"; port 0 takes a free one, see `addresses`.
+    `listen_and_serve(address)` runs it in the calling thread; `start(address)` in a thread of its own, until
+    `stop()`.
+    Addresses: ":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/path/to/socket"; port 0 takes a free one, see
+    `addresses`.
 
     - `workers`: threads that run routes and callbacks; 0 runs them in the loop's thread, where they must not block.
     - `options`: defaults for the WebSockets accepted here; see AcceptOptions.
     - `wsgi`: a WSGI application that answers what no route does.
     - `ssl_context`: a server-side SSLContext: everything is served over TLS.
     - `max_body_size`: bytes of a request body; larger ones get 413.
-    - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after), for its body, and
+    - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after),
+      for its body, and
       for the next request to begin on a kept connection.
     - `max_connections`: None: the descriptor limit of the process less a reserve of 64.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
@@ -85,15 +90,17 @@ class Server:
         self._own_loop = loop is None
         self.loop = loop or Loop(workers=workers, read_buffer_size=self.options.frame_read_buffer_size)
         self._listeners: list[Listener] = []
-        self._stopped = threading.Event()
-        self._stopping = False
+        self._stop_lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._stopped = False
 
     # ------------------------------------------------------------------ what is served
 
     def route(self, pattern: str, methods: Iterable[str] = ("GET",)) -> Callable[[V], V]:
         """Decorator: the view answers requests for `pattern` ("/", "/room/{name}", "/files/{rest:path}").
 
-        A view takes the Request and, by name, the pattern's parameters. It returns a Response, or a str (HTML), bytes, dict or list (JSON);
+        A view takes the Request and, by name, the pattern's parameters. It returns a Response, or a str (HTML),
+        bytes, dict or list (JSON);
         or it upgrades the connection with `gows.accept(request)` and returns nothing. Views run on the worker pool.
         """
 
@@ -111,14 +118,35 @@ class Server:
         """Serve the files below `folder` under the path `prefix`. Raises ValueError when it is no folder."""
         StaticFolder(prefix, folder).register(self.router)
 
-    def handle(self, request: Request) -> Response | None:
-        """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket. Worker thread."""
-        raise NotImplementedError
+    def handle(self, request: Request) -> Any:
+        """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket.
+        Worker thread."""
+        try:
+            view, request.path_params = self.router.match(request.method, request.path)
+        except HttpError as error:
+            if self._wsgi is None or error.status != 404:
+                raise
+            return self._wsgi(request)
+        return view(request, **request.path_params)
 
     # ------------------------------------------------------------------ running
 
+    @property
+    def addresses(self) -> list[Any]:
+        """The bound addresses, with the real port where 0 was asked."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def connections(self) -> list[WebSocket]:
+        """The open WebSockets of this server, as of now. Any thread."""
+        found = [stream.observer for stream in list(self.loop.streams) if isinstance(stream, Stream)]
+        return [ws for ws in found if isinstance(ws, WebSocket) and not ws.closed]
+
     def listen(self, address: Any, **settings: Any) -> Any:
-        """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying which address."""
+        """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError,
+        saying which address."""
+        if self._stopping.is_set():
+            raise UsageError("this server was stopped")
         listener = self.loop.listen(address, self._accepted, ssl_context=self.ssl_context, **settings)
         self._listeners.append(listener)
         return listener.address
@@ -127,17 +155,99 @@ class Server:
         """Serve in a thread of its own; returns when the port is open. Any thread."""
         if address is not None:
             self.listen(address)
-        self.loop.start()
+        if self._own_loop:
+            self.loop.start()
 
     def listen_and_serve(self, address: Any = None) -> None:
-        """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes."""
+        """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes.
+
+        A second signal ends it at once. Raises OSError when the address cannot be had.
+        """
         if address is not None:
             self.listen(address)
-        raise NotImplementedError
+        with self._signals():
+            self.start()
+            self._stopping.wait()
+            self.stop()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Stop listening, close every WebSocket with 1001, wait up to `timeout` seconds for them, then end the loop. Any thread; idempotent."""
-        raise NotImplementedError
+        """Stop listening, close every WebSocket with 1001, wait up to `timeout` seconds for that, then end the loop.
+
+        Any thread but the loop's and its workers'; idempotent. When it returns, `on_close` of every handler has
+        been called, unless
+        a callback was still blocking after the timeout.
+        """
+        if self.loop.in_loop():
+            raise UsageError("stop() would wait for the thread it is called in; call it in another")
+        with self._stop_lock:
+            self._stopping.set()
+            if self._stopped:
+                return
+            self._stopped = True
+            deadline = time.monotonic() + timeout
+            if self.loop.running:
+                self._drain(deadline)
+            if self._own_loop:
+                self.loop.close(max(1.0, deadline - time.monotonic()))
+
+    def _drain(self, deadline: float) -> None:
+        """Close what is open, in order, and wait for the end of it."""
+        finished = threading.Event()
+
+        def begin() -> None:
+            for listener in self._listeners:
+                listener.close()
+            look()
+
+        def look() -> None:
+            left = self._close_streams()
+            if left and time.monotonic() < deadline:
+                self.loop.call_later(0.1, look)
+                return
+            if left:
+                logger.warning("%d connections did not close in time; they are reset", left)
+            finished.set()
+
+        self.loop.call_soon(begin)
+        finished.wait(max(0.0, deadline - time.monotonic()) + 1.0)
+
+    def _close_streams(self) -> int:
+        """Begin to close every connection of ours that is not closing yet; how many are left."""
+        left = 0
+        for stream in self.loop.streams:
+            observer = stream.observer if isinstance(stream, Stream) else None
+            if isinstance(observer, WebSocket) and observer.context.role is Role.SERVER:
+                observer.begin_close(CloseCode.GOING_AWAY, "")
+                left += 1
+            elif isinstance(observer, HttpConnection):
+                observer.end_when_idle()
+                left += 1
+        return left
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the server when this is the main thread: in others no handler can be installed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: object) -> None:
+        if self._stopping.is_set():
+            raise KeyboardInterrupt  # the second time: at once
+        self._stopping.set()
+
+    # ------------------------------------------------------------------ loop thread
+
+    def _accepted(self, stream: Stream) -> None:
+        connection = stream.observer = HttpConnection(stream, self)
+        if self.loop.live_streams >= self.max_connections:
+            connection.refuse(HttpError(503, "too many connections", (("Retry-After", "5"),)))
 
 
 def _connection_limit() -> int:

@@ -3,9 +3,11 @@
 Who touches what:
 
 - The loop thread calls the observer methods (`data_received` …) and is the only one that parses.
-- The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly one task
+- The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly
+  one task
   is submitted, running, or held back by a full outgoing queue. It changes under `stream.lock` only.
-- Everything that sends encodes and queues in one step under `stream.lock`, so frames of several threads never interleave.
+- Everything that sends encodes and queues in one step under `stream.lock`, so frames of several threads never
+  interleave.
 
 What arrived before a fault or a close is handled and answered first, because close, fault and loss travel through the
 inbox like messages. Only pings are answered ahead, by the loop: a busy handler must not look like a dead peer.
@@ -19,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCode, Opcode
-from gows.errors import ProtocolError, QueueFullError, UsageError
+from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
 from gows.handler import Handler
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role
-from gows.protocol.deflate import DeflateParams, DeflatePool
+from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
+from gows.reactor.observer import Observer
 
 if TYPE_CHECKING:
     from gows.reactor.loop import Loop
@@ -55,13 +57,24 @@ _LOST_EARLY = 32  # the stream was lost before a handler was attached
 _PONG_UNIT = 64  # from here on: how many pongs were queued since the outgoing queue was last empty
 
 MAX_QUEUED_PONGS = 16
-"""Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the latest)."""
+"""Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
+latest)."""
 
 
 class SessionContext:
     """What the sessions of one loop with the same options and role share."""
 
-    __slots__ = ("chunked", "deflate", "high_water", "inline", "loop", "options", "role", "whole")
+    __slots__ = (
+        "chunked",
+        "deflate_options",
+        "deflate_pool",
+        "high_water",
+        "inline",
+        "loop",
+        "options",
+        "role",
+        "whole",
+    )
 
     def __init__(self, loop: Loop, options: AcceptOptions, role: Role) -> None:
         self.loop = loop
@@ -71,13 +84,21 @@ class SessionContext:
         self.high_water = options.high_water
         self.whole = _connection_config(loop, options, role, chunked=False)
         self.chunked = _connection_config(loop, options, role, chunked=True)
-        self.deflate: DeflatePool = loop.shared.setdefault(DeflatePool, DeflatePool())
+        self.deflate_pool: DeflatePool = loop.shared.setdefault(DeflatePool, DeflatePool())
+        self.deflate_options = DeflateOptions(
+            level=options.compression_level,
+            server_no_context_takeover=not options.server_context_takeover,
+            client_no_context_takeover=not options.client_context_takeover,
+            server_max_window_bits=options.server_max_window_bits,
+            client_max_window_bits=options.client_max_window_bits,
+        )
 
     def connection(self, params: DeflateParams | None) -> Connection:
         """A protocol machine for a connection that negotiated `params`."""
         if params is None:
             return Connection(self.whole)
-        return Connection(self.whole, self.deflate.codec(params, self.role, self.options.compression_level))
+        server = self.role is Role.SERVER
+        return Connection(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
 
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
         """A context for one connection that differs in its timeouts."""
@@ -109,10 +130,20 @@ def context_for(loop: Loop, options: AcceptOptions, role: Role) -> SessionContex
     return context
 
 
-class Session:
+class Session(Observer):
     """The engine's side of one connection; `WebSocket` adds the user's side. Nothing here is called by users."""
 
-    __slots__ = ("_flags", "_inbox", "_request", "_subprotocol", "_writer", "connection", "context", "handler", "stream")
+    __slots__ = (
+        "_flags",
+        "_inbox",
+        "_request",
+        "_subprotocol",
+        "_writer",
+        "connection",
+        "context",
+        "handler",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -158,19 +189,17 @@ class Session:
 
     def eof_received(self) -> None:
         """The peer half-closed: it sends nothing more."""
-        events: list[Event] = []
-        self.connection.receive_eof(events)
         if self.handler is None:
             self.stream.close()
         else:
-            self._enqueue([*events, (_EOF, None)])
+            self._enqueue([(_EOF, None)])
 
     def drained(self) -> None:
         """The outgoing queue fell to the low-water mark."""
         with self.stream.lock:
             held = self._flags & _HELD
             self._flags &= ~_HELD
-        if type(self.handler).on_drain is not Handler.on_drain:
+        if self._overrides("on_drain"):
             self._enqueue([(_DRAIN, None)])
         if held:
             self._submit()
@@ -271,7 +300,8 @@ class Session:
             if self.handler is not None:
                 raise UsageError("this connection is served already")
             early, self._inbox = self._inbox, [(_OPEN, None)]
-            if self._flags & _LOST_EARLY:
+            if self._flags & _LOST_EARLY or self.stream.closed:
+                self.connection.receive_eof([])
                 self._inbox.append((_LOST, None))
             if hasattr(handler, "on_chunk"):
                 self.connection.config = self.context.chunked
@@ -331,7 +361,11 @@ class Session:
             if self._flags < MAX_QUEUED_PONGS * _PONG_UNIT and self.connection.state is ConnectionState.OPEN:
                 self._flags += _PONG_UNIT
                 stream.write_locked(self.connection.encode_pong(data))
-        return type(self.handler).on_ping is not Handler.on_ping
+        return self._overrides("on_ping")
+
+    def _overrides(self, name: str) -> bool:
+        """Whether the handler wants to hear of something."""
+        return getattr(type(self.handler), name, None) is not getattr(Handler, name)
 
     def _enqueue(self, events: list[Event]) -> None:
         """Loop thread: put events in the inbox, and see to it that a task runs."""
@@ -404,7 +438,8 @@ class Session:
     # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
 
     def _deliver(self, events: list[Event]) -> int:
-        """Run the callbacks of `events` in order; how many were done before the outgoing queue was too full to go on."""
+        """Run the callbacks of `events` in order; how many were done before the outgoing queue was too full to go
+        on."""
         stream, high_water = self.stream, self.context.high_water
         on_message = self.handler.on_message  # type: ignore[union-attr]
         done = 0
@@ -414,8 +449,8 @@ class Session:
                 if not self._flags & (_MUTED | _CLOSED):
                     try:
                         on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
-                    except Exception:
-                        self._callback_failed("on_message")
+                    except Exception as error:
+                        self._callback_failed("on_message", error)
                 value.release()
                 if stream.queued > high_water and done < len(events):
                     return done
@@ -429,6 +464,7 @@ class Session:
         elif kind == _FAIL:
             self._peer_failed(value)
         elif kind == _EOF:
+            self.connection.receive_eof([])
             self.stream.close()
             self._finish()
         elif kind == _LOST:
@@ -452,12 +488,15 @@ class Session:
         callback: Callable[..., None] = getattr(self.handler, name)
         try:
             callback(self, *args)
-        except Exception:
-            self._callback_failed(name)
+        except Exception as error:
+            self._callback_failed(name, error)
 
-    def _callback_failed(self, name: str) -> None:
+    def _callback_failed(self, name: str, error: Exception) -> None:
         """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011)."""
-        logger.exception("%s of %r raised; closing the connection with 1011", name, self)
+        if isinstance(error, ConnectionClosedError) and self.connection.state is not ConnectionState.OPEN:
+            logger.debug("%s of %r wrote after the connection had closed", name, self)  # nobody's fault: a race
+        else:
+            logger.error("%s of %r raised; closing the connection with 1011", name, self, exc_info=error)
         with self.stream.lock:
             self._flags |= _MUTED
         self.begin_close(CloseCode.INTERNAL_ERROR, "")
@@ -465,7 +504,8 @@ class Session:
     # ------------------------------------------------------------------ closing
 
     def begin_close(self, code: int, reason: str) -> None:
-        """Send our close frame, if none was sent yet, and wait for the peer's, bounded by the close timeout. Any thread."""
+        """Send our close frame, if none was sent yet, and wait for the peer's, bounded by the close timeout. Any
+        thread."""
         with self.stream.lock:
             if self.connection.state is not ConnectionState.OPEN:
                 return

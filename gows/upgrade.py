@@ -1,18 +1,19 @@
-"""accept(): an HTTP request becomes a WebSocket, wherever the request came from."""
+"""accept(): an HTTP request becomes a WebSocket, wherever the request came from (RFC 6455 §4.2)."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import time
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import quote
 
-from gows.errors import HandshakeError, HttpError, UsageError
+from gows.errors import ConnectionClosedError, HandshakeError, HttpError, UsageError
 from gows.http.request import Request
 from gows.options import AcceptOptions, default_options
 from gows.protocol.connection import Role
-from gows.protocol.deflate import DeflateOptions, DeflateParams, negotiate
+from gows.protocol.deflate import DeflateParams, negotiate
 from gows.protocol.extensions import parse_extensions
 from gows.protocol.handshake import (
     check_headers,
@@ -22,22 +23,21 @@ from gows.protocol.handshake import (
     response_error,
     same_origin,
 )
-from gows.protocol.http import RequestHead, RequestParser
-from gows.protocol.headers import Headers
-from gows.reactor import Loop, shared_loop
+from gows.protocol.headers import HeaderSource
+from gows.protocol.http import RequestParser
+from gows.reactor import Loop, Observer, Stream, shared_loop
 from gows.session import context_for
 from gows.websocket import WebSocket
 
-HeaderItems = Iterable[tuple[str, str]] | Mapping[str, str]
-
 HEAD_TIMEOUT = 10.0
-"""Seconds in which a raw socket has to deliver the request head."""
+"""Seconds a raw socket has to deliver its request head."""
 
 
 def accept(
-    source: Any, options: AcceptOptions | None = None, headers: HeaderItems | None = None, *, loop: Loop | None = None
+    source: Any, options: AcceptOptions | None = None, headers: HeaderSource | None = None, *, loop: Loop | None = None
 ) -> WebSocket:
-    """Answer an upgrade request with 101 and return the WebSocket (RFC 6455 §4.2). Any thread; then call `ws.serve(handler)`.
+    """Answer an upgrade request with 101 and return the WebSocket (RFC 6455 §4.2). Any thread; then call
+    `ws.serve(handler)`.
 
     `source` is one of
 
@@ -50,20 +50,22 @@ def accept(
     `headers` are extra headers of the 101. Connections from outside a `gows.Server` live on `loop`, or on the
     process-wide loop, which starts at first use.
 
-    Raises HandshakeError with the HTTP status of the refusal (405, 426, 400, 403), InvalidHeaderError for a header that may not
-    be sent, ConnectionClosedError when the peer has gone. Uncaught in a route, a HandshakeError becomes the HTTP answer.
+    Raises HandshakeError with the HTTP status of the refusal (405, 426, 400, 403), InvalidHeaderError for a header
+    that may not
+    be sent, ConnectionClosedError when the peer has gone. Uncaught in a route, a HandshakeError becomes the HTTP
+    answer.
     """
     options = options or default_options()
-    extra = _header_items(headers)
-    check_headers(extra)
+    extra = check_headers(headers or ())
     if isinstance(source, dict):
         source = source.get("gows.request") or source
     if isinstance(source, Request):
         return _accept_request(source, options, extra)
     if isinstance(source, dict):
-        return _accept_foreign(_wsgi_socket(source), _wsgi_head(source), options, extra, loop, source)
+        return _accept_borrowed(_wsgi_socket(source), _wsgi_head(source), options, extra, loop)
     if isinstance(source, BaseHTTPRequestHandler):
-        return _accept_foreign(source.connection, _handler_head(source), options, extra, loop, source)
+        source.close_connection = True
+        return _accept_borrowed(source.connection, _handler_head(source), options, extra, loop)
     if isinstance(source, socket.socket):
         return _accept_socket(source, b"", options, extra, loop)
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], socket.socket):
@@ -72,3 +74,182 @@ def accept(
         "accept() takes a gows.Request, a WSGI environ, a BaseHTTPRequestHandler, a connected socket, "
         f"or (socket, head bytes), not {type(source).__name__}"
     )
+
+
+class Agreement:
+    """What a handshake agreed on, and the bytes of the 101 that says so."""
+
+    __slots__ = ("answer", "context", "params", "subprotocol")
+
+    def __init__(self, request: Request, loop: Loop, options: AcceptOptions, headers: list[tuple[str, str]]) -> None:
+        """Raises HandshakeError when the upgrade is refused."""
+        head = request.head
+        self.context = context_for(loop, options, Role.SERVER)
+        key = check_request(head)
+        if not _origin_passes(request, options):
+            raise HandshakeError(403, "the Origin is not welcome here")
+        self.subprotocol = choose_subprotocol(head, options.subprotocols)
+        self.params: DeflateParams | None = None
+        extensions: str | None = None
+        offers = parse_extensions(head.headers.joined("sec-websocket-extensions") or "")
+        if offers and options.compression:
+            chosen = negotiate(offers, self.context.deflate_options)
+            if chosen is not None:
+                extensions, self.params = chosen
+        self.answer = response_101(key, subprotocol=self.subprotocol, extensions=extensions, headers=headers)
+
+
+def _origin_passes(request: Request, options: AcceptOptions) -> bool:
+    if options.check_origin is not None:
+        return options.check_origin(request)
+    headers = request.head.headers
+    return same_origin(headers.get("origin"), headers.get("host"), request.scheme == "https")
+
+
+def _websocket(stream: Stream, agreement: Agreement, request: Request) -> WebSocket:
+    context = agreement.context
+    return WebSocket(stream, context.connection(agreement.params), context, agreement.subprotocol, request)
+
+
+# ---------------------------------------------------------------------- from a route of our own server
+
+
+def _accept_request(request: Request, options: AcceptOptions, headers: list[tuple[str, str]]) -> WebSocket:
+    carrier = request.connection
+    if carrier is None:
+        raise UsageError("this request did not come by a connection that can be upgraded")
+    agreement = Agreement(request, carrier.stream.loop, options, headers)
+    ws = _websocket(carrier.stream, agreement, request)
+    carrier.upgrade(agreement.answer, ws)
+    return ws
+
+
+# ---------------------------------------------------------------------- from sockets of somebody else
+
+
+class _Nobody(Observer):
+    __slots__ = ()
+
+    def data_received(self, buf: bytearray, n: int, /) -> None:
+        raise HandshakeError(400, "data came before the handshake was answered")
+
+
+_NOBODY = _Nobody()
+
+
+def _accept_borrowed(
+    sock: socket.socket, head: bytes, options: AcceptOptions, headers: list[tuple[str, str]], loop: Loop | None
+) -> WebSocket:
+    """A socket that a foreign server goes on holding: it is left with a dead end in its place.
+
+    Whatever that server writes or shuts down after its view returned must not reach our connection. So our side gets
+    a duplicate of the descriptor, and the server's descriptor becomes one end of a socket pair whose other
+    end is closed: a write there is a broken pipe, which servers take as a client that went away.
+    """
+    request = _parse(head)
+    agreement = Agreement(request, loop or shared_loop(), options, headers)
+    ours = socket.socket(fileno=os.dup(sock.fileno()))
+    dead, other = socket.socketpair()
+    other.close()
+    os.dup2(dead.fileno(), sock.fileno())
+    dead.close()
+    return _adopt(ours, agreement, request)
+
+
+def _accept_socket(
+    sock: socket.socket, head: bytes, options: AcceptOptions, headers: list[tuple[str, str]], loop: Loop | None
+) -> WebSocket:
+    """A socket of the caller's; it is ours from here on, refused or not."""
+    try:
+        request = _read_head(sock, head)
+        agreement = Agreement(request, loop or shared_loop(), options, headers)
+    except BaseException as error:
+        if isinstance(error, HttpError):
+            try:
+                sock.settimeout(HEAD_TIMEOUT)
+                sock.sendall(response_error(error))
+            except OSError:
+                pass  # the refusal is raised anyhow
+        sock.close()
+        raise
+    return _adopt(sock, agreement, request)
+
+
+def _adopt(sock: socket.socket, agreement: Agreement, request: Request) -> WebSocket:
+    loop = agreement.context.loop
+    stream = loop.adopt(sock, _NOBODY)
+    ws = _websocket(stream, agreement, request)
+    stream.observer = ws  # the peer has nothing to say before it has our answer
+    stream.write(agreement.answer)
+    loop.call_soon(ws.arm)
+    return ws
+
+
+def _read_head(sock: socket.socket, head: bytes) -> Request:
+    parser = RequestParser()
+    deadline = time.monotonic() + HEAD_TIMEOUT
+    parser.feed(head)
+    while not parser.complete:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise HandshakeError(408, "the request head did not come in time")
+        sock.settimeout(remaining)
+        try:
+            data = sock.recv(16384)
+        except TimeoutError:
+            continue
+        except OSError as error:
+            raise ConnectionClosedError(f"the peer has gone: {error}") from None
+        if not data:
+            raise ConnectionClosedError("the peer has gone before its request was complete")
+        parser.feed(data)
+    return _request(parser)
+
+
+def _parse(head: bytes) -> Request:
+    parser = RequestParser()
+    parser.feed(head)
+    if not parser.complete:
+        raise HandshakeError(400, "the request head is not complete")
+    return _request(parser)
+
+
+def _request(parser: RequestParser) -> Request:
+    if parser.trailing:
+        raise HandshakeError(400, "data came before the handshake was answered")
+    assert parser.head is not None
+    return Request(parser.head, parser.body)
+
+
+def _wsgi_socket(environ: dict[str, Any]) -> socket.socket:
+    for key in ("werkzeug.socket", "gunicorn.socket"):
+        sock = environ.get(key)
+        if isinstance(sock, socket.socket):
+            return sock
+    raise UsageError(
+        "this WSGI server does not hand out its socket; serve the application with gows.Server(wsgi=app), "
+        "Werkzeug's server, or gunicorn with sync or gthread workers"
+    )
+
+
+def _wsgi_head(environ: dict[str, Any]) -> bytes:
+    """The request head that the environ was made from (PEP 3333), to be checked like any other."""
+    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if not target:
+        target = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "/") or "/"
+        target = quote(target, safe="/%:@!$&'()*+,;=~-._", encoding="latin-1")
+        if environ.get("QUERY_STRING"):
+            target += "?" + environ["QUERY_STRING"]
+    lines = [f"{environ['REQUEST_METHOD']} {target} {environ['SERVER_PROTOCOL']}"]
+    for name, value in environ.items():
+        if name.startswith("HTTP_"):
+            lines.append(f"{name[5:].replace('_', '-').title()}: {value}")
+    if environ.get("CONTENT_LENGTH"):
+        lines.append(f"Content-Length: {environ['CONTENT_LENGTH']}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+
+def _handler_head(handler: BaseHTTPRequestHandler) -> bytes:
+    """The request head that http.server has parsed, to be checked like any other."""
+    lines = [handler.requestline, *(f"{name}: {value}" for name, value in handler.headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")

@@ -12,8 +12,8 @@ from gows.errors import ConnectionClosedError, WriterBusyError
 from gows.handler import Handler
 from gows.options import check_seconds
 from gows.protocol.connection import Connection, ConnectionState
-from gows.session import Session, SessionContext
 from gows.reactor.stream import Stream
+from gows.session import Session, SessionContext
 
 Data = bytes | bytearray | memoryview | ByteBuffer
 
@@ -50,7 +50,8 @@ class WebSocket(Session):
     # ------------------------------------------------------------------ writing
 
     def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True) -> None:
-        """Send one message: TEXT (must be UTF-8, ValueError otherwise), BINARY, or a control frame (at most 125 bytes)."""
+        """Send one message: TEXT (must be UTF-8, ValueError otherwise), BINARY, or a control frame (at most 125
+        bytes)."""
         if opcode == Opcode.TEXT or opcode == Opcode.BINARY:
             self._write(int(opcode), data, compress)
         elif opcode == Opcode.PING:
@@ -80,7 +81,8 @@ class WebSocket(Session):
         self._write(2, data, compress)
 
     def write_json(self, value: Any, compress: bool = True) -> None:
-        """Send `value` as JSON in a text message; what `json` cannot write raises TypeError or ValueError, and nothing is sent."""
+        """Send `value` as JSON in a text message; what `json` cannot write raises TypeError or ValueError, and
+        nothing is sent."""
         self.write_string(json.dumps(value, ensure_ascii=False, separators=(",", ":")), compress)
 
     def write_ping(self, data: Data = b"") -> None:
@@ -122,14 +124,16 @@ class WebSocket(Session):
     # ------------------------------------------------------------------ closing
 
     def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
-        """Send a close frame and let the peer answer, for at most `AcceptOptions.close_timeout` seconds. Returns at once; idempotent.
+        """Send a close frame and let the peer answer, for at most `AcceptOptions.close_timeout` seconds. Returns
+        at once; idempotent.
 
         Raises InvalidCloseCodeError for a code that may not travel, or a text over 123 bytes of UTF-8.
         """
         self.begin_close(code, text)
 
     def close(self) -> None:
-        """End the connection at once, without a close handshake: the peer sees 1006. Idempotent; `on_close` follows."""
+        """End the connection at once, without a close handshake: the peer sees 1006. Idempotent; `on_close`
+        follows."""
         self.connection.receive_eof([])
         self.stream.close()
 
@@ -142,7 +146,8 @@ class WebSocket(Session):
 
     @property
     def close_code(self) -> int | None:
-        """How it ended: the peer's close code; 1005 if its close frame had none; 1006 if there was none. None while open.
+        """How it ended: the peer's close code; 1005 if its close frame had none; 1006 if there was none. None
+        while open.
 
         When the peer broke the protocol: the code that we told it.
         """
@@ -165,7 +170,8 @@ class WebSocket(Session):
 
     @property
     def request(self) -> Any:
-        """The `gows.Request` of the upgrade, until `on_open` has returned (then None, unless `AcceptOptions.keep_request`)."""
+        """The `gows.Request` of the upgrade, until `on_open` has returned (then None, unless
+        `AcceptOptions.keep_request`)."""
         return self._request
 
     @property
@@ -175,7 +181,8 @@ class WebSocket(Session):
 
     @property
     def remote_addr(self) -> Any:
-        """The peer's address, e.g. ("127.0.0.1", 50000); asked of the kernel each time. None once the socket is gone."""
+        """The peer's address, e.g. ("127.0.0.1", 50000); asked of the kernel each time. None once the socket is
+        gone."""
         return self.stream.peer_address
 
     # ------------------------------------------------------------------ timeouts
@@ -186,7 +193,8 @@ class WebSocket(Session):
         self._set_timeouts(read_timeout=seconds)
 
     def set_write_timeout(self, seconds: float | None) -> None:
-        """Drop the connection (1006) when the peer took no byte of a waiting queue for so long; None: no limit. For this connection only."""
+        """Drop the connection (1006) when the peer took no byte of a waiting queue for so long; None: no limit.
+        For this connection only."""
         check_seconds("seconds", seconds)
         self._set_timeouts(write_timeout=seconds)
 
@@ -207,8 +215,10 @@ class WebSocket(Session):
 class MessageWriter:
     """Writes one message in pieces; made by `WebSocket.next_writer`. For one thread at a time.
 
-    Pieces are gathered to fragments of 16 KiB. Leaving the `with` block ends the message. When the block raises, a message of
-    which nothing was sent is forgotten; one that was begun cannot be taken back, so the connection is closed with 1011.
+    Pieces are gathered to fragments of 16 KiB. Leaving the `with` block ends the message. When the block raises, a
+    message of
+    which nothing was sent is forgotten; one that was begun cannot be taken back, so the connection is closed with
+    1011.
     """
 
     __slots__ = ("_begun", "_compress", "_deferred", "_opcode", "_parts", "_size", "_ws")
@@ -223,7 +233,8 @@ class MessageWriter:
         self._deferred: list[tuple[int, bytes, bool]] = []
 
     def write(self, data: Data) -> None:
-        """Add bytes to the message. In a text message they must be UTF-8 as a whole; a character may be split between two calls."""
+        """Add bytes to the message. In a text message they must be UTF-8 as a whole; a character may be split
+        between two calls."""
         ws = self._open()
         self._parts.append(bytes(data))
         self._size += len(data)

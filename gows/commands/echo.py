@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context-takeover", action="store_true", help="with --compression: keep windows between messages"
     )
     parser.add_argument(
-        "--min-compress-size", type=int, default=0, metavar="BYTES", help="compress messages from this size (default: 0)"
+        "--min-compress-size",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help="compress messages from this size (default: 0)",
     )
     parser.add_argument(
         "--max-message-size", type=int, default=MAX_MESSAGE_SIZE, metavar="BYTES", help="default: 16 MiB"
