@@ -21,6 +21,9 @@ _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
 
+BODILESS = (204, 304)
+"""Statuses whose answers have no body (RFC 9110 §6.4.1)."""
+
 _date: tuple[int, str] = (0, "")
 
 
@@ -31,7 +34,7 @@ class Response:
     may not be sent, raises InvalidHeaderError. `length` tells the size of an iterable, if it is known.
     """
 
-    __slots__ = ("body", "chunks", "headers", "length", "status")
+    __slots__ = ("_headers", "body", "chunks", "length", "status")
 
     def __init__(
         self,
@@ -44,10 +47,9 @@ class Response:
         if not 200 <= status <= 999:
             raise ValueError(f"{status} is no final HTTP status")
         self.status = status
-        self.headers = [] if headers is None else header_pairs(headers)
-        for name, _ in self.headers:
-            if name.lower() in _OWNED:
-                raise InvalidHeaderError(f"{name} is written by the server itself")
+        self._headers: list[tuple[str, str]] = []
+        for name, value in header_pairs(headers or ()):
+            self.add_header(name, value)
         self.body = b""
         self.chunks: Iterable[bytes] | None = None
         self.length = length
@@ -59,16 +61,21 @@ class Response:
             content_type = content_type or (_BYTES if self.body else None)
         else:
             self.chunks = body
-            content_type = content_type or _BYTES
-        if content_type is not None and not any(name.lower() == "content-type" for name, _ in self.headers):
+            content_type = content_type or (None if status in BODILESS else _BYTES)
+        if content_type is not None and not any(name.lower() == "content-type" for name, _ in self._headers):
             self.add_header("Content-Type", content_type)
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The fields so far; `add_header` adds one."""
+        return tuple(self._headers)
 
     def add_header(self, name: str, value: str) -> None:
         """Add one more field; raises InvalidHeaderError."""
         check_field(name, value)
         if name.lower() in _OWNED:
             raise InvalidHeaderError(f"{name} is written by the server itself")
-        self.headers.append((name, value))
+        self._headers.append((name, value))
 
     @classmethod
     def html(cls, body: str, status: int = 200, headers: HeaderSource | None = None) -> Response:
@@ -112,7 +119,7 @@ class Response:
         except BaseException:
             body.close()
             raise
-        response.headers += body.headers()
+        response._headers += body.headers()
         return response
 
     def match(self, head: RequestHead) -> None:
@@ -128,7 +135,7 @@ class Response:
             content_range = body.select(head.headers)
         except HttpError as error:
             self.status = error.status
-            self.headers = list(error.headers)
+            self._headers = list(error.headers)
             self._drop_body()
             return
         if content_range is not None:
@@ -157,10 +164,10 @@ class Response:
     def head_bytes(self, *, keep_alive: bool, chunked: bool) -> bytes:
         """The status line and fields; `chunked`: the length is not known, and the peer understands the coding."""
         lines = [f"HTTP/1.1 {self.status} {status_phrase(self.status)}", f"Date: {http_date()}"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
+        lines += [f"{name}: {value}" for name, value in self._headers]
         if chunked:
             lines.append("Transfer-Encoding: chunked")
-        elif self.chunks is None and self.status not in (204, 304):  # RFC 9110 §8.6
+        elif self.chunks is None and self.status not in BODILESS:
             lines.append(f"Content-Length: {len(self.body)}")
         elif self.length is not None:
             lines.append(f"Content-Length: {self.length}")

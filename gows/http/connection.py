@@ -1,0 +1,400 @@
+"""HttpConnection: HTTP/1.1 on one stream, until it ends or becomes a WebSocket.
+
+One machine, `_phase`. What is not of the loop's thread alone changes under `stream.lock`:
+
+    HEAD ──> BODY ──> BUSY ──> ANSWERING ──> IDLE ──> HEAD …        a request, its answer, the next request
+               │        │        ↑    ↓
+               │        │        WAITING                            the peer is slow: no thread waits for it
+               │        └──> UPGRADED                               the stream has another observer
+               └──> CLOSED
+
+- The loop's thread reads and parses, in every phase but BUSY, ANSWERING and WAITING: then bytes are only put aside.
+- The task (`run`, on a worker) calls the application and writes the answer, in BUSY and ANSWERING.
+- So pipelined requests are answered in order, one at a time.
+
+Deadlines: a head must be whole `head_timeout` after the connection was made, or after the first byte of a later
+request; a body `body_timeout` after its head. Bytes that trickle in extend neither.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from gows.errors import ConnectionClosedError, HandshakeError, HttpError
+from gows.http.request import Request
+from gows.http.response import BODILESS, Response, as_response, error_response
+from gows.protocol.handshake import response_error
+from gows.protocol.http import RequestParser
+from gows.reactor.observer import Observer
+from gows.reactor.stream import Stream
+from gows.reactor.tls import TLSStream
+
+logger = logging.getLogger("gows")
+access_logger = logging.getLogger("gows.access")
+
+MAX_STASH = 65536
+"""Bytes put aside while a request is answered; then the connection is not read from."""
+WRITE_TIMEOUT = 30.0
+"""Seconds in which the peer must take something of an answer that waits for it."""
+HIGH_WATER = 262144
+"""Bytes queued above which a body in pieces waits."""
+PIECES_PER_RUN = 16
+"""Pieces of a body sent before other tasks have their turn."""
+SMALL_BODY = 65536
+"""Bytes of a body that is copied behind its head, to go out in one piece."""
+
+_HEAD, _BODY, _BUSY, _ANSWERING, _WAITING, _IDLE, _UPGRADED, _CLOSED = range(8)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_AT_WORK = (_BUSY, _ANSWERING, _WAITING)
+
+
+class Application(Protocol):
+    """What answers requests, and the limits. Sizes are bytes, times are seconds."""
+
+    max_head_size: int
+    max_headers: int
+    max_body_size: int
+    head_timeout: float
+    body_timeout: float
+    keep_alive_timeout: float
+
+    def handle(self, request: Request) -> Any:
+        """The answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""
+
+
+class _Sending:
+    """An answer whose body goes out in pieces."""
+
+    __slots__ = ("chunked", "keep_alive", "left", "pieces", "response", "sent")
+
+    def __init__(self, response: Response, pieces: Iterator[bytes], chunked: bool, keep_alive: bool) -> None:
+        self.response = response
+        self.pieces = pieces
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+        self.left = response.length  # None: not known
+        self.sent = 0
+
+
+class HttpConnection(Observer):
+    """The observer of a stream that speaks HTTP, and the worker pool's task for its requests."""
+
+    __slots__ = ("_app", "_eof", "_parser", "_phase", "_request", "_sending", "_stash", "stream")
+
+    def __init__(self, stream: Stream, app: Application) -> None:
+        """Loop thread, when the connection was accepted."""
+        self.stream = stream
+        self._app = app
+        self._parser = RequestParser(app.max_head_size, app.max_headers, app.max_body_size)
+        self._phase = _HEAD
+        self._stash = bytearray()
+        self._eof = False
+        self._request: Request | None = None
+        self._sending: _Sending | None = None
+        stream.set_deadline(app.head_timeout)
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is TLS."""
+        return isinstance(self.stream, TLSStream)
+
+    @property
+    def upgraded(self) -> bool:
+        """Whether it has become a WebSocket. Any thread."""
+        return self._phase == _UPGRADED
+
+    # ------------------------------------------------------------------ observer of the stream (loop thread)
+
+    def data_received(self, buf: bytearray, n: int, /) -> None:
+        """Parse, or put aside while a request is answered."""
+        stream = self.stream
+        data = bytes(memoryview(buf)[:n])
+        with stream.lock:
+            observer = stream.observer
+            answering = self._phase in _AT_WORK
+            if answering:
+                self._stash += data
+        if observer is not self:
+            observer.data_received(buf, n)  # it was upgraded while the loop was on its way to us
+        elif not answering:
+            self._feed(data)
+        elif len(self._stash) >= MAX_STASH:
+            stream.pause_reading()
+
+    def eof_received(self) -> None:
+        """The peer has sent all it has to send; a request that is complete is still answered."""
+        with self.stream.lock:
+            observer = self.stream.observer
+            self._eof = True
+        if observer is not self:
+            observer.eof_received()
+        elif self._phase in (_HEAD, _BODY, _IDLE):
+            self._end()
+
+    def blocked(self) -> None:
+        """The peer does not take what is queued as fast as it comes."""
+        if self._phase in _AT_WORK:
+            self.stream.set_deadline(WRITE_TIMEOUT)
+
+    def drained(self) -> None:
+        """There is room for more of the body."""
+        with self.stream.lock:
+            waiting = self._phase == _WAITING
+            if waiting:
+                self._phase = _ANSWERING
+        if waiting:
+            self.stream.loop.pool.submit(self)
+
+    def deadline_reached(self) -> None:
+        """The head, the body, the next request or the peer's reading took too long."""
+        if self._phase in _AT_WORK or self.stream.queued:
+            self._check_progress()
+        elif self._phase == _IDLE or not self._parser.started:
+            self._end()
+        else:
+            part = "head" if self._phase == _HEAD else "body"
+            self.refuse(HttpError(408, f"the request {part} did not come in time"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The stream is gone; an answer that was waiting for it is let go."""
+        with self.stream.lock:
+            waiting = self._phase == _WAITING
+            if waiting:
+                self._phase = _ANSWERING
+        if waiting:
+            self.stream.loop.pool.submit(self)  # `close` of a body is the user's code
+
+    # ------------------------------------------------------------------ reading (loop thread)
+
+    def _feed(self, data: bytes) -> None:
+        parser, stream = self._parser, self.stream
+        try:
+            parser.feed(data)
+        except HttpError as error:
+            self.refuse(error)
+            return
+        if parser.complete:
+            assert parser.head is not None
+            self._phase = _BUSY
+            self._request = Request(parser.head, parser.body, self)
+            stream.set_deadline(None)
+            stream.loop.pool.submit(self)
+        elif parser.head is None:
+            if self._phase == _IDLE:
+                self._phase = _HEAD
+                stream.set_deadline(self._app.head_timeout)
+        elif self._phase != _BODY:
+            self._phase = _BODY
+            stream.set_deadline(self._app.body_timeout)
+            if parser.expect_continue:
+                stream.write(_CONTINUE)
+
+    def _next(self) -> None:
+        """The answer is out: on to what was pipelined behind, or wait for the next request."""
+        stream = self.stream
+        if stream.closed:
+            return
+        with stream.lock:
+            data = self._parser.reset() + bytes(self._stash)
+            self._stash.clear()
+            self._phase = _IDLE
+        stream.set_deadline(self._app.keep_alive_timeout)
+        if data:
+            stream.resume_reading()
+            self._feed(data)
+        if self._eof and self._phase in (_IDLE, _HEAD, _BODY):
+            self._end()
+
+    def refuse(self, error: HttpError) -> None:
+        """Answer the peer's fault, and close: nobody knows where its next request would begin. Loop thread."""
+        self._log(error.status, 0)
+        self.stream.write(response_error(error))
+        self._end()
+
+    def end_when_idle(self) -> None:
+        """The server stops: close now, or once the request that came is answered. Loop thread."""
+        self._eof = True  # no further request is wanted, whoever says so
+        if self._phase in (_HEAD, _BODY, _IDLE):
+            self._end()
+
+    def _end(self) -> None:
+        self._phase = _CLOSED
+        self.stream.close()
+
+    def _check_progress(self) -> None:
+        stream = self.stream
+        stalled = stream.stalled_for()
+        if stalled >= WRITE_TIMEOUT:
+            stream.abort(TimeoutError("the peer did not take the answer"))
+        elif stream.queued:
+            stream.set_deadline(WRITE_TIMEOUT - stalled)
+
+    # ------------------------------------------------------------------ answering (worker, or the loop when inline)
+
+    def run(self) -> None:
+        """The task. Never two at once: it is submitted in BUSY, and again after it went to WAITING or ended a run."""
+        stream = self.stream
+        inline = stream.loop.pool.inline
+        if not inline:
+            stream.cork()
+        try:
+            if self._sending is None:
+                self._answer()
+            else:
+                self._send_pieces(self._sending)
+        except Exception:
+            logger.exception("%r: answering failed", self._request)
+            stream.abort()
+        finally:
+            if not inline:
+                stream.uncork()
+
+    def stalled(self) -> None:
+        """The pool found this task still running at its second look: what it wrote must not wait for its end."""
+        self.stream.uncork()
+
+    def upgrade(self, answer: bytes, observer: Observer) -> None:
+        """Send the 101 and hand the stream to `observer`. Any thread, while the request is being handled; once.
+
+        Raises HandshakeError (400) when the peer sent anything behind its request, for it may send no frame before the
+        101 (RFC 6455 §4.1), and ConnectionClosedError when it has gone or was answered already.
+        """
+        stream = self.stream
+        with stream.lock:
+            if self._phase != _BUSY or stream.closed or self._eof:
+                raise ConnectionClosedError("the connection is gone, or its request was answered already")
+            if self._stash or self._parser.trailing:
+                raise HandshakeError(400, "data came before the handshake was answered")
+            self._phase = _UPGRADED
+            stream.observer = observer
+            stream.write_locked(answer)
+        self._log(101, 0)
+
+    def _answer(self) -> None:
+        request = self._request
+        assert request is not None
+        response: Response | None = None
+        refusal: HttpError | None = None
+        try:
+            try:
+                response = self._call(request)
+            except HandshakeError as error:
+                refusal = error
+            except HttpError as error:
+                response = error_response(error)
+        except Exception:
+            logger.exception("%s %s: the view failed", request.method, request.head.target)
+            refusal = HttpError(500, "internal server error")
+        with self.stream.lock:
+            upgraded = self._phase == _UPGRADED
+            if not upgraded:
+                self._phase = _ANSWERING
+        if upgraded:
+            if response is not None:
+                self._let_go(response)
+        elif refusal is not None:
+            self.refuse(refusal)
+        elif response is not None:
+            self._send(response, request)
+
+    def _call(self, request: Request) -> Response | None:
+        result = self._app.handle(request)
+        if result is None:
+            if self.upgraded:
+                return None
+            raise TypeError("the view returned nothing, and did not upgrade the connection")
+        response = as_response(result)
+        response.match(request.head)
+        return response
+
+    def _send(self, response: Response, request: Request) -> None:
+        head = request.head
+        empty = head.method == "HEAD" or response.status in BODILESS
+        pieces = response.chunks
+        chunked = pieces is not None and response.length is None and head.version == "HTTP/1.1"
+        start = response.head_bytes(keep_alive=head.keep_alive, chunked=chunked and response.status not in BODILESS)
+        if pieces is None or empty:
+            body = b"" if empty else response.body
+            self.stream.write(start + body if len(body) < SMALL_BODY else start)
+            if len(body) >= SMALL_BODY:
+                self.stream.write(body)
+            self._finish(response, len(body), head.keep_alive)
+        else:
+            self.stream.write(start)
+            self._sending = sending = _Sending(response, iter(pieces), chunked, head.keep_alive)
+            self._send_pieces(sending)
+
+    def _send_pieces(self, sending: _Sending) -> None:
+        """Some pieces of the body, each sent before the next is asked for (PEP 3333, "Buffering and Streaming")."""
+        stream = self.stream
+        for _ in range(PIECES_PER_RUN):
+            if stream.closed:
+                self._let_go(sending.response)
+                return
+            try:
+                piece = next(sending.pieces, None)
+                if piece is not None and not isinstance(piece, bytes):
+                    raise TypeError(f"a body is made of bytes, not {type(piece).__name__}")
+            except Exception:
+                logger.exception("%r: the body failed", self._request)
+                self._cut_off(sending)
+                return
+            if piece is None:
+                self._end_pieces(sending)
+                return
+            if sending.left is not None:
+                piece = piece[: sending.left]
+                sending.left -= len(piece)
+            if piece:
+                sending.sent += len(piece)
+                stream.write(b"%x\r\n%b\r\n" % (len(piece), piece) if sending.chunked else piece)
+                stream.flush()
+                if stream.queued > HIGH_WATER and self._wait():
+                    return
+        stream.loop.pool.submit(self)
+
+    def _wait(self) -> bool:
+        """Go to WAITING, unless there is room again."""
+        stream = self.stream
+        with stream.lock:
+            if stream.closed or stream.queued <= HIGH_WATER:
+                return False
+            self._phase = _WAITING
+            return True
+
+    def _end_pieces(self, sending: _Sending) -> None:
+        if sending.left:
+            logger.error("%r: the body is %d bytes shorter than announced", self._request, sending.left)
+            self._cut_off(sending)
+            return
+        if sending.chunked:
+            self.stream.write(b"0\r\n\r\n")
+        self._finish(sending.response, sending.sent, sending.keep_alive)
+
+    def _cut_off(self, sending: _Sending) -> None:
+        """End in the middle of a body, with RST, so that nobody takes what came for the whole."""
+        self.stream.abort()
+        self._let_go(sending.response)
+
+    def _finish(self, response: Response, size: int, keep_alive: bool) -> None:
+        self._let_go(response)
+        self._log(response.status, size)
+        self._request = self._sending = None
+        if keep_alive:
+            self.stream.loop.run_soon(self._next)
+        else:
+            self._end()
+
+    def _let_go(self, response: Response) -> None:
+        try:
+            response.close()
+        except Exception:
+            logger.exception("%r: closing the body failed", self._request)
+
+    def _log(self, status: int, size: int) -> None:
+        if access_logger.isEnabledFor(logging.INFO):
+            head = self._parser.head
+            line = "-" if head is None else f"{head.method} {head.target} {head.version}"
+            access_logger.info('%s "%s" %d %d', self.stream.peer_address, line, status, size)
