@@ -1,1 +1,184 @@
-"""The client role."""
+"""The client role: `connect`."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Literal, overload
+
+from gows.client.blocking import BlockingWebSocket
+from gows.client.opening import Opening, refuse_in_loop
+from gows.client.plan import Plan, make_plan
+from gows.client.reconnect import Reconnect, ReconnectingClient
+from gows.errors import ConnectTimeoutError, GowsError
+from gows.handler import Handler
+from gows.options import AcceptOptions
+from gows.protocol.connection import Connection
+from gows.protocol.headers import HeaderSource
+from gows.reactor.loop import Loop
+from gows.reactor.shared import shared_loop
+from gows.reactor.stream import Stream
+from gows.session import SessionContext
+from gows.websocket import WebSocket
+
+__all__ = ["BlockingWebSocket", "Reconnect", "ReconnectingClient", "connect"]
+
+_GRACE = 1.0
+"""Seconds beyond the timeout after which the loop must have reported; else it is not running."""
+
+
+@overload
+def connect(
+    url: str,
+    handler: None = None,
+    *,
+    options: AcceptOptions | None = None,
+    subprotocols: Sequence[str] = (),
+    headers: HeaderSource | None = None,
+    origin: str | None = None,
+    compression: bool | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: float = 10.0,
+    loop: Loop | None = None,
+) -> BlockingWebSocket: ...
+@overload
+def connect(
+    url: str,
+    handler: Handler,
+    *,
+    options: AcceptOptions | None = None,
+    subprotocols: Sequence[str] = (),
+    headers: HeaderSource | None = None,
+    origin: str | None = None,
+    compression: bool | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: float = 10.0,
+    reconnect: Literal[False] = False,
+    wait: Literal[True] = True,
+    loop: Loop | None = None,
+) -> WebSocket: ...
+@overload
+def connect(
+    url: str,
+    handler: Handler,
+    *,
+    options: AcceptOptions | None = None,
+    subprotocols: Sequence[str] = (),
+    headers: HeaderSource | None = None,
+    origin: str | None = None,
+    compression: bool | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: float = 10.0,
+    reconnect: Literal[False] = False,
+    wait: Literal[False],
+    loop: Loop | None = None,
+) -> None: ...
+@overload
+def connect(
+    url: str,
+    handler: Handler,
+    *,
+    options: AcceptOptions | None = None,
+    subprotocols: Sequence[str] = (),
+    headers: HeaderSource | None = None,
+    origin: str | None = None,
+    compression: bool | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: float = 10.0,
+    reconnect: Literal[True] | Reconnect,
+    wait: bool = True,
+    loop: Loop | None = None,
+) -> ReconnectingClient: ...
+
+
+def connect(
+    url: str,
+    handler: Handler | None = None,
+    *,
+    options: AcceptOptions | None = None,
+    subprotocols: Sequence[str] = (),
+    headers: HeaderSource | None = None,
+    origin: str | None = None,
+    compression: bool | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout: float = 10.0,
+    reconnect: bool | Reconnect = False,
+    wait: bool = True,
+    loop: Loop | None = None,
+) -> WebSocket | ReconnectingClient | None:
+    """Connect to a WebSocket server (RFC 6455 §4.1).
+
+    - Without `handler`: returns a BlockingWebSocket, to be read with `recv()`.
+    - With `handler`: returns the WebSocket once the handshake succeeded; the handler's callbacks run on the loop's
+      workers, and may begin before this returns.
+    - With `reconnect`: returns a ReconnectingClient, which connects again after a loss. The first attempt must succeed.
+    - With `wait=False`: returns at once, None or the ReconnectingClient. Success reaches `on_open`, failure `on_close`
+      (1006, with the reason).
+
+    `url`: ws:// or wss://, with `user:password@` sent as Basic authorization, or `ws+unix:///path/of/socket:/target`
+    (wss+unix) for a Unix-domain socket. `options`: the engine's settings, the server's names with the roles of client
+    and server as in RFC 7692; `compression` overrides `options.compression`, `subprotocols` its subprotocols.
+    `headers`, `origin`: sent with the request. `ssl_context`: for wss, by default one that verifies against the
+    system's authorities. `timeout`: seconds for everything from the name lookup to the answered handshake. `loop`: a
+    running loop; by default the process-wide one.
+
+    Any thread but the loop's own, unless `wait=False`.
+
+    Raises ValueError for a URL or a setting that cannot be; InvalidHeaderError for what may not be sent; ConnectError
+    when there is no connection (ConnectTimeoutError when not in time); HandshakeError when the server refuses:
+    `status`, `headers` and the beginning of its `body` (redirects are not followed; a 101 that is not valid has the
+    status 101); UsageError in the loop's thread.
+    """
+    if handler is None:
+        if reconnect or not wait:
+            raise ValueError("reconnect and wait=False need a handler")
+    elif not isinstance(handler, Handler):
+        raise TypeError(f"the handler must be a gows.Handler, not {type(handler).__name__}")
+    loop = loop or shared_loop()
+    if wait:
+        refuse_in_loop(loop, "connect() without wait=False")
+    plan = make_plan(
+        url,
+        loop,
+        options=options,
+        subprotocols=subprotocols,
+        headers=headers,
+        origin=origin,
+        compression=compression,
+        ssl_context=ssl_context,
+        timeout=timeout,
+    )
+    if handler is None:
+        return _open(plan, Handler(), BlockingWebSocket)
+    if reconnect:
+        client = ReconnectingClient(plan, handler, reconnect if isinstance(reconnect, Reconnect) else Reconnect())
+        if wait:
+            _open(plan, handler, client.make)
+        else:
+            client.start()
+        return client
+    if wait:
+        return _open(plan, handler, WebSocket)
+    Opening(plan, handler, Opening.report).start()
+    return None
+
+
+def _open(
+    plan: Plan, handler: Handler, make: Callable[[Stream, Connection, SessionContext, str | None], WebSocket]
+) -> WebSocket:
+    """Make one attempt and wait for its outcome."""
+    outcome: SimpleQueue[WebSocket | GowsError] = SimpleQueue()
+    opening = Opening(plan, handler, lambda _, error: outcome.put(error), make=make, opened=outcome.put)
+    opening.start()
+    try:
+        result = outcome.get(timeout=plan.timeout + _GRACE)
+    except Empty:
+        opening.cancel()
+        raise ConnectTimeoutError(f"no connection within {plan.timeout:g} s: the loop is not running") from None
+    except BaseException:  # KeyboardInterrupt
+        opening.cancel()
+        raise
+    if isinstance(result, GowsError):
+        raise result
+    return result

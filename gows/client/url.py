@@ -1,7 +1,8 @@
 """WebSocket URLs (RFC 6455 §3): where to connect, and what to ask for there.
 
-Beside ws:// and wss:// there are ws+unix:// and wss+unix:// for Unix-domain sockets: `ws+unix:///run/app.sock:/chat?room=1` is the
-path of the socket, a colon, and the target of the request. A colon in the socket's own path is written %3A.
+Beside ws:// and wss:// there are ws+unix:// and wss+unix:// for Unix-domain sockets:
+`ws+unix:///run/app.sock:/chat?room=1` is the path of the socket, a colon, and the target of the request. A colon in
+the socket's own path is written %3A.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def parse_url(url: str) -> WebSocketUrl:
 
 
 def _host(url: str, host: str) -> tuple[str, str]:
-    """The name to look up, and what of it stands in the Host field: a zone means something on this machine only (RFC 6874 §4)."""
+    """The name to look up, and what of it stands in the Host field: a zone means something on this machine only (RFC
+    6874 §4)."""
     if ":" in host:
         literal, _, zone = host.partition("%")
         try:

@@ -1,0 +1,195 @@
+"""BlockingWebSocket: a connection that is read with `recv()` instead of a handler."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from types import TracebackType
+
+from gows.client.opening import closed_error, refuse_in_loop
+from gows.codes import CloseCode
+from gows.errors import ConnectionClosedError, ReceiveTimeoutError
+from gows.options import check_seconds
+from gows.protocol.connection import Connection
+from gows.reactor.stream import Stream
+from gows.session import _FULL, Event, SessionContext
+from gows.websocket import WebSocket
+
+_TEXT, _BINARY = 1, 2  # the kinds of events that are messages
+
+_GRACE = 1.0
+"""Seconds beyond the close timeout, after which the loop has given up by itself if it is running."""
+
+_FINE = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_CLOSE_RCVD})
+"""Closed as it should be: iteration ends quietly."""
+
+
+class BlockingWebSocket(WebSocket):
+    """What `gows.connect(url)` returns: a WebSocket whose messages are fetched with `recv()`, or by iterating.
+
+        with gows.connect("ws://localhost:8080/ws") as ws:
+            ws.write_string("hello")
+            print(ws.recv(timeout=5))
+
+    Every method may be called from every thread, but `recv` and leaving the `with` block wait, so they must not be
+    called in a loop's own thread. Messages that nobody fetches are kept up to `AcceptOptions.inbox_messages` or
+    `max_message_size` bytes (and what one read brought beyond); then the socket is not read any more until they are.
+    The peer's close takes its turn behind them. Writing waits while the outgoing queue is over the high-water mark,
+    for as long as the write timeout lets it.
+
+    No worker of the pool takes part, so that workers may use it, all of them at once.
+    """
+
+    # What comes in: the loop puts events in the session's inbox. `_advance` is this session's task. It takes them from
+    # there to `_events`, deals with all that comes before the next message, and then leaves the inbox taken: for the
+    # session a task that is still running, so that a full inbox stops the reading. `recv` takes the message and goes
+    # on with `_advance`. Order of locks: `_turn`, then `stream.lock`.
+
+    __slots__ = ("_dropping", "_events", "_gone", "_turn")
+
+    def __init__(
+        self,
+        stream: Stream,
+        connection: Connection,
+        context: SessionContext,
+        subprotocol: str | None = None,
+        request: object = None,
+    ) -> None:
+        super().__init__(stream, connection, context, subprotocol, request)
+        self._events: deque[Event] = deque()
+        self._turn = threading.Condition()
+        self._dropping = False  # messages are thrown away: the user has left the with block
+        self._gone = False  # the last event was dealt with
+
+    # ------------------------------------------------------------------ receiving
+
+    def recv(self, timeout: float | None = None) -> str | bytes:
+        """The next message: a str for TEXT, bytes for BINARY. Waits up to `timeout` seconds (None: as long as it
+        takes).
+
+        Raises ReceiveTimeoutError when none came in time, ConnectionClosedError (with `code` and `reason`) when there
+        will be none.
+        """
+        if timeout is not None and timeout != 0:
+            check_seconds("timeout", timeout)
+        refuse_in_loop(self.context.loop, "recv()")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._turn:
+            while not self._events:
+                if self._gone:
+                    raise closed_error(self)
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise ReceiveTimeoutError(f"no message came within {timeout:g} s")
+                self._turn.wait(remaining)
+            kind, buff = self._events.popleft()
+            self._advance()
+        message: str | bytes = buff.get_string() if kind == _TEXT else buff.clone_bytes()
+        buff.release()
+        return message
+
+    def __iter__(self) -> BlockingWebSocket:
+        return self
+
+    def __next__(self) -> str | bytes:
+        """The next message; ends after a close with 1000, 1001 or without a code, raises ConnectionClosedError after
+        any other end."""
+        try:
+            return self.recv()
+        except ConnectionClosedError as error:
+            if error.code in _FINE:
+                raise StopIteration from None
+            raise
+
+    # ------------------------------------------------------------------ the task
+
+    def _submit(self) -> None:
+        """Loop thread: there are events, and nobody is looking at them."""
+        with self._turn:
+            self._advance()
+
+    def _advance(self) -> None:
+        """With `_turn` held: deal with all that comes before the next message."""
+        events, lock = self._events, self.stream.lock
+        while True:
+            while events:
+                kind, value = events[0]
+                if kind != _TEXT and kind != _BINARY:
+                    events.popleft()
+                    self._deliver_other(kind, value)
+                elif self._dropping:
+                    events.popleft()
+                    value.release()
+                else:
+                    self._turn.notify()
+                    return
+            with lock:
+                if not self._inbox:
+                    self._inbox = None
+                    full = self._flags & _FULL
+                    self._flags &= ~_FULL
+                    break
+                events.extend(self._inbox)
+                self._inbox = []
+        if full:
+            self.context.loop.call_soon(self._resume_reading)
+
+    def _finish(self) -> None:
+        """With `_turn` held: the connection has ended, and all that came is dealt with."""
+        super()._finish()
+        self._gone = True
+        self._turn.notify_all()
+
+    # ------------------------------------------------------------------ writing
+
+    def make_room(self) -> bool:
+        """Under stream.lock, with the queue over the high-water mark: wait until there is room instead of applying a
+        policy."""
+        stream = self.stream
+        stream.flush_locked()
+        if self.context.loop.in_loop():
+            return super().make_room()
+        while stream.queued > self.context.high_water and not stream.closed:
+            stream.lock.release()
+            try:
+                with self._turn:
+                    self._turn.wait_for(self._has_room)
+            finally:
+                stream.lock.acquire()
+        return True
+
+    def _has_room(self) -> bool:
+        return self.stream.queued <= self.low_water or self.stream.closed
+
+    def drained(self) -> None:
+        """The outgoing queue fell to the low-water mark."""
+        super().drained()
+        with self._turn:
+            self._turn.notify_all()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The stream is gone."""
+        super().connection_lost(error)
+        with self._turn:
+            self._turn.notify_all()
+
+    # ------------------------------------------------------------------ with
+
+    def __enter__(self) -> BlockingWebSocket:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close with 1000, or with 1011 when the block raised; wait for the peer's answer, at most the close
+        timeout."""
+        self.begin_close(CloseCode.NORMAL_CLOSURE if kind is None else CloseCode.INTERNAL_ERROR, "")
+        refuse_in_loop(self.context.loop, "leaving the with block")
+        with self._turn:
+            self._dropping = True
+            if self._events:
+                self._advance()
+            ended = self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE)
+        if not ended:  # the loop was stopped before its own deadline came
+            self.close()

@@ -1,0 +1,280 @@
+"""Opening: one attempt to connect, from looking up the name to the answered handshake (RFC 6455 §4.1).
+
+    connecting -> (TCP and TLS are up, the request goes out) -> asking -> WebSocket
+                                                                       -> refused: the body of the refusal is read
+    and from each of them -> failed
+
+All of it has one deadline. An Opening observes its stream until the WebSocket takes over; everything here but `start`
+and `cancel` happens in the loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gows.client.plan import Plan
+from gows.errors import (
+    ConnectError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    GowsError,
+    HandshakeError,
+    HttpError,
+    UsageError,
+)
+from gows.handler import Handler
+from gows.protocol.chunked import ChunkedDecoder
+from gows.protocol.connection import Connection
+from gows.protocol.deflate import DeflateParams
+from gows.protocol.handshake import check_response, new_key
+from gows.protocol.http import ResponseHead, ResponseParser
+from gows.reactor.loop import Loop
+from gows.reactor.observer import Observer
+from gows.reactor.stream import Stream
+from gows.reactor.timers import TICKS_PER_SECOND
+from gows.session import SessionContext
+from gows.websocket import WebSocket
+
+REFUSAL_BYTES = 4096
+"""Of the body of a refusal so much is kept: enough for what people write there."""
+REFUSAL_SECONDS = 2.0
+"""The body of a refusal is waited for no longer than this."""
+
+
+def closed_error(ws: WebSocket) -> ConnectionClosedError:
+    """What tells of the end of `ws`."""
+    code, reason = ws.close_code, ws.close_reason
+    return ConnectionClosedError(f"the connection is closed: {code} {reason}".rstrip(), code, reason)
+
+
+def refuse_in_loop(loop: Loop, what: str) -> None:
+    """Raise UsageError when a caller is about to wait for the loop in its own thread."""
+    if loop.in_loop():
+        raise UsageError(f"{what} waits for the loop, so it must not be called in the loop's own thread")
+
+
+class Opening(Observer):
+    """One attempt. When it succeeds, `make` is called for the WebSocket, then the handler is attached, and
+    `opened(ws)` called; otherwise `failed(opening, error)`. Loop thread.
+    """
+
+    __slots__ = (
+        "_body",
+        "_done",
+        "_due",
+        "_failed",
+        "_handler",
+        "_key",
+        "_make",
+        "_opened",
+        "_parser",
+        "_plan",
+        "_refusal",
+        "_stream",
+    )
+
+    def __init__(
+        self,
+        plan: Plan,
+        handler: Handler,
+        failed: Callable[[Opening, GowsError], object],
+        *,
+        make: Callable[[Stream, Connection, SessionContext, str | None], WebSocket] = WebSocket,
+        opened: Callable[[WebSocket], object] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._handler = handler
+        self._failed = failed
+        self._make = make
+        self._opened = opened
+        self._key = new_key()
+        self._parser = ResponseParser()
+        self._stream: Stream | None = None
+        self._due = 0
+        self._refusal: HandshakeError | None = None
+        self._body: _Body | None = None
+        self._done = False
+
+    def start(self) -> None:
+        """Begin. Any thread; returns at once."""
+        self._plan.context.loop.call_soon(self._start)
+
+    def cancel(self) -> None:
+        """Give up: the attempt fails, or the connection that it made is dropped. Any thread; returns at once."""
+        self._plan.context.loop.call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._done and self._stream is not None:
+            self._stream.abort()
+        self._fail(ConnectError(f"connecting to {self._place()} was given up"))
+
+    def _websocket(self, params: DeflateParams | None = None, subprotocol: str | None = None) -> WebSocket:
+        assert self._stream is not None
+        context = self._plan.context
+        return self._make(self._stream, context.connection(params), context, subprotocol)
+
+    def _start(self) -> None:
+        plan, loop = self._plan, self._plan.context.loop
+        if self._done:
+            return
+        self._due = loop.now() + round(plan.timeout * TICKS_PER_SECOND)
+        self._stream = loop.connect(
+            plan.url.address,
+            self,
+            ssl_context=plan.ssl_context,
+            server_hostname=plan.url.server_hostname if plan.ssl_context is not None else None,
+            timeout=plan.timeout,
+        )
+
+    # ------------------------------------------------------------------ observer of the stream
+
+    def connected(self, stream: Stream) -> None:
+        """TCP and TLS are up: ask for the upgrade."""
+        stream.write(self._plan.request(self._key))
+        self._await(self._remaining())
+
+    def data_received(self, buf: bytearray | bytes, n: int, /) -> None:
+        """A piece of the answer."""
+        try:
+            data = bytes(memoryview(buf)[:n])
+            if self._refusal is not None:
+                self._read_refusal(data)
+                return
+            self._parser.feed(data)
+            if self._parser.head is not None:
+                self._answered(self._parser.head)
+        except HttpError as error:
+            self._fail(error)
+
+    def eof_received(self) -> None:
+        """The server sends nothing more."""
+        if self._refusal is not None:
+            self._fail(self._refused())
+        else:
+            self._fail(ConnectError(f"{self._place()} closed the connection during the handshake"))
+
+    def deadline_reached(self) -> None:
+        """The time for the handshake, or for the body of a refusal, is up."""
+        if self._refusal is not None:
+            self._fail(self._refused())
+        else:
+            self._fail(self._late("did not answer the handshake"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """No connection could be made, or it broke before the handshake was over."""
+        if self._refusal is not None:
+            self._fail(self._refused())
+        elif isinstance(error, ConnectError):  # the reactor's, which says where and why
+            cause = error.__cause__
+            self._fail(self._late("could not be reached") if isinstance(cause, TimeoutError) else error, cause)
+        else:
+            self._fail(ConnectError(f"{self._place()} broke the connection during the handshake: {error}"), error)
+
+    # ------------------------------------------------------------------ the answer
+
+    def _answered(self, head: ResponseHead) -> None:
+        plan, stream = self._plan, self._stream
+        assert stream is not None
+        try:
+            subprotocol, params = check_response(
+                head, self._key, subprotocols=plan.subprotocols, deflate_options=plan.deflate
+            )
+        except HandshakeError as error:
+            if head.status == 101:
+                raise
+            self._refusal = error
+            self._body = _Body(head)
+            self._await(min(self._remaining(), REFUSAL_SECONDS))
+            self._read_refusal(self._parser.trailing)
+            return
+        ws = self._websocket(params, subprotocol)
+        self._done = True
+        stream.set_deadline(None)
+        stream.observer = ws
+        ws.begin(self._handler)
+        if self._opened is not None:
+            self._opened(ws)
+        frames = self._parser.trailing
+        if frames:
+            ws.data_received(frames, len(frames))
+
+    def _read_refusal(self, data: bytes) -> None:
+        assert self._body is not None
+        if self._body.feed(data):
+            self._fail(self._refused())
+
+    def _refused(self) -> HandshakeError:
+        refusal, body = self._refusal, self._body
+        assert refusal is not None
+        assert body is not None
+        reason = f"{self._place()} refused the upgrade: {refusal.reason}"
+        location = {name.lower(): value for name, value in refusal.headers}.get("location")
+        if 300 <= refusal.status < 400 and location is not None:
+            reason = f"{self._place()} redirects to {location}, and redirects are not followed"
+        error = HandshakeError(refusal.status, reason, refusal.headers)
+        error.body = body.read()
+        return error
+
+    # ------------------------------------------------------------------ the end
+
+    def _fail(self, error: GowsError, cause: BaseException | None = None) -> None:
+        if self._done:
+            return
+        self._done = True
+        error.__cause__ = cause
+        if self._stream is not None:
+            self._stream.close()
+        self._failed(self, error)
+
+    def report(self, error: GowsError) -> None:
+        """Tell the handler of the failure with `on_close`, as of a connection that ended before it opened. Loop
+        thread."""
+        ws = self._websocket()
+        ws.connection.receive_eof([])
+        ws.connection.close_reason = str(error)
+        ws.handler = self._handler
+        ws.connection_lost(error)
+
+    def _await(self, seconds: float) -> None:
+        assert self._stream is not None
+        self._stream.set_deadline(max(seconds, 0.0))
+
+    def _remaining(self) -> float:
+        return (self._due - self._plan.context.loop.now()) / TICKS_PER_SECOND
+
+    def _late(self, what: str) -> ConnectTimeoutError:
+        return ConnectTimeoutError(f"{self._place()} {what} within {self._plan.timeout:g} s")
+
+    def _place(self) -> str:
+        return str(self._plan.url.address)
+
+
+class _Body:
+    """The first bytes of the body of a refusal. A body that is malformed is kept as far as it could be read."""
+
+    __slots__ = ("_buffer", "_chunks", "_length")
+
+    def __init__(self, head: ResponseHead) -> None:
+        length = head.headers.get("content-length", "")
+        coding = head.headers.joined("transfer-encoding")
+        self._buffer = bytearray()
+        self._chunks = None if coding is None else ChunkedDecoder(REFUSAL_BYTES)
+        self._length = REFUSAL_BYTES
+        if head.status in (204, 304):  # RFC 9112 §6.3: these have none
+            self._length = 0
+        elif coding is None and length is not None and length.isdigit() and len(length) < 10:
+            self._length = min(int(length), REFUSAL_BYTES)
+
+    def feed(self, data: bytes) -> bool:
+        """Take a piece; whether there is all that is wanted."""
+        self._buffer += data
+        if self._chunks is None:
+            return len(self._buffer) >= self._length
+        try:
+            return self._chunks.decode(self._buffer)
+        except HttpError:
+            return True
+
+    def read(self) -> bytes:
+        """What came."""
+        return bytes(self._buffer if self._chunks is None else self._chunks.body)[: self._length]
