@@ -1,0 +1,90 @@
+"""gows: a WebSocket engine for Python processes that hold very many connections.
+
+    import gows
+
+    class Echo(gows.Handler):
+        def on_message(self, ws, opcode, buff):
+            ws.write_message(opcode, buff)
+
+    server = gows.Server()
+
+    @server.route("/ws")
+    def echo(request):
+        gows.accept(request).serve(Echo())
+
+    server.listen_and_serve(":8080")
+"""
+
+from gows.bytebuffer import ByteBuffer
+from gows.client import connect
+from gows.codes import CloseCode, Opcode
+from gows.errors import (
+    BufferReleasedError,
+    ConnectError,
+    ConnectionClosedError,
+    GowsError,
+    HandshakeError,
+    HttpError,
+    InvalidCloseCodeError,
+    InvalidHeaderError,
+    LoopClosedError,
+    PeerError,
+    ProtocolError,
+    QueueFullError,
+    ReceiveTimeoutError,
+    UsageError,
+    WriterBusyError,
+)
+from gows.handler import Handler
+from gows.http.request import Request
+from gows.http.response import Response
+from gows.options import (
+    AcceptOptions,
+    default_options,
+    set_frame_read_buffer_size,
+    set_message_buffer_size,
+    set_min_compress_size,
+    set_origin_check_func,
+    use_flate,
+)
+from gows.server import Server
+from gows.upgrade import accept
+from gows.websocket import MessageWriter, WebSocket
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AcceptOptions",
+    "BufferReleasedError",
+    "ByteBuffer",
+    "CloseCode",
+    "ConnectError",
+    "ConnectionClosedError",
+    "GowsError",
+    "HandshakeError",
+    "Handler",
+    "HttpError",
+    "InvalidCloseCodeError",
+    "InvalidHeaderError",
+    "LoopClosedError",
+    "MessageWriter",
+    "Opcode",
+    "PeerError",
+    "ProtocolError",
+    "QueueFullError",
+    "ReceiveTimeoutError",
+    "Request",
+    "Response",
+    "Server",
+    "UsageError",
+    "WebSocket",
+    "WriterBusyError",
+    "accept",
+    "connect",
+    "default_options",
+    "set_frame_read_buffer_size",
+    "set_message_buffer_size",
+    "set_min_compress_size",
+    "set_origin_check_func",
+    "use_flate",
+]

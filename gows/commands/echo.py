@@ -72,7 +72,7 @@ def server(arguments: argparse.Namespace) -> Server:
     echo = Server(workers=arguments.workers, options=options)
 
     @echo.route("/{path:path}")
-    def upgrade(request: Request) -> None:
+    def upgrade(request: Request, path: str) -> None:
         accept(request, options).serve(Echo())
 
     return echo
