@@ -1,8 +1,8 @@
 """WsgiApp: a WSGI application (PEP 3333) as what answers requests.
 
 The environ carries the Request as `gows.request`, so that `gows.accept(environ)` in a view upgrades the connection;
-what the view returns is then ignored. What the application yields is sent piece by piece, as fast as the peer takes it; no
-thread waits for a slow peer. What it gives to `write()` is sent with the next piece, or at the end.
+what the view returns is then ignored. What the application yields is sent piece by piece, as fast as the peer takes it;
+no thread waits for a slow peer. What it gives to `write()` is sent with the next piece, or at the end.
 """
 
 from __future__ import annotations
