@@ -524,11 +524,13 @@ class Loop:
         except OSError as error:
             stream.abort(error)
 
-    def connection_made(self, stream: Stream) -> None:
-        """An outgoing stream may be used. Loop thread."""
+    def connection_made(self, stream: Stream) -> bool:
+        """A stream may be used. Whether it is an outgoing one. Loop thread."""
         connector = self._connectors.pop(stream, None)
-        if connector is not None:
-            connector.finish(None)
+        if connector is None:
+            return False
+        connector.finish(None)
+        return True
 
     def connection_over(self, stream: Stream, error: Exception | None) -> Exception | None:
         """A stream is being closed: forget it. Returns what to tell its observer. Loop thread."""

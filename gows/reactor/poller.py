@@ -52,7 +52,8 @@ class Poller(ABC):
     def poll(self, timeout: float | None) -> Events:
         """Wait up to `timeout` seconds (None: for ever) and return at most `max_events` pairs (fd, mask).
 
-        A timeout is rounded up to whole milliseconds: to wake up early would mean to poll again at once, over and over.
+        A timeout is rounded up to whole milliseconds: to wake up early would mean to poll again at once, over and
+        over.
         """
 
     @abstractmethod

@@ -84,7 +84,8 @@ class SocketLayer:
 
     def accept(self, listener: Sock) -> Sock:
         """A connection that waits at `listener`. Raises BlockingIOError when there is none, OSError as accept(2)."""
-        # socket.accept() of the C type: that of socket.socket would make two more objects and system calls a connection
+        # socket.accept() of the C type: that of socket.socket would make two more objects and system calls a
+        # connection
         fd, _ = listener._accept()  # type: ignore[attr-defined]
         try:
             sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, fd)

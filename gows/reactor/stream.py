@@ -88,7 +88,7 @@ class _Gone(Observer):
         """Nothing comes any more."""
 
 
-_GONE = _Gone()
+GONE = _Gone()
 
 
 class Stream(Endpoint):
@@ -100,7 +100,7 @@ class Stream(Endpoint):
 
     __slots__ = ("_out", "_progress", "_state", "deadline", "lock", "loop", "observer", "queued", "seen", "sock")
 
-    def __init__(self, loop: Loop, sock: Sock | None, observer: Observer = _GONE) -> None:
+    def __init__(self, loop: Loop, sock: Sock | None, observer: Observer = GONE) -> None:
         self.loop = loop
         self.sock = sock
         self.observer = observer
@@ -243,7 +243,7 @@ class Stream(Endpoint):
         if queued >= self.observer.high_water:
             self._state |= OVER
         if len(out) > 1 and len(out[0]) < SMALL_PIECE:
-            _join_small(out)
+            join_small(out)
         sent = sock.send(out[0]) if len(out) == 1 else sock.sendmsg(out[:MAX_PIECES])
         if sent == queued:
             self._out = None
@@ -252,7 +252,7 @@ class Stream(Endpoint):
                 self._emptied()
             return
         self.queued = queued - sent
-        _drop(out, sent)
+        drop_sent(out, sent)
         if self._state & OVER and self.queued <= self.observer.low_water:
             self._drain()
         self._block(sent)
@@ -290,6 +290,10 @@ class Stream(Endpoint):
         if self._state & CLOSING:
             self.loop.schedule(self, None)
 
+    def _clear_queue(self) -> None:
+        self._out = None
+        self.queued = 0
+
     def _send_failed(self, error: OSError) -> None:
         """The peer is gone, but what it sent before may still be unread, its reason for instance. While the observer
         reads, the end of that is the end of the stream; the queue is lost in any case."""
@@ -297,15 +301,13 @@ class Stream(Endpoint):
             self._abort_locked(error, 0)
         else:
             self._state |= BROKEN | ENDING | ENDED
-            self._out = None
-            self.queued = 0
+            self._clear_queue()
 
     def _abort_locked(self, error: Exception | None, flags: int) -> None:
         if self._state & (ABORTED | LOST):
             return
         self._state |= ABORTED | flags
-        self._out = None
-        self.queued = 0
+        self._clear_queue()
         self.loop.schedule(self, error)
 
     # ------------------------------------------------------------------ sending; loop thread
@@ -410,6 +412,8 @@ class Stream(Endpoint):
     def _eof(self) -> None:
         """The peer's FIN."""
         with self.lock:
+            if self._state & (EOF | ABORTED | LOST):
+                return
             self._state |= EOF
             self._watch(self._state & WRITE)
             if self._state & BROKEN:
@@ -485,8 +489,8 @@ class Stream(Endpoint):
 
     def established(self) -> None:
         """The observer may talk. Loop thread."""
-        self.loop.connection_made(self)
-        self.observer.connected(self)
+        if self.loop.connection_made(self):
+            self.observer.connected(self)
         with self.lock:
             if self._out is None:
                 self._emptied()
@@ -547,11 +551,10 @@ class Stream(Endpoint):
             if self.sock is not None:
                 self._watch(0)
             self._state |= LOST
-            self._out = None
-            self.queued = 0
+            self._clear_queue()
             self.deadline = 0
         error = self.loop.connection_over(self, error)
-        observer, self.observer = self.observer, _GONE
+        observer, self.observer = self.observer, GONE
         try:
             observer.connection_lost(error)
         except Exception:
@@ -565,7 +568,7 @@ class Stream(Endpoint):
             self.sock.close()
 
 
-def _join_small(out: list[bytes | memoryview]) -> None:
+def join_small(out: list[bytes | memoryview]) -> None:
     """Join the small pieces at the head of a queue, in place, to about JOIN_SIZE."""
     size = count = 0
     for piece in out:
@@ -577,8 +580,8 @@ def _join_small(out: list[bytes | memoryview]) -> None:
         out[:count] = [b"".join(out[:count])]
 
 
-def _drop(out: list[bytes | memoryview], sent: int) -> None:
-    """Remove the first `sent` bytes of a queue that holds more."""
+def drop_sent(out: list[bytes | memoryview], sent: int) -> None:
+    """Remove the first `sent` bytes of a queue."""
     whole = 0
     for piece in out:
         if len(piece) > sent:

@@ -37,7 +37,8 @@ class Timer:
         self._args = args
 
     def cancel(self) -> None:
-        """See to it that the function is not called, and let go of it. Any thread; idempotent; harmless afterwards."""
+        """See to it that the function is not called, and let go of it. Any thread; idempotent; harmless
+        afterwards."""
         self._fn = None
         self._args = ()
 

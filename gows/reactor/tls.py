@@ -1,4 +1,15 @@
-"""TLSStream: a Stream whose bytes are enciphered on the way."""
+"""TLSStream: a Stream whose bytes are enciphered on the way, over `ssl.SSLObject` and two memory BIOs.
+
+The handshake is a phase of the stream's life (CONNECTING): what is written waits for its end, and it knows no
+deadline of its own, so that the
+observer's, set when the connection was accepted, bounds it together with what follows.
+
+The SSLObject is not safe for two threads, so it is touched under `lock` only. Enciphering happens when the queue
+is flushed, a
+bounded portion at a time and only when the kernel has taken the portion before: a slow peer's queue is not kept
+twice. `queued` counts
+plain and enciphered bytes alike.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +18,230 @@ from typing import TYPE_CHECKING
 
 from gows.reactor.endpoint import Sock
 from gows.reactor.observer import Observer
-from gows.reactor.stream import Stream
+from gows.reactor.poller import READ
+from gows.reactor.stream import (
+    ABORTED,
+    BLOCKED,
+    CLOSING,
+    CONNECTING,
+    ENDED,
+    ENDING,
+    EOF,
+    GONE,
+    LOST,
+    OVER,
+    PAUSED,
+    SMALL_PIECE,
+    WATCHED,
+    Stream,
+    drop_sent,
+    join_small,
+)
 
 if TYPE_CHECKING:
     from gows.reactor.loop import Loop
 
+PORTION = 131072
+"""Plain bytes enciphered for one send at most."""
+
+GOODBYE = 1 << 24  # a bit of `_state`: close_notify was queued
+
 
 class TLSStream(Stream):
-    """A connection under TLS."""
+    """A connection under TLS. For observers it is a Stream; `ssl_object` tells about the session."""
 
-    __slots__ = ()
+    __slots__ = ("_cipher", "_incoming", "_outgoing", "ssl_object")
 
     def __init__(
         self,
         loop: Loop,
         sock: Sock | None,
         context: ssl.SSLContext,
-        observer: Observer | None = None,
+        observer: Observer = GONE,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
     ) -> None:
-        raise NotImplementedError
+        super().__init__(loop, sock, observer)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._cipher: bytes | memoryview | None = None  # enciphered and not yet taken by the kernel
+        self.ssl_object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._state |= CONNECTING
+
+    # ------------------------------------------------------------------ handshake; loop thread
+
+    def establish(self, sock: Sock) -> None:
+        """The connection attempt succeeded; the handshake comes next."""
+        self.sock = sock
+        self.loop.take_in(self)
+
+    def attach(self) -> None:
+        """Watch, even when paused: the handshake has to be read."""
+        super().attach()
+        with self.lock:
+            if not self._state & (ABORTED | LOST):
+                self._watch(self._state & WATCHED | READ)
+        self._shake()
+
+    def _shake(self) -> bool:
+        """Take the handshake one step on. Whether it is over, and well."""
+        with self.lock:
+            if self._state & (CLOSING | ABORTED | LOST):
+                return False
+            try:
+                self.ssl_object.do_handshake()
+            except ssl.SSLWantReadError:
+                self.flush_locked()
+                return False
+            except ssl.SSLError as error:
+                self.flush_locked()  # the alert that tells the peer why
+                self._abort_locked(error, 0)
+                return False
+            self._state &= ~CONNECTING
+        self.established()
+        with self.lock:
+            self.flush_locked()  # the server's session tickets, at least
+        return True
+
+    # ------------------------------------------------------------------ reading; loop thread
+
+    def on_readable(self, scratch: bytearray, ticks: int) -> None:
+        """One read of enciphered bytes; then everything that can be deciphered, for no event would tell of the
+        rest."""
+        state = self._state
+        if state & (EOF | CLOSING | ABORTED | LOST) or state & (PAUSED | CONNECTING) == PAUSED:
+            self._refuse(scratch)
+            return
+        try:
+            n = self.sock.recv_into(scratch)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.abort(error)
+            return
+        with self.lock:
+            if n:
+                self._incoming.write(memoryview(scratch)[:n])
+            else:
+                self._incoming.write_eof()
+        self.seen = ticks
+        if not state & CONNECTING or self._shake():
+            self._deliver(scratch)
+
+    def _deliver(self, scratch: bytearray) -> None:
+        """Hand over what can be deciphered, a scratch buffer full at a time, as long as the observer wants it."""
+        more = True
+        while more and not self._state & (PAUSED | EOF | CLOSING | ABORTED | LOST):
+            with self.lock:
+                filled, more = self._decipher(scratch)
+            if filled:
+                self.observer.data_received(scratch, filled)
+        if self._outgoing.pending:  # an answer of the TLS layer itself: a key update (RFC 8446 §4.6.3)
+            self.flush()
+
+    def _decipher(self, scratch: bytearray) -> tuple[int, bool]:
+        """Fill the scratch buffer. How far, and whether there may be more. Lock held."""
+        filled, size = 0, len(scratch)
+        with memoryview(scratch) as view:
+            try:
+                while filled < size:
+                    n: int = self.ssl_object.read(size - filled, view[filled:])  # type: ignore[assignment]
+                    if not n:
+                        raise ssl.SSLZeroReturnError
+                    filled += n
+            except ssl.SSLWantReadError:
+                return filled, False
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                # The peer's close_notify, or its FIN without one. What is carried has to tell a truncated message
+                # by itself.
+                self.loop.call_soon(self._eof)
+                return filled, False
+            except ssl.SSLError as error:
+                self.flush_locked()  # the alert
+                self._abort_locked(error, 0)
+                return filled, False
+        return filled, True
+
+    def resume_reading(self) -> None:
+        """Deliver again, first what was deciphered but not delivered. Any thread; idempotent."""
+        paused = self._state & PAUSED
+        super().resume_reading()
+        if paused:
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._state & (CONNECTING | LOST):
+            self._deliver(self.loop.scratch)
+
+    # ------------------------------------------------------------------ sending; lock held
+
+    def flush_locked(self) -> None:
+        """Encipher a portion of the queue and send it; during the handshake, send what that produced."""
+        if self._state & (BLOCKED | ABORTED | LOST | ENDED):
+            return
+        try:
+            if self._cipher is None:
+                if self._out is not None and not self._state & CONNECTING:
+                    self._encipher()
+                if self._outgoing.pending:
+                    self._cipher = self._outgoing.read()
+                    self.queued += len(self._cipher)
+            if self._cipher is not None:
+                self._send()
+        except (BlockingIOError, InterruptedError):
+            self._block(0)
+        except OSError as error:  # an SSLError is one too
+            self._send_failed(error)
+
+    def _encipher(self) -> None:
+        """Move a portion of the queue into the outgoing BIO."""
+        out = self._out
+        assert out is not None
+        if self.queued >= self.observer.high_water:
+            self._state |= OVER
+        if len(out) > 1 and len(out[0]) < SMALL_PIECE:
+            join_small(out)
+        try:
+            written = self.ssl_object.write(memoryview(out[0])[:PORTION])
+        except ssl.SSLWantReadError:  # a renegotiation of TLS 1.2: goes on when the peer's part has come
+            return
+        self.queued -= written
+        drop_sent(out, written)
+        if not out:
+            self._out = None
+
+    def _send(self) -> None:
+        """One send of enciphered bytes."""
+        assert self._cipher is not None
+        assert self.sock is not None
+        sent = self.sock.send(self._cipher)
+        self.queued -= sent
+        self._cipher = memoryview(self._cipher)[sent:] if sent < len(self._cipher) else None
+        if self._state & OVER and self.queued <= self.observer.low_water:
+            self._drain()
+        if self._cipher is not None or (self._out is not None and not self._state & CONNECTING):
+            self._block(sent)  # also when only our portion was small: the next one goes with the next turn
+        elif self._state & ENDING:
+            self._emptied()
+
+    def _emptied(self) -> None:
+        if self._cipher is None and not self._outgoing.pending:
+            super()._emptied()
+
+    def _clear_queue(self) -> None:
+        super()._clear_queue()
+        self._cipher = None
+
+    def _end(self) -> None:
+        """close_notify (RFC 8446 §6.1), then FIN."""
+        if not self._state & GOODBYE:
+            self._state |= GOODBYE
+            try:
+                self.ssl_object.unwrap()
+            except ssl.SSLError:  # want-read: it is queued, and the peer's own is not awaited
+                pass
+            if self._outgoing.pending:
+                self.flush_locked()
+                return
+        super()._end()

@@ -97,7 +97,8 @@ class WorkerPool:
             self._next_look = time.monotonic() + LOOK_INTERVAL
 
     def patience(self) -> float | None:
-        """How long the loop may sleep, in seconds: until the next look, or for ever (None) when no worker needs one."""
+        """How long the loop may sleep, in seconds: until the next look, or for ever (None) when no worker needs
+        one."""
         return LOOK_INTERVAL if self._watching else None
 
     def stop(self, timeout: float) -> bool:
