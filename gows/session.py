@@ -232,6 +232,8 @@ class Session(Observer):
             self.begin_close(CloseCode.INTERNAL_ERROR, "not served")
             stream.close()
             return
+        if self._flags & _FULL:  # we do not read, so the silence is ours, and no proof that the peer is dead
+            stream.seen = stream.loop.ticks
         silent, stalled = stream.silent_for(), stream.stalled_for()
         if options.write_timeout is not None and stalled >= options.write_timeout:
             self._give_up("write timeout: the peer does not read")
