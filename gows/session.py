@@ -206,7 +206,7 @@ class Session(Observer):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The stream is gone, for whatever reason. Last call."""
-        self.connection.receive_eof([])
+        self.connection.receive_eof()
         with self.stream.lock:
             held = self._flags & _HELD
             self._flags &= ~_HELD
@@ -288,7 +288,7 @@ class Session(Observer):
 
     def _give_up(self, reason: str) -> None:
         """The peer is beyond a close handshake."""
-        self.connection.receive_eof([])
+        self.connection.receive_eof()
         self.connection.close_reason = reason
         self.stream.abort()
 
@@ -303,7 +303,7 @@ class Session(Observer):
                 raise UsageError("this connection is served already")
             early, self._inbox = self._inbox, [(_OPEN, None)]
             if self._flags & _LOST_EARLY or self.stream.closed:
-                self.connection.receive_eof([])
+                self.connection.end()
                 self._inbox.append((_LOST, None))
             if hasattr(handler, "on_chunk"):
                 self.connection.config = self.context.chunked
@@ -466,7 +466,7 @@ class Session(Observer):
         elif kind == _FAIL:
             self._peer_failed(value)
         elif kind == _EOF:
-            self.connection.receive_eof([])
+            self.connection.end()
             self.stream.close()
             self._finish()
         elif kind == _LOST:

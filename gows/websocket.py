@@ -134,7 +134,7 @@ class WebSocket(Session):
     def close(self) -> None:
         """End the connection at once, without a close handshake: the peer sees 1006. Idempotent; `on_close`
         follows."""
-        self.connection.receive_eof([])
+        self.connection.end()
         self.stream.close()
 
     # ------------------------------------------------------------------ facts

@@ -129,7 +129,8 @@ class Opening(Observer):
     # ------------------------------------------------------------------ observer of the stream
 
     def connected(self, stream: Stream) -> None:
-        """TCP and TLS are up: ask for the upgrade."""
+        """TCP and TLS are up: ask for the upgrade. A Unix-domain connection is made before `Loop.connect` returns."""
+        self._stream = stream
         stream.write(self._plan.request(self._key))
         self._await(self._remaining())
 
@@ -230,7 +231,7 @@ class Opening(Observer):
         """Tell the handler of the failure with `on_close`, as of a connection that ended before it opened. Loop
         thread."""
         ws = self._websocket()
-        ws.connection.receive_eof([])
+        ws.connection.receive_eof()
         ws.connection.close_reason = str(error)
         ws.handler = self._handler
         ws.connection_lost(error)
@@ -262,7 +263,7 @@ class _Body:
         self._length = REFUSAL_BYTES
         if head.status in (204, 304):  # RFC 9112 §6.3: these have none
             self._length = 0
-        elif coding is None and length is not None and length.isdigit() and len(length) < 10:
+        elif coding is None and length is not None and length.isdigit():
             self._length = min(int(length), REFUSAL_BYTES)
 
     def feed(self, data: bytes) -> bool:

@@ -1,8 +1,8 @@
 """One WebSocket connection after the handshake, without I/O: bytes in, events out; calls in, bytes out.
 
 The states and the steps between them stand in `states.py`; nothing here decides on one by itself. `receive` and
-`receive_eof` are for the thread that reads. The `encode_*` methods are for any thread, one at a time: the caller's lock
-covers the call and the queueing of its bytes, for frames must go out in the order in which they were encoded.
+`receive_eof` are for the thread that reads. The `encode_*` methods are for any thread, one at a time: the caller's
+lock covers the call and the queueing of its bytes, for frames must go out in the order in which they were encoded.
 
 Events are tuples (kind, value):
 
@@ -177,9 +177,6 @@ class Connection:
         Stops early, with `pending` True, once `config.budget` bytes were decoded: call again with (b"", 0, events).
         Without that, a few compressed bytes could make very many messages at once.
         """
-        if self._in != READING:
-            return
-        pos = 0
         assembly = self._assembly
         if assembly is not None and assembly.raw:
             buf = assembly.raw + buf[:n]
@@ -188,11 +185,39 @@ class Connection:
             assembly.pending = False
             if assembly.idle():
                 self._assembly = None
+        pos = 0
         budget = self.config.budget
         try:
             while pos < n and self._in == READING:
                 if self._assembly is None and self._out != SENT_CLOSE:
-                    pos = self._small_frames(buf, pos, n, events)
+                    # The fast way: small, whole, masked, unfragmented, uncompressed messages, as many as follow. One
+                    # `unpack` yields first byte, key and payload, this as `bytes`: cheaper than slices of a bytearray.
+                    # Inline, for a call would cost a tenth of the whole. Measured for 32 bytes of text: 1.9 us, of
+                    # which header 0.2, unpack 0.3, unmasking 0.6, tuple and append 0.4, ByteBuffer 0.3.
+                    forms = self.config.forms
+                    while n - pos > 5:
+                        form = forms[buf[pos + 1]]
+                        if form is None:
+                            break
+                        unpack, size, repeat, bits = form
+                        end = pos + 6 + size
+                        if end > n:
+                            break
+                        first, key, payload = unpack(buf, pos)
+                        if first == 0x81:
+                            payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
+                            if not payload.isascii():
+                                check_utf8(payload)
+                            buffer = ByteBuffer()
+                            buffer._data = payload
+                            buffer._pool = None
+                            events.append((TEXT, buffer))
+                        elif first == 0x82:
+                            payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
+                            events.append((BINARY, ByteBuffer.of(payload)))
+                        else:
+                            break
+                        pos = end
                     if pos == n:
                         return
                 known = len(events)
@@ -208,50 +233,21 @@ class Connection:
             self._stop(FAULT)
             events.append((FAIL, error))
 
-    def receive_eof(self, events: list[Event]) -> None:
-        """The peer sends no more. While `pending` is True afterwards, call it again: what came before comes first."""
-        if self.pending:
-            self.receive(b"", 0, events)
-            if self.pending:
-                return
-        if self._in == READING:
-            self._stop(ENDED)
+    def receive_eof(self) -> None:
+        """Nothing more will be received: what is unfinished or pending is given back. Reading thread; idempotent."""
+        self._stop(ENDED)
+
+    def end(self) -> None:
+        """Nothing more will be received or sent: we give the connection up. Any thread; `receive_eof` must follow."""
+        self._in = ENDED  # one store: the reading thread may be in `receive`, and the unfinished message is its own
 
     def _stop(self, receiving: int) -> None:
         """Leave READING: nothing more is parsed, and nothing unfinished is kept."""
-        self._in = receiving
+        if self._in == READING:
+            self._in = receiving
         assembly, self._assembly = self._assembly, None
         if assembly is not None:
             assembly.drop(self.config.pool)
-
-    def _small_frames(self, buf: bytes | bytearray, pos: int, n: int, events: list[Event]) -> int:
-        """The fast way: small whole masked uncompressed messages, as many as follow. Returns where they end.
-
-        One `unpack` yields first byte, key and payload, this as `bytes`: cheaper than three slices of a bytearray.
-        """
-        forms = self.config.forms
-        append = events.append
-        while n - pos > 5:
-            form = forms[buf[pos + 1]]
-            if form is None:
-                return pos
-            unpack, size, repeat, bits = form
-            end = pos + 6 + size
-            if end > n:
-                return pos
-            first, key, payload = unpack(buf, pos)
-            if first == 0x81:
-                payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
-                if not payload.isascii():
-                    check_utf8(payload)
-                append((TEXT, ByteBuffer(payload)))
-            elif first == 0x82:
-                payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
-                append((BINARY, ByteBuffer(payload)))
-            else:
-                return pos
-            pos = end
-        return pos
 
     def _advance(self, buf: bytes | bytearray, pos: int, n: int, events: list[Event]) -> int:
         """One frame of any kind, or as much of one as there is; returns where it ends. At most one event."""
@@ -349,11 +345,11 @@ class Connection:
         assembly.add(piece, config.pool)
         if ended and assembly.fin:
             assembly.finish(config.pool)
-            buffer = ByteBuffer(assembly.take(), config.pool)
+            buffer = ByteBuffer.of(assembly.take(), config.pool)
             events.append((CHUNK, (assembly.opcode, True, buffer)) if config.chunked else (assembly.opcode, buffer))
             self._assembly = None
         elif config.chunked and assembly.storage and (ended or len(assembly.storage) >= config.message_buffer_size):
-            events.append((CHUNK, (assembly.opcode, False, ByteBuffer(assembly.take(), config.pool))))
+            events.append((CHUNK, (assembly.opcode, False, ByteBuffer.of(assembly.take(), config.pool))))
 
     def _skip_piece(self, assembly: Assembly) -> None:
         """Data that came after our close frame: nothing of it is unmasked, checked or kept."""
@@ -365,7 +361,7 @@ class Connection:
         """An uncompressed message that came in one frame and one read: it never goes through a buffer."""
         if opcode == TEXT and not payload.isascii():
             check_utf8(payload)
-        buffer = ByteBuffer(payload)
+        buffer = ByteBuffer.of(payload)
         events.append((CHUNK, (opcode, True, buffer)) if self.config.chunked else (opcode, buffer))
 
     def _control_piece(self, assembly: Assembly, piece: bytes, events: list[Event]) -> None:
