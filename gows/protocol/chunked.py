@@ -46,10 +46,11 @@ class ChunkedDecoder:
     def decode(self, buffer: bytearray) -> bool:
         """Remove from `buffer` what belongs to the body; True once the last chunk and the trailer are read."""
         at = 0
-        end = len(buffer) - _open_end(buffer)
-        while at < end and not self._complete:
-            found = buffer.find(_END, at, end)
-            stop = min(end if found < 0 else found + 4, at + self._wire_left)
+        while not self._complete:
+            found = buffer.find(_END, at)
+            stop = min(len(buffer) - _open_end(buffer, at) if found < 0 else found + 4, at + self._wire_left)
+            if stop == at:
+                break
             self._feed(bytes(buffer[at:stop]))
             at = stop
         del buffer[:at]
@@ -57,20 +58,23 @@ class ChunkedDecoder:
 
     def _feed(self, data: bytes) -> None:
         self.started = True
+        malformed = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            raise HttpError(400, "malformed chunk") from None
+            malformed = True
         self._wire_left -= len(data)
-        if len(self.body) > self._max_body or (self._wire_left <= 0 and not self._complete):
+        if len(self.body) > self._max_body:  # what is malformed came behind that
             raise HttpError(413, f"the body is larger than {self._max_body} bytes")
+        if malformed:
+            raise HttpError(400, "malformed chunk")
+        if self._wire_left <= 0 and not self._complete:
+            raise HttpError(413, "the body is made of framing")
 
 
-def _open_end(buffer: bytearray) -> int:
-    """How many of the last bytes may be the start of CR LF CR LF; they wait for the rest."""
-    if buffer.endswith(_END):
-        return 0
+def _open_end(buffer: bytearray, at: int) -> int:
+    """How many of the last bytes, behind `at`, may be the start of CR LF CR LF; they wait for the rest."""
     for size in (3, 2, 1):
-        if buffer.endswith(_END[:size]):
+        if buffer.endswith(_END[:size], at):
             return size
     return 0

@@ -160,7 +160,7 @@ class _HeadReader:
         return HttpError(status, reason)
 
     def _too_large(self) -> HttpError:
-        if self._lines == 0 and 32 in self._buffer:
+        if self._lines == 0 and self._buffer.find(b" ", 0, self._max_head) >= 0:
             return self._fault(414, f"request line larger than {self._max_head} bytes")
         return self._fault(431, f"head larger than {self._max_head} bytes")
 
