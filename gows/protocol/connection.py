@@ -34,7 +34,7 @@ from gows.protocol.frames import (
     parse_close_body,
     parse_header,
 )
-from gows.protocol.masking import mask_range, rotate
+from gows.protocol.masking import REPEATS, mask_range, rotate
 from gows.protocol.states import (
     BINARY,
     CHUNK,
@@ -89,8 +89,8 @@ def _small_forms(limit: int) -> list[tuple[Any, int, int, int] | None]:
     """By the second byte of a frame: (unpack, size, key repetition, payload bits) for masked payloads up to `limit`."""
     forms: list[tuple[Any, int, int, int] | None] = [None] * 256
     for size in range(min(limit, MAX_CONTROL) + 1):
-        repeat = sum(1 << (32 * i) for i in range((size + 3) // 4))
-        forms[0x80 | size] = (struct.Struct(f"<BxI{size}s").unpack_from, size, repeat, (1 << 8 * size) - 1)
+        unpack = struct.Struct(f"<BxI{size}s").unpack_from
+        forms[0x80 | size] = (unpack, size, REPEATS[(size + 3) >> 2], (1 << 8 * size) - 1)
     return forms
 
 
@@ -174,8 +174,8 @@ class Connection:
     def receive(self, buf: bytes | bytearray, n: int, events: list[Event]) -> None:
         """Parse buf[:n] and append to `events`. Keeps nothing of `buf`; never raises for what the peer sent.
 
-        Stops early, with `pending` True, once `config.budget` bytes were decoded: call again with (b"", 0, events).
-        Without that, a few compressed bytes could make very many messages at once.
+        With compression it stops early, with `pending` True, once `config.budget` bytes were decoded: call again
+        with (b"", 0, events). Without that, a few compressed bytes could make very many messages at once.
         """
         assembly = self._assembly
         if assembly is not None and assembly.raw:
@@ -186,7 +186,7 @@ class Connection:
             if assembly.idle():
                 self._assembly = None
         pos = 0
-        budget = self.config.budget
+        budget = self.config.budget if self.deflate is not None else 0
         try:
             while pos < n and self._in == READING:
                 if self._assembly is None and self._out != SENT_CLOSE:
@@ -222,9 +222,9 @@ class Connection:
                         return
                 known = len(events)
                 pos = self._advance(buf, pos, n, events)
-                if len(events) != known:
-                    budget -= _decoded_size(events[-1])
-                    if budget <= 0 and pos < n and self._in == READING:
+                if budget and len(events) != known:
+                    budget = max(budget - _decoded_size(events[-1]), 0)
+                    if not budget and pos < n and self._in == READING:
                         self._assembly = assembly = self._assembly or Assembly()
                         assembly.raw = bytes(buf[pos:n])
                         assembly.pending = True
@@ -269,7 +269,7 @@ class Connection:
                 assembly.control = opcode
             else:
                 self._check_data(first, length)
-                if first & (FIN | RSV1) == FIN and end <= n and assembly is None and self._out != SENT_CLOSE:
+                if end <= n and assembly is None and first & (FIN | RSV1) == FIN and self._out != SENT_CLOSE:
                     self._whole(opcode, _payload(buf, pos, end, key), events)
                     return end
                 assembly = self._begin_data(first, length)
@@ -294,28 +294,23 @@ class Connection:
         config = self.config
         assembly = self._assembly
         begun = assembly is not None and assembly.opcode != 0
+        if begun is (first & 0x0F != 0):
+            fault = "new message inside another" if begun else "continuation of no message"
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, fault)
         compressed = first & RSV1 != 0
         if compressed and self.deflate is None:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set: compression was not negotiated")
-        if first & 0x0F:
-            if begun:
-                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "new message inside another")
-        elif not begun:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation of no message")
-        elif compressed:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set on a continuation")
         if self._out == SENT_CLOSE:
             return  # nothing of it is kept
-        total, fragments, empty = length, 1, int(not length and not first & FIN)
+        total = length
         if assembly is not None:
-            total += assembly.size
-            fragments += assembly.fragments
-            empty += assembly.empty_fragments
+            empty = not length and not first & FIN
+            if assembly.fragments >= config.max_fragments:
+                raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many fragments in a message")
+            if assembly.empty_fragments + empty > config.max_empty_fragments:
+                raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many empty fragments in a message")
             compressed = compressed or assembly.inflater is not None
-        if fragments > config.max_fragments:
-            raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many fragments in a message")
-        if empty > config.max_empty_fragments:
-            raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many empty fragments in a message")
+            total += assembly.size
         if total > (config.max_compressed_size if compressed else config.max_message_size):
             raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, f"message over {config.max_message_size} bytes")
 
@@ -417,11 +412,11 @@ class Connection:
         if compress and self.deflate is not None and size >= config.min_compress_size:
             data = self.deflate.compress(data)
             return encode_frame(opcode, data, rsv1=True, key=None if config.masked else urandom(4))
-        if config.masked:
-            if size < 126:
-                return _SHORT_HEADS[opcode][size] + data
-            return frame_header(opcode, size) + data
-        return encode_frame(opcode, data, key=urandom(4))
+        if not config.masked:
+            return encode_frame(opcode, data, key=urandom(4))
+        if size < 126:
+            return _SHORT_HEADS[opcode][size] + data
+        return frame_header(opcode, size) + data
 
     def encode_fragment(self, opcode: int, data: Data, first: bool, fin: bool, compress: bool = True) -> bytes:
         """One fragment of a message: `first` begins it, `fin` ends it, control frames may come between (§5.4).

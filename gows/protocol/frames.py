@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import struct
 
-from gows.codes import CloseCode, may_travel
+from gows.codes import CloseCode, Opcode, may_travel
 from gows.errors import InvalidCloseCodeError, ProtocolError
-from gows.protocol.masking import mask
+from gows.protocol.masking import mask_range
 
 FIN = 0x80
 RSV1 = 0x40
@@ -26,10 +26,10 @@ MAX_REASON = MAX_CONTROL - 2
 
 _PACK_16 = struct.Struct("!BBH").pack
 _PACK_64 = struct.Struct("!BBQ").pack
-_UNPACK_16 = struct.Struct("!H").unpack_from
+_UNPACK_KEY = struct.Struct("4s").unpack_from  # a third of the cost of bytes(buf[pos : pos + 4])
 _UNPACK_64 = struct.Struct("!Q").unpack_from
 
-_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
+_OPCODES = frozenset(Opcode)
 
 
 def frame_header(opcode: int, length: int, *, fin: bool = True, rsv1: bool = False, key: bytes | None = None) -> bytes:
@@ -50,7 +50,24 @@ def encode_frame(
 ) -> bytes:
     """A whole frame; with `key` the payload is masked."""
     head = frame_header(opcode, len(payload), fin=fin, rsv1=rsv1, key=key)
-    return head + (payload if key is None else mask(payload, key))
+    return head + (payload if key is None else mask_range(payload, 0, len(payload), key))
+
+
+def _first_byte_fault(first: int) -> str | None:
+    """What is wrong with a frame that begins so, whatever was negotiated (§5.2, §5.5; RFC 7692 §6.1)."""
+    opcode = first & 0x0F
+    if first & 0x30:
+        return "reserved bit set"
+    if opcode not in _OPCODES:
+        return f"reserved opcode {opcode}"
+    if first & RSV1 and opcode not in (Opcode.TEXT, Opcode.BINARY):
+        return "reserved bit set on a control frame" if opcode else "reserved bit set on a continuation"
+    if opcode >= Opcode.CLOSE and not first & FIN:
+        return "fragmented control frame"
+    return None
+
+
+_FIRST_BYTE_FAULTS = tuple(_first_byte_fault(first) for first in range(256))
 
 
 def parse_header(buf: bytes | bytearray, pos: int, end: int, masked: bool) -> tuple[int, int, bytes | None, int] | None:
@@ -62,44 +79,41 @@ def parse_header(buf: bytes | bytearray, pos: int, end: int, masked: bool) -> tu
     if end - pos < 2:
         return None
     first = buf[pos]
-    second = buf[pos + 1]
-    opcode = first & 0x0F
-    if first & 0x30:
-        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bit set")
-    if opcode not in _OPCODES:
-        raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"reserved opcode {opcode}")
-    if (second & _MASKED != 0) is not masked:
-        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "frame not masked" if masked else "frame masked by the server")
-    length = second & 0x7F
-    if opcode >= 8:
-        if not first & FIN:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "fragmented control frame")
-        if first & RSV1:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "compressed control frame")
-        if length > MAX_CONTROL:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "control frame over 125 bytes")
+    fault = _FIRST_BYTE_FAULTS[first]
+    if fault is not None:
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, fault)
+    length = buf[pos + 1]
     pos += 2
-    if length == 126:
-        if end - pos < 2:
-            return None
-        length = _UNPACK_16(buf, pos)[0]
-        if length < 126:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length not in its shortest form")
-        pos += 2
-    elif length == 127:
-        if end - pos < 8:
-            return None
-        length = _UNPACK_64(buf, pos)[0]
-        if length < 65536:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length not in its shortest form")
-        if length >> 63:
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length with its top bit set")
-        pos += 8
+    if masked:
+        if not length & _MASKED:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "client frame without a mask")
+        length ^= _MASKED
+    elif length & _MASKED:
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "server frame with a mask")
+    if length > MAX_CONTROL:
+        if first & 0x08:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "control frame over 125 bytes")
+        if length == 126:
+            if end - pos < 2:
+                return None
+            length = buf[pos] << 8 | buf[pos + 1]
+            pos += 2
+            if length < 126:
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length not in its shortest form")
+        else:
+            if end - pos < 8:
+                return None
+            length = _UNPACK_64(buf, pos)[0]
+            pos += 8
+            if length < 65536:
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length not in its shortest form")
+            if length >> 63:
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "length with its top bit set")
     if not masked:
         return first, length, None, pos
     if end - pos < 4:
         return None
-    return first, length, bytes(buf[pos : pos + 4]), pos + 4
+    return first, length, _UNPACK_KEY(buf, pos)[0], pos + 4
 
 
 def encode_close_body(code: int, reason: str = "") -> bytes:

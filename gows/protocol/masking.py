@@ -17,6 +17,17 @@ _FROM_BYTES = int.from_bytes
 _INTERLEAVE_FROM = 1024
 _STEP = 1 << 16  # the slices of so much still lie in the second-level cache
 
+
+def _repeats(most: int) -> list[int]:
+    repeats = [0]
+    for _ in range(most):
+        repeats.append(repeats[-1] << 32 | 1)
+    return repeats
+
+
+REPEATS = _repeats(_INTERLEAVE_FROM >> 2)
+"""REPEATS[n] times a 32-bit number is that number n times in a row."""
+
 _ALL = _FROM_BYTES(bytes(range(256)), "little")
 _TABLES = tuple((_ALL ^ _FROM_BYTES(bytes([k]) * 256, "little")).to_bytes(256, "little") for k in range(256))
 """_TABLES[k][b] == b ^ k, for bytes.translate."""
@@ -39,8 +50,10 @@ def mask_range(buf: bytes | bytearray, start: int, end: int, key: bytes) -> byte
     """buf[start:end] XORed with `key`: the receiver's way, without a copy of the slice first."""
     size = end - start
     if size < _INTERLEAVE_FROM:
-        keys = key * (size >> 2) + key[: size & 3]
-        return (_FROM_BYTES(buf[start:end], "little") ^ _FROM_BYTES(keys, "little")).to_bytes(size, "little")
+        masked = _FROM_BYTES(buf[start:end], "little") ^ _FROM_BYTES(key, "little") * REPEATS[(size + 3) >> 2]
+        if size & 3:
+            masked &= (1 << 8 * size) - 1
+        return masked.to_bytes(size, "little")
     if size > _STEP:
         cuts = range(start, end, _STEP)  # a multiple of 4, so each step begins with key[0]
         return b"".join([mask_range(buf, cut, min(cut + _STEP, end), key) for cut in cuts])
