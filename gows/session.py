@@ -182,10 +182,25 @@ class Session(Observer):
         events: list[Event] = []
         connection = self.connection
         connection.receive(buf, n, events)
+        if not events:
+            return
         if connection.pending:
             self._pause_reading()
-        if events:
-            self._take(events)
+        for event in events:
+            if event[0] > _CLOSE:
+                events = self._answer_pings(events)
+                break
+        if self.context.inline and self._inbox is None:
+            # The loop's thread is the only one that touches the inbox then, so no lock is needed.
+            self._inbox = []
+            done = self._deliver(events)
+            if done == len(events) or not self._hold(events[done:]):
+                if self._inbox or self._flags & _FULL:
+                    self.run()
+                else:
+                    self._inbox = None
+        elif events:
+            self._enqueue(events)
 
     def eof_received(self) -> None:
         """The peer half-closed: it sends nothing more."""
@@ -345,14 +360,9 @@ class Session(Observer):
 
     # ------------------------------------------------------------------ inbox
 
-    def _take(self, events: list[Event]) -> None:
-        """Loop thread: answer pings, and hand over the rest."""
-        for event in events:
-            if event[0] > _CLOSE:
-                events = [event for event in events if event[0] != _PING or self._pinged(event[1])]
-                break
-        if events:
-            self._enqueue(events)
+    def _answer_pings(self, events: list[Event]) -> list[Event]:
+        """Loop thread: pongs go out ahead of what the handler still has to do; returns what the handler is to hear."""
+        return [event for event in events if event[0] != _PING or self._pinged(event[1])]
 
     def _pinged(self, data: bytes) -> bool:
         """Answer a ping at once; whether the handler wants to hear of it."""
@@ -371,16 +381,18 @@ class Session(Observer):
 
     def _enqueue(self, events: list[Event]) -> None:
         """Loop thread: put events in the inbox, and see to it that a task runs."""
-        with self.stream.lock:
-            inbox = self._inbox
-            if inbox is None:
-                self._inbox = events
-            else:
-                inbox.extend(events)
+        lock = self.stream.lock
+        lock.acquire()
+        inbox = self._inbox
+        if inbox is None:
+            self._inbox = events
+        else:
+            inbox.extend(events)
+        lock.release()
         if inbox is None:
             self._submit()
         elif not self._flags & _FULL and self._overfull(inbox):
-            with self.stream.lock:
+            with lock:
                 if self._inbox is None:  # the task has caught up meanwhile, and nobody would resume
                     return
                 self._flags |= _FULL
@@ -401,24 +413,30 @@ class Session(Observer):
 
     def run(self) -> None:
         """The task: deliver what the inbox holds. On a worker, or in the loop for `workers=0`; never two at once."""
-        stream, lock, inline = self.stream, self.stream.lock, self.context.inline
-        full = 0
-        if not inline:
-            stream.cork()
+        stream = self.stream
+        lock = stream.lock
+        corked = not self.context.inline
+        lock.acquire()
+        if corked:
+            stream.cork_locked()
         while True:
-            with lock:
-                events = self._inbox
-                if not events:
-                    self._inbox = None
-                    full = self._flags & _FULL
-                    self._flags &= ~_FULL
-                    break
-                self._inbox = []
-            done = self._deliver(events)
-            if done < len(events) and self._hold(events[done:]):
+            events = self._inbox
+            if not events:
+                self._inbox = None
+                full = self._flags & _FULL
+                self._flags &= ~_FULL
                 break
-        if not inline:
-            stream.uncork()
+            self._inbox = []
+            lock.release()
+            done = self._deliver(events)
+            held = done < len(events) and self._hold(events[done:])
+            lock.acquire()
+            if held:  # `drained` submits the task again, and may have done so by now: the inbox is not ours any more
+                full = 0
+                break
+        if corked:
+            stream.uncork_locked()
+        lock.release()
         if full:
             self.context.loop.call_soon(self._resume_reading)
 
@@ -530,6 +548,7 @@ class Session(Observer):
         with self.stream.lock:
             if self.connection.state is ConnectionState.FAILED:
                 self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))
+        self.connection.close_code, self.connection.close_reason = error.close_code, error.reason
         self.stream.close()
         self._finish()
 

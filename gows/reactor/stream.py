@@ -173,23 +173,25 @@ class Stream(Endpoint):
             self._state = state | DIRTY
             self.loop.mark_dirty(self)
 
+    def cork_locked(self) -> None:
+        """From now on writes only queue. Lock held."""
+        self._state |= CORKED
+
+    def uncork_locked(self) -> None:
+        """Send what was queued meanwhile, in one go. Idempotent. Lock held."""
+        self._state &= ~CORKED
+        if self._out is not None:
+            self.flush_locked()
+
     def cork(self) -> None:
         """From now on writes only queue."""
-        lock = self.lock
-        lock.acquire()
-        self._state |= CORKED
-        lock.release()
+        with self.lock:
+            self.cork_locked()
 
     def uncork(self) -> None:
         """Send what was queued meanwhile, in one go. Idempotent."""
-        lock = self.lock
-        lock.acquire()
-        try:
-            self._state &= ~CORKED
-            if self._out is not None:
-                self.flush_locked()
-        finally:
-            lock.release()
+        with self.lock:
+            self.uncork_locked()
 
     def flush(self) -> None:
         """Send now what is queued, in one go, even when corked."""
@@ -202,14 +204,23 @@ class Stream(Endpoint):
 
     def flush_locked(self) -> None:
         """The same for a caller that holds `lock`. Observers are not called in here, but later by the loop."""
-        if self._state & NO_SEND or self._out is None:
+        out = self._out
+        if out is None or self._state & NO_SEND:
             return
         try:
-            self._send()
+            sent = self.sock.send(out[0]) if len(out) == 1 else self._send_pieces(out)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
             self._block(0)
         except OSError as error:
             self._send_failed(error)
+        else:
+            if sent != self.queued:
+                self._sent_some(out, sent)
+                return
+            self._out = None
+            self.queued = 0
+            if self._state & (OVER | ENDING):
+                self._emptied()
 
     def flush_dirty(self) -> None:
         """The end of a turn in which something was written. Loop thread."""
@@ -235,23 +246,18 @@ class Stream(Endpoint):
 
     # ------------------------------------------------------------------ sending; lock held
 
-    def _send(self) -> None:
-        """One send of what is queued, as much as is reasonable. Raises OSError."""
-        out, queued, sock = self._out, self.queued, self.sock
-        assert out is not None
-        assert sock is not None
-        if queued >= self.observer.high_water:
-            self._state |= OVER
-        if len(out) > 1 and len(out[0]) < SMALL_PIECE:
+    def _send_pieces(self, out: list[bytes | memoryview]) -> int:
+        """One send of as much of the queue as is reasonable. Raises OSError."""
+        assert self.sock is not None
+        if len(out[0]) < SMALL_PIECE:
             join_small(out)
-        sent = sock.send(out[0]) if len(out) == 1 else sock.sendmsg(out[:MAX_PIECES])
-        if sent == queued:
-            self._out = None
-            self.queued = 0
-            if self._state & (OVER | ENDING):
-                self._emptied()
-            return
-        self.queued = queued - sent
+        return self.sock.send(out[0]) if len(out) == 1 else self.sock.sendmsg(out[:MAX_PIECES])
+
+    def _sent_some(self, out: list[bytes | memoryview], sent: int) -> None:
+        """The kernel took a part of the queue."""
+        if self.queued >= self.observer.high_water:
+            self._state |= OVER
+        self.queued -= sent
         drop_sent(out, sent)
         if self._state & OVER and self.queued <= self.observer.low_water:
             self._drain()
@@ -260,9 +266,7 @@ class Stream(Endpoint):
     def _block(self, sent: int) -> None:
         """The rest waits until the kernel takes more."""
         state = self._state
-        if (
-            sent or not state & WRITE
-        ):  # with WRITE being watched for, this is a later try for a queue that was blocked before
+        if sent or not state & WRITE:  # else this is another try for a queue that was blocked already
             self._progress = self.loop.now()
         self._state = state | BLOCKED
         if not state & WRITE:
@@ -330,6 +334,8 @@ class Stream(Endpoint):
         """The kernel takes more."""
         with self.lock:
             self._state &= ~BLOCKED
+            if self.queued >= self.observer.high_water:  # it grew while it was blocked, and may go out at once
+                self._state |= OVER
             self.flush_locked()
             if not self._state & (BLOCKED | ABORTED | LOST):
                 self._watch(self._state & READ)
