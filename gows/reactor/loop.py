@@ -325,18 +325,24 @@ class Loop:
             except Exception as error:
                 self._endpoint_failed(stream, error)
         for timer in timers:
-            try:
-                timer.fire()
-            except Exception:
-                logger.exception("a timer's function raised")
+            fn, args = timer.take()
+            if fn is not None:
+                self._call(fn, args)
 
     def _run_jobs(self) -> None:
         jobs = self._jobs
         for _ in range(len(jobs)):
             fn, args = jobs.popleft()
-            try:
-                fn(*args)
-            except Exception:
+            self._call(fn, args)
+
+    def _call(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        try:
+            fn(*args)
+        except Exception as error:
+            owner = getattr(fn, "__self__", None)
+            if isinstance(owner, Endpoint):
+                self._endpoint_failed(owner, error)
+            else:
                 logger.exception("%r raised", fn)
 
     def _settle(self) -> None:

@@ -47,12 +47,11 @@ class Timer:
         """Whether the function is still to be called."""
         return self._fn is not None
 
-    def fire(self) -> None:
-        """Call the function, unless it was cancelled or called."""
+    def take(self) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
+        """The function, to be called now, and its arguments; None when it was cancelled or taken before."""
         fn, args = self._fn, self._args
         self.cancel()
-        if fn is not None:
-            fn(*args)
+        return fn, args
 
 
 class TimingWheel:

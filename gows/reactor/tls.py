@@ -198,8 +198,6 @@ class TLSStream(Stream):
         """Move a portion of the queue into the outgoing BIO."""
         out = self._out
         assert out is not None
-        if self.queued >= self.observer.high_water:
-            self._state |= OVER
         if len(out) > 1 and len(out[0]) < SMALL_PIECE:
             join_small(out)
         try:

@@ -1,0 +1,8 @@
+"""An in-memory selector, clock and socket layer: whole conversations in virtual time, in one thread."""
+
+from tests.fakes.clock import VirtualClock
+from tests.fakes.network import MemoryNetwork, MemorySocket
+from tests.fakes.poller import MemoryPoller
+from tests.fakes.world import World
+
+__all__ = ["MemoryNetwork", "MemoryPoller", "MemorySocket", "VirtualClock", "World"]

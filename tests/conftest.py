@@ -1,0 +1,42 @@
+"""After every test nothing may be left: no live stream, timer, lent buffer, open loop or thread of ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from gows.reactor import Loop, live_loops
+from tests.waiting import wait_until
+
+
+def _our_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("gows-")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The check; a loop that was there before the test, such as a module's shared server, is its maker's business."""
+    loops_before = set(map(id, live_loops()))
+    threads_before = len(_our_threads())
+    found: list[str] = []
+    close = Loop.close
+
+    def checked_close(loop: Loop, timeout: float = 5.0) -> None:
+        close(loop, timeout)
+        if loop.live_streams or loop.active_timers or loop.buffers.lent:
+            found.append("after close(): " + _census(loop))
+
+    monkeypatch.setattr(Loop, "close", checked_close)
+    yield
+    for loop in live_loops():
+        if id(loop) not in loops_before:
+            found.append("not closed: " + _census(loop))
+            loop.close()
+    assert not found, found
+    wait_until(lambda: len(_our_threads()) <= threads_before, what=lambda: f"threads ended: {_our_threads()}")
+
+
+def _census(loop: Loop) -> str:
+    return f"{loop.live_streams} streams, {loop.active_timers} timers, {loop.buffers.lent} lent buffers"
