@@ -8,8 +8,8 @@ from codecs import utf_8_decode
 class Utf8Validator:
     """Checks one text that comes in pieces. Keeps at most the 3 bytes of a code point that is not whole yet.
 
-    CPython's decoder does the work: it refuses overlong forms, surrogates and what is above U+10FFFF at the first byte
-    that shows them, also when the code point is still unfinished.
+    CPython's decoder does the work: it refuses overlong forms and what is above U+10FFFF at the first byte that shows
+    them, also when the code point is still unfinished.
     """
 
     __slots__ = ("_rest",)
@@ -31,5 +31,8 @@ class Utf8Validator:
             used = utf_8_decode(data, "strict", final)[1]
         except UnicodeDecodeError:
             return False
-        self._rest = data[used:]
+        rest = data[used:]
+        if rest[:1] == b"\xed" and rest[1:] >= b"\xa0":
+            return False  # a surrogate, which the decoder leaves for its third byte to tell
+        self._rest = rest
         return True
