@@ -50,13 +50,16 @@ class Running:
         return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=WAIT)
 
 
-@pytest.fixture(params=[4, 0], ids=["workers", "inline"])
+@pytest.fixture
 def running(request: pytest.FixtureRequest) -> Iterator[Running]:
-    running = Running(request.param)
+    running = Running(getattr(request, "param", 4))
     try:
         yield running
     finally:
         running.server.stop()
+
+
+both_ways = pytest.mark.parametrize("running", [4, 0], indirect=True, ids=["workers", "inline"])
 
 
 class Guest:
@@ -185,6 +188,7 @@ def test_a_foreign_page_is_kept_out(running: Running) -> None:
 # ---------------------------------------------------------------------- who hears what
 
 
+@both_ways
 def test_everybody_hears_who_comes_what_is_said_and_who_goes(enter: Enter) -> None:
     ann = enter("ann")
     assert ann.people == ["ann"]
@@ -201,6 +205,7 @@ def test_everybody_hears_who_comes_what_is_said_and_who_goes(enter: Enter) -> No
     assert ann.hear() == {"type": "leave", "name": "ben"}
 
 
+@both_ways
 def test_a_name_that_is_taken_gets_a_number_and_nobody_is_lost(enter: Enter) -> None:
     first, second, third = enter("ann"), enter("ann"), enter("ann")
     assert [first.name, second.name, third.name] == ["ann", "ann (2)", "ann (3)"]
@@ -222,6 +227,7 @@ def test_a_hostile_name_travels_as_it_is(enter: Enter) -> None:
         assert ann.hear() == {"type": "join", "name": name}
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
@@ -244,6 +250,7 @@ def test_what_cannot_be_said_is_told_to_its_sender_alone(enter: Enter, said: str
         assert guest.hear() == {"type": "message", "name": "ben", "text": "x" * 4096}
 
 
+@both_ways
 def test_a_message_far_over_the_limit_ends_the_connection(enter: Enter) -> None:
     ann, ben = enter("ann"), enter("ben")
     ann.hear()
@@ -288,6 +295,7 @@ class RawGuest:
 
 
 @pytest.mark.slow
+@both_ways
 def test_a_client_that_stops_reading_is_let_go_and_the_others_lose_nothing(running: Running, enter: Enter) -> None:
     with closing(RawGuest(running.port, "slow")) as slow:
         ann, ben = enter("ann"), enter("ben")
@@ -317,6 +325,7 @@ def test_a_client_that_stops_reading_is_let_go_and_the_others_lose_nothing(runni
         assert guest.hear() == {"type": "message", "name": "ann", "text": "all well?"}
 
 
+@both_ways
 def test_a_client_that_vanishes_leaves_the_room(running: Running, enter: Enter) -> None:
     ann = enter("ann")
     gone = RawGuest(running.port, "gone")

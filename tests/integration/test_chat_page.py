@@ -338,6 +338,7 @@ def test_it_follows_the_talk_only_from_the_bottom(demo: Demo, tabs: Tabs) -> Non
     say(ben, "two")
     expect(newer).to_be_visible()
     expect(last_message(ann)).not_to_be_in_viewport()
+    ann.bring_to_front()  # a tab behind others is drawn once a second, and a click waits for that
     newer.click()
     expect(last_message(ann)).to_be_in_viewport()
     expect(newer).to_be_hidden()
