@@ -32,31 +32,34 @@ OPTIONS = gows.AcceptOptions(
 )
 
 
-class Echo(gows.Handler):
-    """Sends every message back, and tells when the connection is gone."""
+class Listener(gows.Handler):
+    """Keeps the last message, answers nothing, and tells when the connection is gone."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
         self.last = b""
 
-    def on_message(self, ws: gows.WebSocket, opcode: int, buff: gows.ByteBuffer) -> None:
+    def on_message(self, ws: gows.WebSocket, opcode: gows.Opcode, buff: gows.ByteBuffer) -> None:
         self.last = buff.clone_bytes()
-        ws.write_message(opcode, self.last)
 
     def on_close(self, ws: gows.WebSocket) -> None:
         self.closed.set()
 
 
-class Listener(Echo):
-    """Keeps the last message, answers nothing."""
+class Echo(Listener):
+    """Sends every message back."""
 
-    def on_message(self, ws: gows.WebSocket, opcode: int, buff: gows.ByteBuffer) -> None:
-        self.last = buff.clone_bytes()
+    def on_message(self, ws: gows.WebSocket, opcode: gows.Opcode, buff: gows.ByteBuffer) -> None:
+        ws.write_message(opcode, buff)
 
 
-def visit(url: str, handler: Echo) -> None:
-    """Connect, and wait until the server has closed the connection."""
-    ws = gows.connect(url, handler, options=OPTIONS)
+def visit(url: str, handler: Listener) -> None:
+    """Connect, and wait until the server has closed the connection. A failure shows as a case that did not run."""
+    try:
+        ws = gows.connect(url, handler, options=OPTIONS)
+    except gows.GowsError as error:
+        print(f"conformance: {url}: {error}", flush=True)
+        return
     if not handler.closed.wait(CASE_SECONDS):
         print(f"conformance: {url} did not end within {CASE_SECONDS} s", flush=True)
         ws.close()
