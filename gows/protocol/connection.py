@@ -234,17 +234,16 @@ class Connection:
             events.append((FAIL, error))
 
     def receive_eof(self) -> None:
-        """Nothing more will be received: what is unfinished or pending is given back. Reading thread; idempotent."""
+        """The stream is gone: nothing can be sent, and what is unfinished is given back. Reading thread; idempotent."""
         self._stop(ENDED)
 
     def end(self) -> None:
-        """Nothing more will be received or sent: we give the connection up. Any thread; `receive_eof` must follow."""
+        """We give the connection up: nothing more is received or sent. Any thread; `receive_eof` must follow."""
         self._in = ENDED  # one store: the reading thread may be in `receive`, and the unfinished message is its own
 
     def _stop(self, receiving: int) -> None:
         """Leave READING: nothing more is parsed, and nothing unfinished is kept."""
-        if self._in == READING:
-            self._in = receiving
+        self._in = receiving
         assembly, self._assembly = self._assembly, None
         if assembly is not None:
             assembly.drop(self.config.pool)

@@ -6,13 +6,13 @@ the two may move at the same time; whatever depends on both looks at the pair.
 
     receiving half                                      sending half
 
-    READING ──close frame──► GOT_CLOSE                  READY ◄──fin── MESSAGE, DEFLATED
-       ├──a broken rule────► FAULT                        │ └──first fragment──►┘ │
-       └──end of stream────► ENDED                        └──close──► SENT_CLOSE ◄┘
+    READING ──close frame──► GOT_CLOSE ──┐              READY ◄──fin── MESSAGE, DEFLATED
+       ├──a broken rule────► FAULT ──────┤                │ └──first fragment──►┘ │
+       └──the stream is gone──► ENDED ◄──┘                └──close──► SENT_CLOSE ◄┘
 
 Nothing is parsed outside READING. Control frames may go out between the fragments of a message (§5.4), a second
 data message may not. A close frame is the last frame a side sends (§5.5.1). What was received before the peer's
-close frame, or before its fault, may still be answered before our close frame goes out; once the stream has ended
+close frame, or before its fault, may still be answered before our close frame goes out; once the stream is gone
 nothing can be sent. In SENT_CLOSE the peer's data is read past, up to its close frame (§1.4, §7.1.1).
 
                     READY, MESSAGE or DEFLATED      SENT_CLOSE
