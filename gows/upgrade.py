@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import time
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -25,7 +26,8 @@ from gows.protocol.handshake import (
 )
 from gows.protocol.headers import HeaderSource
 from gows.protocol.http import RequestParser
-from gows.reactor import Loop, Observer, Stream, shared_loop
+from gows.reactor import Loop, Stream, shared_loop
+from gows.reactor.stream import GONE
 from gows.session import context_for
 from gows.websocket import WebSocket
 
@@ -127,16 +129,6 @@ def _accept_request(request: Request, options: AcceptOptions, headers: list[tupl
 # ---------------------------------------------------------------------- from sockets of somebody else
 
 
-class _Nobody(Observer):
-    __slots__ = ()
-
-    def data_received(self, buf: bytearray, n: int, /) -> None:
-        raise HandshakeError(400, "data came before the handshake was answered")
-
-
-_NOBODY = _Nobody()
-
-
 def _accept_borrowed(
     sock: socket.socket, head: bytes, options: AcceptOptions, headers: list[tuple[str, str]], loop: Loop | None
 ) -> WebSocket:
@@ -146,6 +138,7 @@ def _accept_borrowed(
     a duplicate of the descriptor, and the server's descriptor becomes one end of a socket pair whose other
     end is closed: a write there is a broken pipe, which servers take as a client that went away.
     """
+    _refuse_tls(sock)
     request = _parse(head)
     agreement = Agreement(request, loop or shared_loop(), options, headers)
     ours = socket.socket(fileno=os.dup(sock.fileno()))
@@ -160,26 +153,35 @@ def _accept_socket(
     sock: socket.socket, head: bytes, options: AcceptOptions, headers: list[tuple[str, str]], loop: Loop | None
 ) -> WebSocket:
     """A socket of the caller's; it is ours from here on, refused or not."""
+    _refuse_tls(sock)
     try:
         request = _read_head(sock, head)
         agreement = Agreement(request, loop or shared_loop(), options, headers)
-    except BaseException as error:
-        if isinstance(error, HttpError):
-            try:
-                sock.settimeout(HEAD_TIMEOUT)
-                sock.sendall(response_error(error))
-            except OSError:
-                pass  # the refusal is raised anyhow
+    except HandshakeError as error:
+        stream = (loop or shared_loop()).adopt(sock, GONE)  # whose close lingers, so that the answer arrives
+        stream.write(response_error(error))
+        stream.close()
+        raise
+    except BaseException:
         sock.close()
         raise
     return _adopt(sock, agreement, request)
 
 
+def _refuse_tls(sock: socket.socket) -> None:
+    if isinstance(sock, ssl.SSLSocket):
+        raise UsageError(
+            "the TLS state of an SSLSocket cannot be taken over: "
+            "end TLS in front of this server, or serve with gows.Server(ssl_context=…)"
+        )
+
+
 def _adopt(sock: socket.socket, agreement: Agreement, request: Request) -> WebSocket:
+    """As `Loop.adopt`, but the observer is there before the loop looks at the socket: none of its news is missed."""
     loop = agreement.context.loop
-    stream = loop.adopt(sock, _NOBODY)
-    ws = _websocket(stream, agreement, request)
-    stream.observer = ws  # the peer has nothing to say before it has our answer
+    stream = Stream(loop, loop.sockets.adopt(sock))
+    ws = stream.observer = _websocket(stream, agreement, request)
+    loop.call_soon(loop.take_in, stream)
     stream.write(agreement.answer)
     loop.call_soon(ws.arm)
     return ws
@@ -188,7 +190,7 @@ def _adopt(sock: socket.socket, agreement: Agreement, request: Request) -> WebSo
 def _read_head(sock: socket.socket, head: bytes) -> Request:
     parser = RequestParser()
     deadline = time.monotonic() + HEAD_TIMEOUT
-    parser.feed(head)
+    _feed(parser, head)
     while not parser.complete:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
@@ -202,16 +204,24 @@ def _read_head(sock: socket.socket, head: bytes) -> Request:
             raise ConnectionClosedError(f"the peer has gone: {error}") from None
         if not data:
             raise ConnectionClosedError("the peer has gone before its request was complete")
-        parser.feed(data)
+        _feed(parser, data)
     return _request(parser)
 
 
 def _parse(head: bytes) -> Request:
     parser = RequestParser()
-    parser.feed(head)
+    _feed(parser, head)
     if not parser.complete:
         raise HandshakeError(400, "the request head is not complete")
     return _request(parser)
+
+
+def _feed(parser: RequestParser, data: bytes) -> None:
+    """Outside of a Server nobody else answers a malformed head, so it is a refused handshake like any other."""
+    try:
+        parser.feed(data)
+    except HttpError as error:
+        raise HandshakeError(error.status, error.reason, error.headers) from None
 
 
 def _request(parser: RequestParser) -> Request:
