@@ -106,6 +106,7 @@ class HttpConnection(Observer):
         return self._phase == _UPGRADED
 
     # ------------------------------------------------------------------ observer of the stream (loop thread)
+    # Another thread may upgrade the connection while the loop is on its way to one of these: then it is the next observer's.
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
         """Parse, or put aside while a request is answered."""
@@ -117,7 +118,7 @@ class HttpConnection(Observer):
             if answering:
                 self._stash += data
         if observer is not self:
-            observer.data_received(buf, n)  # it was upgraded while the loop was on its way to us
+            observer.data_received(buf, n)
         elif not answering:
             self._feed(data)
         elif len(self._stash) >= MAX_STASH:
@@ -135,7 +136,9 @@ class HttpConnection(Observer):
 
     def blocked(self) -> None:
         """The peer does not take what is queued as fast as it comes."""
-        if self._phase in _AT_WORK:
+        if self.upgraded:
+            self.stream.observer.blocked()
+        elif self._phase in _AT_WORK:
             self.stream.set_deadline(WRITE_TIMEOUT)
 
     def drained(self) -> None:
@@ -146,10 +149,14 @@ class HttpConnection(Observer):
                 self._phase = _ANSWERING
         if waiting:
             self.stream.loop.pool.submit(self)
+        elif self.upgraded:
+            self.stream.observer.drained()
 
     def deadline_reached(self) -> None:
         """The head, the body, the next request or the peer's reading took too long."""
-        if self._phase in _AT_WORK or self.stream.queued:
+        if self.upgraded:
+            self.stream.observer.deadline_reached()
+        elif self._phase in _AT_WORK or self.stream.queued:
             self._check_progress()
         elif self._phase == _IDLE or not self._parser.started:
             self._end()
@@ -208,7 +215,7 @@ class HttpConnection(Observer):
             self._end()
 
     def refuse(self, error: HttpError) -> None:
-        """Answer the peer's fault, and close: nobody knows where its next request would begin. Loop thread."""
+        """Answer the peer's fault, and close: nobody knows where its next request would begin."""
         self._log(error.status, 0)
         self.stream.write(response_error(error))
         self._end()
