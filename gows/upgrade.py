@@ -123,6 +123,7 @@ def _accept_request(request: Request, options: AcceptOptions, headers: list[tupl
     agreement = Agreement(request, carrier.stream.loop, options, headers)
     ws = _websocket(carrier.stream, agreement, request)
     carrier.upgrade(agreement.answer, ws)
+    agreement.context.loop.call_soon(ws.arm)  # serve() must follow in time
     return ws
 
 
