@@ -72,11 +72,10 @@ class Assembly:
         for chunk in self.inflater.feed(piece):
             self._store(chunk, pool)
 
-    def finish(self, pool: BufferPool) -> None:
+    def finish(self) -> None:
         """The last payload was added. Raises ProtocolError (1007) when something is cut short."""
         if self.inflater is not None:
-            for chunk in self.inflater.finish():
-                self._store(chunk, pool)
+            self.inflater.finish()
         if self.text is not None and not self.text.feed(b"", True):
             raise not_utf8()
 

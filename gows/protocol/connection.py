@@ -338,7 +338,7 @@ class Connection:
         ended = not assembly.left
         assembly.add(piece, config.pool)
         if ended and assembly.fin:
-            assembly.finish(config.pool)
+            assembly.finish()
             buffer = ByteBuffer.of(assembly.take(), config.pool)
             events.append((CHUNK, (assembly.opcode, True, buffer)) if config.chunked else (assembly.opcode, buffer))
             self._assembly = None

@@ -303,19 +303,20 @@ class PerMessageDeflate:
         return zlib.decompressobj(self._inflate_bits)
 
     def finish(self, stream: _Decompressor) -> bool:
-        """Whether the message that `stream` read ended where a block ends. Keeps the window if that was agreed."""
-        if not self._keep_inflater:
-            return _at_block_boundary(stream)
-        self._stream = stream
-        return _at_block_boundary(stream.copy())
+        """Whether the message that `stream` read is whole; keeps the window if that was agreed.
 
-
-def _at_block_boundary(stream: _Decompressor) -> bool:
-    """Uses the stream up: zlib does not tell where it stands, but a final empty block ends it only between blocks."""
-    try:
-        return not stream.decompress(_FINAL_EMPTY_BLOCK, 1) and stream.eof
-    except zlib.error:
-        return False
+        It is when the tail completes an empty block, so that nothing comes out, and a block could begin after it.
+        zlib does not tell where it stands, but a final empty block ends its data only there. That uses the stream up.
+        """
+        try:
+            if stream.decompress(_TAIL, 1):
+                return False
+            if self._keep_inflater:
+                self._stream = stream
+                stream = stream.copy()
+            return not stream.decompress(_FINAL_EMPTY_BLOCK, 1) and stream.eof
+        except zlib.error:
+            return False
 
 
 class Inflater:
@@ -355,9 +356,8 @@ class Inflater:
             else:
                 data = stream.unconsumed_tail
 
-    def finish(self) -> Iterator[bytes]:
-        """What the tail brings out: the end of the message. Raises ProtocolError (1007) for one that is cut short."""
-        yield from self.feed(_TAIL)
+    def finish(self) -> None:
+        """The message has ended. Raises ProtocolError (1007) for one that is cut short."""
         if not self._codec.finish(self._stream):
             raise ProtocolError(CloseCode.INVALID_PAYLOAD, "truncated compressed data")
 
