@@ -106,7 +106,7 @@ class HttpConnection(Observer):
         return self._phase == _UPGRADED
 
     # ------------------------------------------------------------------ observer of the stream (loop thread)
-    # Another thread may upgrade the connection while the loop is on its way to one of these: then it is the next observer's.
+    # Another thread may upgrade the connection while the loop is on its way to one of these: then they pass it on.
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
         """Parse, or put aside while a request is answered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -90,7 +90,7 @@ def parse_cookies(text: str) -> dict[str, str]:
 
 def parse_multipart(content_type: str, body: bytes) -> tuple[Values[str], Values[UploadedFile]]:
     """A multipart/form-data body (RFC 7578): its fields and its files. Raises HttpError (400)."""
-    boundary = BytesHeaderParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\n").get_boundary()
+    boundary = HeaderParser().parsestr(f"Content-Type: {content_type}").get_boundary()
     if not boundary or len(boundary) > 70:  # RFC 2046 §5.1.1
         raise HttpError(400, "multipart form without a boundary")
     delimiter = b"\r\n--" + boundary.encode()
@@ -103,18 +103,14 @@ def parse_multipart(content_type: str, body: bytes) -> tuple[Values[str], Values
     files: list[tuple[str, UploadedFile]] = []
     for part in parts[1:-1]:
         head, empty_line, content = part.partition(b"\r\n\r\n")
-        headers = BytesHeaderParser().parsebytes(head.lstrip(b" \t\r\n"))
+        # names are in UTF-8 as they are, not encoded (RFC 7578 §5.1)
+        headers = HeaderParser().parsestr(head.lstrip(b" \t\r\n").decode("utf-8", "replace"))
         name = headers.get_param("name", header="content-disposition")
         if not empty_line or not isinstance(name, str):
             raise HttpError(400, "malformed part of a multipart form")
         filename = headers.get_filename()
         if filename is None:
-            fields.append((_decoded(name), content.decode("utf-8", "replace")))
+            fields.append((name, content.decode("utf-8", "replace")))
         else:
-            files.append((_decoded(name), UploadedFile(_decoded(filename), headers.get_content_type(), content)))
+            files.append((name, UploadedFile(filename, headers.get_content_type(), content)))
     return Values(fields), Values(files)
-
-
-def _decoded(text: str) -> str:
-    """Browsers send names in plain UTF-8 (RFC 7578 §5.1), which the header parser keeps as surrogates."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gows.errors import HttpError, InvalidHeaderError
+from gows.http import response as module
+from gows.http.response import Response, as_response, error_response, http_date
+
+
+def wire(response: Response) -> list[str]:
+    return response.head_bytes(keep_alive=True, chunked=False).decode().split("\r\n")
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "content_type", "body"),
+    [
+        (Response.html("<p>é"), 200, "text/html; charset=utf-8", "<p>é".encode()),
+        (Response.text("é", 404), 404, "text/plain; charset=utf-8", "é".encode()),
+        (Response.json({"é": 1}, 201), 201, "application/json", '{"é":1}'.encode()),
+        (Response("x"), 200, "text/html; charset=utf-8", b"x"),
+        (Response(b"x"), 200, "application/octet-stream", b"x"),
+        (Response(memoryview(b"x"), content_type="image/png"), 200, "image/png", b"x"),
+        (Response("x", headers={"content-type": "text/x"}), 200, "text/x", b"x"),
+    ],
+)
+def test_what_is_answered(response: Response, status: int, content_type: str, body: bytes) -> None:
+    assert (response.status, response.body) == (status, body)
+    assert [value for name, value in response.headers if name.lower() == "content-type"] == [content_type]
+
+
+def test_an_empty_answer_has_no_type() -> None:
+    assert Response().headers == ()
+    assert Response(iter([]), 204).headers == ()
+
+
+def test_the_head_on_the_wire() -> None:
+    lines = wire(Response("hello", headers=[("Set-Cookie", "a=b"), ("Set-Cookie", "c=d")]))
+    assert lines[0] == "HTTP/1.1 200 OK"
+    assert lines[1].startswith("Date: ")
+    assert lines[2:] == [
+        "Set-Cookie: a=b",
+        "Set-Cookie: c=d",
+        "Content-Type: text/html; charset=utf-8",
+        "Content-Length: 5",
+        "",
+        "",
+    ]
+
+
+def test_the_head_of_a_status_without_a_phrase() -> None:
+    assert wire(Response(status=299))[0] == "HTTP/1.1 299 "
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_answers_without_a_body_have_no_length(status: int) -> None:
+    assert not any(line.startswith("Content-Length") for line in wire(Response(status=status)))
+
+
+def test_redirects() -> None:
+    response = Response.redirect("/there", 308)
+    assert response.status == 308
+    assert response.headers == (("Location", "/there"),)
+    assert Response.redirect("/there").status == 303
+    for status in (200, 300, 304):
+        with pytest.raises(ValueError, match="no redirect"):
+            Response.redirect("/there", status)
+
+
+@pytest.mark.parametrize("location", ["/a\r\nSet-Cookie: b", "/ä"])
+def test_a_redirect_that_could_split_the_answer_is_not_made(location: str) -> None:
+    with pytest.raises(InvalidHeaderError):
+        Response.redirect(location)
+
+
+@pytest.mark.parametrize("status", [0, 99, 100, 101, 1000, -1])
+def test_what_is_no_final_status_is_refused(status: int) -> None:
+    with pytest.raises(ValueError, match="no final HTTP status"):
+        Response(status=status)
+
+
+BAD_HEADERS: list[tuple[Any, Any]] = [
+    ("X", "a\r\nb"),
+    ("X", "ä"),
+    ("X y", "a"),
+    ("X", 1),
+    ("Content-Length", "5"),
+    ("content-length", "5"),
+    ("Transfer-Encoding", "chunked"),
+    ("Connection", "close"),
+    ("Keep-Alive", "5"),
+    ("Upgrade", "h2c"),
+    ("Trailer", "X"),
+    ("Date", "today"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_HEADERS)
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda name, value: Response("", headers={name: value}),
+        lambda name, value: Response("", headers=[(name, value)]),
+        lambda name, value: Response("").add_header(name, value),
+    ],
+)
+def test_headers_that_may_not_be_given(give: Callable[[Any, Any], None], name: Any, value: Any) -> None:
+    with pytest.raises(InvalidHeaderError):
+        give(name, value)
+
+
+def test_a_content_type_that_could_split_the_answer_is_refused() -> None:
+    with pytest.raises(InvalidHeaderError):
+        Response("", content_type="a\r\nb")
+
+
+def test_as_response_takes_a_response_as_it_is() -> None:
+    response = Response()
+    assert as_response(response) is response
+    assert as_response("x").body == as_response(b"x").body == b"x"
+    for result in (None, 1, (b"x",), object()):
+        with pytest.raises(TypeError):
+            as_response(result)
+
+
+def test_error_response() -> None:
+    response = error_response(HttpError(405, "no", [("Allow", "GET")]))
+    assert (response.status, response.body) == (405, b"no\n")
+    assert response.headers == (("Allow", "GET"), ("Content-Type", "text/plain; charset=utf-8"))
+
+
+def test_the_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 784111777.2
+    made: list[int] = []
+
+    def formatdate(timeval: int, usegmt: bool) -> str:
+        made.append(timeval)
+        return original(timeval, usegmt=usegmt)
+
+    original = module.formatdate
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    monkeypatch.setattr(module, "formatdate", formatdate)
+    monkeypatch.setattr(module, "_date", (0, ""))
+    assert http_date() == http_date() == "Sun, 06 Nov 1994 08:49:37 GMT"  # RFC 9110 §5.6.7
+    now += 1
+    assert http_date() == "Sun, 06 Nov 1994 08:49:38 GMT"
+    assert made == [784111777, 784111778]
+
+
+def test_closing_twice_is_harmless() -> None:
+    response = Response(iter([b"x"]))
+    response.close()
+    response.close()
