@@ -6,7 +6,7 @@ Every value is checked when it is set: a wrong one raises ValueError or TypeErro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 OriginCheck = Callable[[Any], bool]
@@ -134,15 +134,14 @@ _default = AcceptOptions()
 
 
 def default_options() -> AcceptOptions:
-    """The process-wide defaults: what `accept` and `Server` use when given no options. A copy; change it with the
-    functions below."""
-    return replace(_default)
+    """The process-wide defaults: what `accept`, `connect` and `Server` use when given no options. Not to be changed,
+    but with the functions below: each puts a new object in its place."""
+    return _default
 
 
 def _change(**values: Any) -> None:
-    changed = replace(_default, **values)  # checks everything before anything is changed
-    for field in fields(changed):
-        setattr(_default, field.name, getattr(changed, field.name))
+    global _default
+    _default = replace(_default, **values)  # checks everything before anything is changed
 
 
 def use_flate(level: int = 1) -> None:
