@@ -16,12 +16,13 @@
 """
 
 from gows.bytebuffer import ByteBuffer
-from gows.client import connect
+from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect
 from gows.codes import CloseCode, Opcode
 from gows.errors import (
     BufferReleasedError,
     ConnectError,
     ConnectionClosedError,
+    ConnectTimeoutError,
     GowsError,
     HandshakeError,
     HttpError,
@@ -55,14 +56,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcceptOptions",
+    "BlockingWebSocket",
     "BufferReleasedError",
     "ByteBuffer",
     "CloseCode",
     "ConnectError",
+    "ConnectTimeoutError",
     "ConnectionClosedError",
     "GowsError",
-    "HandshakeError",
     "Handler",
+    "HandshakeError",
     "HttpError",
     "InvalidCloseCodeError",
     "InvalidHeaderError",
@@ -73,6 +76,8 @@ __all__ = [
     "ProtocolError",
     "QueueFullError",
     "ReceiveTimeoutError",
+    "Reconnect",
+    "ReconnectingClient",
     "Request",
     "Response",
     "Server",

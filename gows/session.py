@@ -19,7 +19,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gows.codes import CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
@@ -46,6 +46,9 @@ _LOST = 18  # the stream is gone
 _DRAIN = 19  # the outgoing queue fell to the low-water mark
 
 _OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
+
+_RUNNING = cast("list[Event]", ())
+"""The inbox while callbacks run in the loop: nothing can come in meanwhile, so it needs no list."""
 
 # Bits of Session._flags; they change under stream.lock.
 _HELD = 1  # callbacks wait until the outgoing queue has drained
@@ -184,23 +187,29 @@ class Session(Observer):
         connection.receive(buf, n, events)
         if not events:
             return
-        if connection.pending:
+        if connection._assembly is not None and connection.pending:
             self._pause_reading()
-        for event in events:
-            if event[0] > _CLOSE:
-                events = self._answer_pings(events)
-                break
-        if self.context.inline and self._inbox is None:
-            # The loop's thread is the only one that touches the inbox then, so no lock is needed.
-            self._inbox = []
-            done = self._deliver(events)
-            if done == len(events) or not self._hold(events[done:]):
-                if self._inbox or self._flags & _FULL:
-                    self.run()
-                else:
-                    self._inbox = None
-        elif events:
+        if not self.context.inline:
+            for event in events:
+                if event[0] > _CLOSE:
+                    events = self._answer_pings(events)
+                    break
+        elif self._inbox is None:  # no lock: only this thread touches the inbox
+            self._inbox = _RUNNING
+            rest = self._deliver(events)
+            if rest or self._flags & _FULL:
+                self._go_on(rest)
+            else:
+                self._inbox = None
+            return
+        if events:
             self._enqueue(events)
+
+    def _go_on(self, rest: list[Event]) -> None:
+        """Inline: the outgoing queue is too full for some events, or reading has to be resumed."""
+        self._inbox = []
+        if not rest or not self._hold(rest):
+            self.run()
 
     def eof_received(self) -> None:
         """The peer half-closed: it sends nothing more."""
@@ -428,8 +437,8 @@ class Session(Observer):
                 break
             self._inbox = []
             lock.release()
-            done = self._deliver(events)
-            held = done < len(events) and self._hold(events[done:])
+            rest = self._deliver(events)
+            held = bool(rest) and self._hold(rest)
             lock.acquire()
             if held:  # `drained` submits the task again, and may have done so by now: the inbox is not ours any more
                 full = 0
@@ -457,26 +466,41 @@ class Session(Observer):
 
     # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
 
-    def _deliver(self, events: list[Event]) -> int:
-        """Run the callbacks of `events` in order; how many were done before the outgoing queue was too full to go
-        on."""
+    def _deliver(self, events: list[Event]) -> list[Event]:
+        """Run the callbacks of `events` in order; returns those for which the outgoing queue is too full."""
+        if self._flags & (_MUTED | _CLOSED):
+            return self._deliver_muted(events)
         stream, high_water = self.stream, self.context.high_water
         on_message = self.handler.on_message  # type: ignore[union-attr]
-        done = 0
-        for kind, value in events:
-            done += 1
+        waiting = iter(events)
+        for kind, value in waiting:
             if kind == _TEXT or kind == _BINARY:
-                if not self._flags & (_MUTED | _CLOSED):
-                    try:
-                        on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
-                    except Exception as error:
-                        self._callback_failed("on_message", error)
-                value.release()
-                if stream.queued > high_water and done < len(events):
-                    return done
+                try:
+                    on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
+                except Exception as error:
+                    self._callback_failed("on_message", error)
+                    value.release()
+                    return self._deliver_muted(list(waiting))
+                if value._pool is None:
+                    value._data = None  # what release() would do, without the call
+                else:
+                    value.release()
+                if stream.queued > high_water:
+                    return list(waiting)
             else:
                 self._deliver_other(kind, value)
-        return done
+                if self._flags & _MUTED:
+                    return self._deliver_muted(list(waiting))
+        return []
+
+    def _deliver_muted(self, events: list[Event]) -> list[Event]:
+        """After a callback raised: messages are dropped, but how the connection ends is still to be found out."""
+        for kind, value in events:
+            if kind == _TEXT or kind == _BINARY:
+                value.release()
+            else:
+                self._deliver_other(kind, value)
+        return []
 
     def _deliver_other(self, kind: int, value: Any) -> None:
         if kind == _CLOSE:
@@ -499,8 +523,10 @@ class Session(Observer):
             buff.release()
         elif kind == _DRAIN:
             self._call("on_drain")
-        else:
-            self._call("on_ping" if kind == _PING else "on_pong", value)
+        elif kind == _PONG:
+            self._call("on_pong", value)
+        elif not self.context.inline or self._pinged(value):
+            self._call("on_ping", value)
 
     def _call(self, name: str, *args: Any) -> None:
         if self._flags & (_MUTED | _CLOSED):

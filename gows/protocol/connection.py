@@ -82,7 +82,8 @@ _MIN_BUDGET = 1 << 18
 _FROM_BYTES = int.from_bytes
 
 
-_SHORT_HEADS = {opcode: [frame_header(opcode, size) for size in range(126)] for opcode in (TEXT, BINARY)}
+_SHORT_TEXT_HEADS = [frame_header(TEXT, size) for size in range(126)]
+_SHORT_HEADS = {TEXT: _SHORT_TEXT_HEADS, BINARY: [frame_header(BINARY, size) for size in range(126)]}
 
 
 def _small_forms(limit: int) -> list[tuple[Any, int, int, int] | None]:
@@ -403,7 +404,10 @@ class Connection:
         refusal = SEND_MESSAGE[self._in | self._out]
         if refusal is not None:
             _refuse(refusal)
-        return self._message(TEXT, text.encode(), compress)
+        data = text.encode()
+        if self.deflate is None and len(data) < 126 and self.config.masked:
+            return _SHORT_TEXT_HEADS[len(data)] + data  # most messages of most servers: spares a call
+        return self._message(TEXT, data, compress)
 
     def _message(self, opcode: int, data: bytes, compress: bool) -> bytes:
         size = len(data)

@@ -76,7 +76,6 @@ class Loop:
         "_clock",
         "_closed",
         "_connectors",
-        "_dirty",
         "_finished",
         "_jobs",
         "_listeners",
@@ -87,8 +86,8 @@ class Loop:
         "_stopping",
         "_thread",
         "_thread_id",
-        "_wakeup",
         "buffers",
+        "dirty",
         "live_streams",
         "poller",
         "pool",
@@ -97,6 +96,7 @@ class Loop:
         "sockets",
         "streams",
         "ticks",
+        "wakeup",
         "wheel",
     )
 
@@ -125,18 +125,16 @@ class Loop:
         self._base = clock() - 1.0 / TICKS_PER_SECOND  # so that tick 0 is never now, and may mean "none"
         self.ticks = self.now()
         self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._dirty: deque[Stream] = deque()
+        self.dirty: deque[Stream] = deque()
         self._settling: dict[Stream, Exception | None] = {}
         self._listeners: list[Listener] = []
         self._connectors: dict[Stream, Connector] = {}
-        self._locks = [
-            threading.RLock() for _ in range(LOCKS)
-        ]  # re-entrant: a finalizer may write in the middle of a write
+        self._locks = [threading.RLock() for _ in range(LOCKS)]  # re-entrant: a finalizer may write within a write
         self._lock_number = 0
-        self._wakeup = self.sockets.make_wakeup()
-        self.place(self._wakeup.fd, self._wakeup)
-        self.poller.register(self._wakeup.fd, READ)
-        wake = self._wakeup.wake
+        self.wakeup = self.sockets.make_wakeup()
+        self.place(self.wakeup.fd, self.wakeup)
+        self.poller.register(self.wakeup.fd, READ)
+        wake = self.wakeup.wake
         self.pool: WorkerPool | InlinePool = WorkerPool(wake, workers) if workers else InlinePool(wake)
         self._thread: threading.Thread | None = None
         self._thread_id: int | None = None
@@ -168,7 +166,7 @@ class Loop:
         the loop may run again.
         """
         self._stopping = True
-        self._wakeup.wake()
+        self.wakeup.wake()
         if self.in_loop():
             return False
         return self._finished.wait(timeout)
@@ -202,15 +200,13 @@ class Loop:
         self._refusing = True
         for listener in list(self._listeners):
             listener.close()
-        while self.live_streams or self._connectors:
-            self._abort_all()
-        self._run_jobs()
+        self._abort_all()
         self.pool.stop(timeout)
         self._closed = True
         self._jobs.clear()
-        self._dirty.clear()
+        self.dirty.clear()
         self.wheel = TimingWheel()
-        self._wakeup.close()
+        self.wakeup.close()
         self.poller.close()
         self._thread_id = None
         _live.discard(self)
@@ -250,18 +246,21 @@ class Loop:
             self._finished.set()
 
     def _abort_all(self) -> None:
-        for endpoint in self.streams:
-            if isinstance(endpoint, Stream):
-                endpoint.abort()
-        for stream in list(self._connectors):
-            stream.abort()
+        """End every stream, and what their observers ask for when they hear of it."""
         self._run_jobs()  # an adopted socket may still wait to be taken in
-        self._settle()
+        while self.live_streams or self._connectors:
+            for endpoint in self.streams:
+                if isinstance(endpoint, Stream):
+                    endpoint.abort()
+            for stream in list(self._connectors):
+                stream.abort()
+            self._settle()
+            self._run_jobs()
 
     # ------------------------------------------------------------------ a turn
 
     def _turn(self, timeout: float | None) -> int:
-        wakeup, streams, pool = self._wakeup, self.streams, self.pool
+        wakeup, streams, pool = self.wakeup, self.streams, self.pool
         wakeup.arm()  # whoever fills a queue from now on wakes us, so look at the queues after this
         events = self.poller.poll(self._patience(timeout))
         wakeup.disarm()
@@ -284,7 +283,7 @@ class Loop:
             self._run_jobs()
         if pool.inline:
             pool.kick()
-        dirty = self._dirty
+        dirty = self.dirty
         for _ in range(len(dirty)):
             dirty.popleft().flush_dirty()
         if self._settling:
@@ -295,7 +294,7 @@ class Loop:
 
     def _patience(self, timeout: float | None) -> float | None:
         """How long the poller may sleep."""
-        if self._jobs or self._dirty or self._settling or self._stopping:
+        if self._jobs or self.dirty or self._settling or self._stopping:
             return 0.0
         patience = self.pool.patience()
         if patience is not None and (timeout is None or patience < timeout):
@@ -358,7 +357,7 @@ class Loop:
         if self._closed:
             raise LoopClosedError("the loop was closed")
         self._jobs.append((fn, args))
-        self._wakeup.wake()
+        self.wakeup.wake()
 
     def run_soon(self, fn: Callable[..., object], *args: Any) -> None:
         """Call `fn(*args)` now when in the loop's thread, else soon; not at all once the loop is closed."""
@@ -379,7 +378,8 @@ class Loop:
 
     def now(self) -> int:
         """The present tick, exactly; `ticks` is the one at which the turn began."""
-        return int((self._clock() - self._base) * TICKS_PER_SECOND)
+        # a hair more, so that a clock that stands exactly at a deadline has reached it in floating point too
+        return int((self._clock() - self._base) * TICKS_PER_SECOND + 1e-6)
 
     def due(self, seconds: float) -> int:
         """The first tick at which `seconds` have gone by; a future one, so that what re-arms itself cannot spin."""
@@ -488,17 +488,11 @@ class Loop:
         self._lock_number = number = (self._lock_number + 1) % LOCKS
         return self._locks[number]
 
-    def mark_dirty(self, stream: Stream) -> None:
-        """`stream` has something to send: flush it at the end of the turn. Any thread."""
-        self._dirty.append(stream)
-        if self._wakeup.armed:
-            self._wakeup.wake()
-
     def schedule(self, stream: Stream, error: Exception | None) -> None:
         """Settle `stream` at the end of the turn. Any thread."""
         if error is not None or stream not in self._settling:
             self._settling[stream] = error
-        self._wakeup.wake()
+        self.wakeup.wake()
 
     def place(self, fd: int, endpoint: Endpoint) -> None:
         """Events of `fd` go to `endpoint`. Loop thread."""

@@ -152,17 +152,14 @@ class Stream(Endpoint):
     def write(self, data: bytes) -> None:
         """Queue `data`. Never blocks; what is written after `close`, `abort` or the loss of the connection is
         dropped."""
-        lock = self.lock
-        lock.acquire()
-        try:
-            self.write_locked(data)
-        finally:
-            lock.release()
+        if data:
+            with self.lock:
+                self.write_locked(data)
 
     def write_locked(self, data: bytes) -> None:
-        """The same for a caller that holds `lock`."""
+        """The same for a caller that holds `lock`, and has at least a byte."""
         state = self._state
-        if state & NO_WRITE or not data:
+        if state & NO_WRITE:
             return
         if self._out is None:
             self._out = [data]
@@ -171,7 +168,10 @@ class Stream(Endpoint):
         self.queued += len(data)
         if not state & NO_MARK:
             self._state = state | DIRTY
-            self.loop.mark_dirty(self)
+            loop = self.loop
+            loop.dirty.append(self)
+            if loop.wakeup.armed:
+                loop.wakeup.wake()
 
     def cork_locked(self) -> None:
         """From now on writes only queue. Lock held."""
