@@ -1,0 +1,97 @@
+"""A server with workers and one without, and the check that whatever a test does, others are served."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import wire
+from tests.integration.serving import Recorder, Serving
+
+MakeServer = Callable[..., Serving]
+
+
+@pytest.fixture(scope="module", params=[0, 4], ids=["inline", "workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    count: int = request.param
+    return count
+
+
+@pytest.fixture(scope="module")
+def module_server(workers: int) -> Iterator[Serving]:
+    serving = Serving(workers)
+    _start_all_workers(serving)
+    yield serving
+    serving.stop()
+
+
+@pytest.fixture
+def server(module_server: Serving) -> Iterator[Serving]:
+    """A server that other tests use too. Whatever the test does to it, it goes on serving those who are there and
+    those who come, keeps nothing, calls on_close once for each connection, and has nothing to log."""
+    module_server.wait_gone()
+    with module_server.connect() as bystander:
+        bystander.upgrade("/echo")
+        yield module_server
+        bystander.send(wire.frame(wire.TEXT, "all well"))
+        assert bystander.read_text() == "all well"
+        module_server.assert_serves()
+        bystander.send(wire.close(1000))
+        bystander.expect_close(1000)
+    _settled(module_server)
+    module_server.forget()
+
+
+@pytest.fixture
+def make_server(workers: int) -> Iterator[MakeServer]:
+    """Makes servers with settings of their own; the same holds for them."""
+    made: list[Serving] = []
+
+    def make(**settings: Any) -> Serving:
+        made.append(Serving(workers, **settings))
+        return made[-1]
+
+    yield make
+    for serving in made:
+        try:
+            if not serving.stopped:
+                serving.assert_serves()
+                _settled(serving)
+        finally:
+            serving.stop()
+
+
+class _Meeting:
+    """A task that ends when all workers run one."""
+
+    def __init__(self, barrier: threading.Barrier) -> None:
+        self.barrier = barrier
+
+    def run(self) -> None:
+        self.barrier.wait(10)
+
+    def stalled(self) -> None:
+        pass
+
+
+def _start_all_workers(serving: Serving) -> None:
+    """Workers are started when needed, and each test counts the threads it leaves behind."""
+    barrier = threading.Barrier(serving.workers + 1)
+    for _ in range(serving.workers):
+        serving.loop.pool.submit(_Meeting(barrier))
+    barrier.wait(10)
+
+
+def _settled(serving: Serving) -> None:
+    faults = serving.faults.take()
+    assert not faults, faults
+    serving.wait_gone()
+    for handler in serving.handlers:
+        if isinstance(handler, Recorder):
+            serving.wait_closed(handler)
+            assert handler.closes == 1
+            assert handler.calls[-1] == "on_close"
+    assert serving.loop.buffers.lent == 0
