@@ -12,13 +12,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from gows import WebSocket
 from gows.commands import demo
 from tests.demos import demo_command, start_demo
 from tests.processes import Children
@@ -225,6 +226,14 @@ def test_a_hostile_name_travels_as_it_is(enter: Enter) -> None:
     for name in HOSTILE:
         assert enter(name).name == name
         assert ann.hear() == {"type": "join", "name": name}
+
+
+def test_who_never_came_in_takes_nobody_along(running: Running, enter: Enter) -> None:
+    ann = enter("ann")
+    stranger = cast(WebSocket, object())  # as when on_close comes without on_open: it still has the name it asked for
+    running.room.leave(stranger, "ann")
+    ann.say("still here")
+    assert ann.hear() == {"type": "message", "name": "ann", "text": "still here"}
 
 
 @both_ways

@@ -248,7 +248,7 @@ def test_a_hostile_name_is_shown_and_runs_nothing(demo: Demo, tabs: Tabs) -> Non
 def test_a_message_that_is_too_long_is_refused_and_kept(demo: Demo, tabs: Tabs) -> None:
     ann = tabs.chat(demo, "Ann")
     say(ann, "é" * 2049)
-    expect(ann.get_by_role("alert")).to_contain_text("too long: 4,098 of 4,096 bytes")
+    expect(ann.get_by_role("alert")).to_have_text("This message is too long: 4,098 of 4,096 bytes. Please shorten it.")
     expect(ann.locator("#text")).to_have_value("é" * 2049)
     picture(ann, "too-long")
     say(ann, "é" * 2048)
@@ -276,6 +276,7 @@ def test_it_comes_back_by_itself_when_the_server_restarts(demo: Demo, tabs: Tabs
         expect(page.locator("#banner")).to_contain_text(re.compile(r"Connection lost, trying again in \d+ s"))
         expect(page.get_by_role("status")).to_have_text("Connection lost, trying again")
         expect(notices(page).last).to_have_text("Connection lost")
+    expect(ann.locator("#text")).to_have_value("")  # what was answered does not come back
     picture(ann, "lost")
     say(ann, "typed while away")
     expect(ann.get_by_role("alert")).to_have_text("Not connected. Your message stays here until you can send it.")
