@@ -299,6 +299,7 @@ class HttpConnection(Observer):
             if not upgraded:
                 self._phase = _ANSWERING
         if upgraded:
+            self._request = None  # they refer to each other: nobody should have to wait for the garbage collector
             if response is not None:
                 self._let_go(response)
         elif refusal is not None:
