@@ -38,7 +38,7 @@ from gows.reactor.listener import Listener
 from gows.reactor.observer import Observer
 from gows.reactor.poller import READ, Poller, make_poller
 from gows.reactor.sockets import SocketLayer
-from gows.reactor.stream import Stream
+from gows.reactor.stream import GONE, Stream
 from gows.reactor.timers import NEVER, TICKS_PER_SECOND, Timer, TimingWheel
 from gows.reactor.tls import TLSStream
 from gows.reactor.workers import InlinePool, WorkerPool
@@ -509,6 +509,8 @@ class Loop:
         """A connection was accepted. Loop thread."""
         try:
             on_accept(stream)
+            if stream.observer is GONE and not stream.closed:
+                raise UsageError("on_accept must set stream.observer, or close the stream")
         except Exception as error:
             logger.exception("on_accept raised; aborting the connection")
             stream.abort(error)

@@ -4,6 +4,9 @@ Why not one wake-up a task: with one interpreter lock, every thread that is runn
 slower, and each hand-over of the lock is a trip through the kernel. So tasks wait in one queue, a turn's batch is
 handed over with one wake-up, and one worker is enough as long as it gets on. Another is woken only when tasks wait
 and nobody finished one between two looks, 2 ms apart: then a task blocks, and must not hold up the rest.
+
+A task that has to wait for somebody outside, such as a peer that reads slowly, says so with `step_aside`: as long as it
+waits, its thread does not count, and another may be started in its place.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ logger = logging.getLogger("gows")
 
 LOOK_INTERVAL = 0.002
 """Seconds between two looks at busy workers."""
+MAX_ASIDE = 128
+"""Threads that may wait for somebody outside at once."""
 
 
 class Task(Protocol):
@@ -64,7 +69,7 @@ class InlinePool:
 
 
 class WorkerPool:
-    """`workers` daemon threads, started when first needed."""
+    """`workers` daemon threads, started when first needed; those that wait for somebody outside do not count."""
 
     inline = False
 
@@ -73,8 +78,11 @@ class WorkerPool:
         self.idle: deque[_Worker] = deque()
         self.stopping = False
         self._wake = wake
-        self._size = workers
-        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()  # of the two below
+        self.size = workers  # how many there may be: one more for each that has stepped aside
+        self.workers: list[_Worker] = []  # replaced, not changed: the loop goes through it without the lock
+        self._limit = workers + MAX_ASIDE
+        self._number = 0
         self._next_look = 0.0
         self._finished_before = 0  # runs that had ended at the last look
         self._watching = False
@@ -87,56 +95,89 @@ class WorkerPool:
     def kick(self) -> None:
         """The loop, once a turn: hand over the turn's batch with one wake-up, and look after the busy ones from time
         to time."""
-        if self.tasks and not any(worker.getting_on() for worker in self._workers):
-            self._rouse()
-        if self._watching:
-            if time.monotonic() >= self._next_look:
-                self._look()
-        elif self.tasks:
-            self._watching = True
-            self._next_look = time.monotonic() + LOOK_INTERVAL
+        if self.tasks and not any(worker.getting_on() for worker in self.workers) and self._rouse():
+            if not self._watching:
+                self._watching = True
+                self._next_look = time.monotonic() + LOOK_INTERVAL
+        elif self._watching and time.monotonic() >= self._next_look:
+            self._look()
 
     def patience(self) -> float | None:
         """How long the loop may sleep, in seconds: until the next look, or for ever (None) when no worker needs
-        one."""
-        return LOOK_INTERVAL if self._watching else None
+        one. Not at all when a task came since `kick`, from a thread that found the loop awake."""
+        if self._watching:
+            return LOOK_INTERVAL
+        return 0.0 if self.tasks and self._spare() else None
 
     def stop(self, timeout: float) -> bool:
         """Let the workers finish what is queued and end. False: after `timeout` seconds some task was still running;
         its thread is left behind, and does not keep the process alive."""
         self.stopping = True
-        if self.tasks and not self._workers:
+        if self.tasks and not self.workers:
             self._rouse()
-        for worker in self._workers:
+        workers = self.workers
+        for worker in workers:
             worker.gate.put(None)
         end = time.monotonic() + timeout
-        for worker in self._workers:
+        for worker in workers:
             worker.thread.join(max(0.0, end - time.monotonic()))
-        return not any(worker.thread.is_alive() for worker in self._workers)
+        return not any(worker.thread.is_alive() for worker in workers)
+
+    # ------------------------------------------------------------------ a worker, in a task
+
+    def step_aside(self) -> bool:
+        """The task is going to wait for somebody outside: another thread may take this one's place. `step_back` must
+        follow. False: too many wait already, so this one must not."""
+        with self._lock:
+            if self.size >= self._limit:
+                return False
+            self.size += 1
+        self._wake()
+        return True
+
+    def step_back(self) -> None:
+        """The task goes on. A thread too many ends when it has nothing to do."""
+        with self._lock:
+            self.size -= 1
+
+    def surplus(self, worker: _Worker) -> bool:
+        """Whether this idle worker is one too many; it is forgotten then, and must end."""
+        with self._lock:
+            if len(self.workers) <= self.size:
+                return False
+            self.workers = [other for other in self.workers if other is not worker]
+            return True
 
     # ------------------------------------------------------------------ loop thread
 
-    def _rouse(self) -> None:
+    def _rouse(self) -> bool:
         """One more worker, if there is one. The last that went idle: its stack may still be in the cache."""
         try:
             worker = self.idle.pop()
         except IndexError:
-            if len(self._workers) < self._size:
-                self._workers.append(_Worker(self, len(self._workers)))
-            return
+            with self._lock:
+                if len(self.workers) >= self.size:
+                    return False
+                self.workers = [*self.workers, _Worker(self, self._number)]
+                self._number += 1
+            return True
         worker.awake = True
         worker.gate.put(None)
+        return True
 
     def _look(self) -> None:
         """Two milliseconds have gone by: do the workers get on?"""
         self._next_look = time.monotonic() + LOOK_INTERVAL
-        finished = sum(worker.finished for worker in self._workers)
+        finished = sum(worker.finished for worker in self.workers)
         if self.tasks and finished == self._finished_before:
             self._rouse()
         self._finished_before = finished
-        unheard = [worker for worker in self._workers if worker.look()]
-        spare = len(self.idle) > 0 or len(self._workers) < self._size
-        self._watching = len(unheard) > 0 or (len(self.tasks) > 0 and spare)
+        unheard = [worker for worker in self.workers if worker.look()]
+        self._watching = len(unheard) > 0 or (len(self.tasks) > 0 and self._spare())
+
+    def _spare(self) -> bool:
+        """Whether there is, or could be, a worker more."""
+        return len(self.idle) > 0 or len(self.workers) < self.size
 
 
 class _Worker:
@@ -182,7 +223,7 @@ class _Worker:
             try:
                 task = tasks.popleft()
             except IndexError:
-                if pool.stopping:
+                if pool.stopping or (len(pool.workers) > pool.size and pool.surplus(self)):
                     return
                 self.awake = False
                 idle.append(self)

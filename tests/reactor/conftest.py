@@ -30,7 +30,6 @@ def world() -> Iterator[World]:
     world = World()
     yield world
     world.close()
-    assert not world.network.open, f"descriptors left open: {world.network.open}"
 
 
 @pytest.fixture(params=[*available_pollers(), "memory"])
