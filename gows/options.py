@@ -53,7 +53,8 @@ class AcceptOptions:
     frame_read_buffer_size: int = 262144
     """Most bytes read from one connection in one turn: the loop's one scratch buffer; taken when a loop is made."""
     message_buffer_size: int = 4096
-    """First size of the pooled buffer in which a message that arrives in pieces is put together."""
+    """For handlers with `on_chunk`: the pieces of an unfinished frame are gathered to so much before they are
+    delivered."""
 
     ping_interval: float | None = 30.0
     """A connection that was silent for so long is sent a ping."""
@@ -166,5 +167,5 @@ def set_frame_read_buffer_size(size: int) -> None:
 
 
 def set_message_buffer_size(size: int) -> None:
-    """Start the buffer of a message that arrives in pieces with `size` bytes, by default."""
+    """For handlers with `on_chunk`: gather the pieces of an unfinished frame to `size` bytes, by default."""
     _change(message_buffer_size=size)

@@ -16,6 +16,7 @@ Events are tuples (kind, value):
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from os import urandom
 from typing import Any
 
@@ -86,13 +87,25 @@ _SHORT_TEXT_HEADS = [frame_header(TEXT, size) for size in range(126)]
 _SHORT_HEADS = {TEXT: _SHORT_TEXT_HEADS, BINARY: [frame_header(BINARY, size) for size in range(126)]}
 
 
-def _small_forms(limit: int) -> list[tuple[Any, int, int, int] | None]:
-    """By the second byte of a frame: (unpack, size, key repetition, payload bits) for masked payloads up to `limit`."""
-    forms: list[tuple[Any, int, int, int] | None] = [None] * 256
-    for size in range(min(limit, MAX_CONTROL) + 1):
-        unpack = struct.Struct(f"<BxI{size}s").unpack_from
+SmallForm = tuple[Callable[[bytes | bytearray, int], tuple[int, int, bytes]], int, int, int]
+
+
+def _small_forms() -> list[SmallForm | None]:
+    """By the second byte of a small masked frame: (unpack, payload size, key repetition, payload bits)."""
+    forms: list[SmallForm | None] = [None] * 256
+    for size in range(MAX_CONTROL + 1):
+        unpack: Any = struct.Struct(f"<BxI{size}s").unpack_from
         forms[0x80 | size] = (unpack, size, REPEATS[(size + 3) >> 2], (1 << 8 * size) - 1)
     return forms
+
+
+_SMALL_FORMS = _small_forms()
+
+
+def _forms_up_to(limit: int) -> list[SmallForm | None]:
+    if limit >= MAX_CONTROL:
+        return _SMALL_FORMS
+    return [form if form is not None and form[1] <= limit else None for form in _SMALL_FORMS]
 
 
 class ConnectionConfig:
@@ -141,7 +154,8 @@ class ConnectionConfig:
         self.pool = BufferPool() if pool is None else pool
         self.budget = max(max_message_size, _MIN_BUDGET)
         """`receive` stops after so many decoded bytes, for a few compressed ones may hold very many."""
-        self.forms = _small_forms(max_message_size) if self.masked and not chunked else [None] * 256
+        self.forms = _forms_up_to(max_message_size if self.masked and not chunked else -1)
+        """The frames that `receive` takes in its fast way."""
 
 
 class Connection:
@@ -504,9 +518,11 @@ def _decoded_size(event: Event) -> int:
 
 
 def _to_bytes(data: Data) -> bytes:
+    if isinstance(data, ByteBuffer):
+        return data.clone_bytes()
     if isinstance(data, str):
         raise TypeError("a message is bytes here: encode the str, or use encode_text")
-    return bytes(data)
+    return bytes(memoryview(data))  # by way of a view, for bytes(5) would be five zeros
 
 
 def _refuse(refusal: Refusal) -> None:

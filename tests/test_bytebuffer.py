@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from gows.bytebuffer import BufferPool, ByteBuffer
+from gows.errors import BufferReleasedError
+
+KINDS = [bytes, bytearray]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reading(kind: type[bytes] | type[bytearray]) -> None:
+    buffer = ByteBuffer.of(kind("κόσμε".encode()))
+    assert buffer.size() == len(buffer) == 10
+    assert buffer.get_string() == "κόσμε"
+    assert buffer.clone_bytes() == bytes(buffer) == "κόσμε".encode()
+    assert type(buffer.clone_bytes()) is bytes
+    assert bytes(buffer.get_bytes()) == "κόσμε".encode()
+    assert repr(buffer) == "<ByteBuffer 10 bytes>"
+    assert buffer
+
+
+def test_an_empty_message_is_still_something() -> None:
+    buffer = ByteBuffer.of(b"")
+    assert len(buffer) == 0
+    assert buffer
+    assert buffer.get_string() == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_view_cannot_change_the_message(kind: type[bytes] | type[bytearray]) -> None:
+    view = ByteBuffer.of(kind(b"abc")).get_bytes()
+    assert view.readonly
+    with pytest.raises(TypeError):
+        view[0] = 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 688")
+def test_the_buffer_protocol() -> None:
+    buffer = ByteBuffer.of(bytearray(b"abc"))
+    assert memoryview(buffer) == b"abc"  # type: ignore[arg-type,unused-ignore]
+    assert b"-".join([buffer, buffer]) == b"abc-abc"  # type: ignore[list-item,unused-ignore]
+
+
+def test_the_buffer_protocols_method() -> None:
+    assert ByteBuffer.of(bytearray(b"abc")).__buffer__(0) == b"abc"
+
+
+def test_bytes_that_are_not_utf8_have_no_string() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        ByteBuffer.of(b"\xff").get_string()
+
+
+def test_use_after_release_raises() -> None:
+    for pool in (None, BufferPool()):
+        buffer = ByteBuffer.of(bytearray(b"abc") if pool is None else pool.take(), pool)
+        buffer.release()
+        for use in (
+            buffer.get_bytes,
+            buffer.clone_bytes,
+            buffer.get_string,
+            buffer.size,
+            buffer.__len__,
+            buffer.__bytes__,
+            lambda: buffer.__buffer__(0),  # noqa: B023
+        ):
+            with pytest.raises(BufferReleasedError, match="clone_bytes"):
+                use()
+        assert repr(buffer) == "<ByteBuffer released>"
+        assert buffer
+
+
+def test_a_second_release_gives_nothing_back_twice() -> None:
+    """In the seed a double Close put one buffer into the pool twice, and so into two messages."""
+    pool = BufferPool()
+    buffer = ByteBuffer.of(pool.take(), pool)
+    for _ in range(3):
+        buffer.release()
+    assert pool.lent == 0
+    assert pool.take() is not pool.take()
+
+
+def test_a_released_wrapper_never_shows_what_the_pool_lent_next() -> None:
+    pool = BufferPool()
+    first = pool.take()
+    first += b"secret of one"
+    buffer = ByteBuffer.of(first, pool)
+    buffer.release()
+    second = pool.take()
+    assert second is first
+    second += b"secret of another"
+    with pytest.raises(BufferReleasedError):
+        buffer.get_bytes()
+
+
+@pytest.mark.parametrize("data", [b"kept", b""])
+def test_storage_that_is_still_viewed_is_not_used_again(data: bytes) -> None:
+    pool = BufferPool()
+    storage = pool.take()
+    storage += data
+    buffer = ByteBuffer.of(storage, pool)
+    view = buffer.get_bytes()
+    buffer.release()
+    assert pool.lent == 0
+    again = pool.take()
+    assert again is not storage
+    again += b"next message"
+    assert view == data
+
+
+def test_an_immutable_message_is_not_the_pools() -> None:
+    pool = BufferPool()
+    buffer = ByteBuffer.of(b"", pool)
+    buffer.release()
+    assert pool.lent == 0
+
+
+def test_what_was_taken_is_empty_and_used_again() -> None:
+    pool = BufferPool()
+    storage = pool.take()
+    assert storage == b""
+    assert pool.lent == 1
+    storage += b"x" * 1000
+    pool.give(storage)
+    assert pool.lent == 0
+    assert pool.take() is storage
+    assert storage == b""
+
+
+def test_a_pool_keeps_neither_many_nor_large_buffers() -> None:
+    pool = BufferPool(keep=2, max_size=100)
+    storages = [pool.take() for _ in range(4)]
+    storages[0] += b"x" * 101
+    for storage in storages:
+        pool.give(storage)
+    again = [pool.take() for _ in range(3)]
+    assert again[0] is storages[2]
+    assert again[1] is storages[1]
+    assert all(again[2] is not storage for storage in storages)
+    assert pool.lent == 3
+
+
+def test_take_and_give_from_many_threads() -> None:
+    pool = BufferPool(keep=3)
+    failed: list[str] = []
+
+    def work(mark: bytes) -> None:
+        for _ in range(500):
+            storage = pool.take()
+            if storage:
+                failed.append("not empty")
+            storage += mark * 20
+            if storage != mark * 20:
+                failed.append("shared")
+            pool.give(storage)
+
+    threads = [threading.Thread(target=work, args=(bytes([n]),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not failed
