@@ -39,7 +39,12 @@ NAME_LIMIT = 40
 MESSAGE_LIMIT = 4096
 """Longest message, in bytes of UTF-8; longer ones are answered with an error."""
 
-OPTIONS = AcceptOptions(compression=True, min_compress_size=512, max_message_size=16 * MESSAGE_LIMIT)
+OPTIONS = AcceptOptions(
+    compression=True,
+    min_compress_size=512,
+    max_message_size=16 * MESSAGE_LIMIT,
+    close_timeout=1.0,  # Ctrl-C waits for every client to answer, but not longer than this
+)
 
 PAGE_HEADERS = (
     (

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any, cast
 from urllib.parse import quote
@@ -305,7 +306,12 @@ class RawGuest:
 
 @pytest.mark.slow
 @both_ways
-def test_a_client_that_stops_reading_is_let_go_and_the_others_lose_nothing(running: Running, enter: Enter) -> None:
+def test_a_client_that_stops_reading_is_let_go_and_the_others_lose_nothing(
+    running: Running, enter: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        demo, "OPTIONS", replace(demo.OPTIONS, close_timeout=WAIT)
+    )  # time to read on, on a busy machine
     with closing(RawGuest(running.port, "slow")) as slow:
         ann, ben = enter("ann"), enter("ben")
         ann.hear()
@@ -365,6 +371,17 @@ def test_it_says_goodbye(children: Children, number: signal.Signals) -> None:
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code in (1001, 1012)
     rest, _ = process.communicate(timeout=WAIT)
+    assert rest == "bye\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_client_that_does_not_answer_does_not_keep_it_from_ending(children: Children) -> None:
+    process, port = start_demo(children)
+    with closing(RawGuest(port, "mute")) as mute:
+        assert mute.frame()[0] == 1  # it is in the room
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=4)
     assert rest == "bye\n"
     assert process.returncode == 0
 
