@@ -307,11 +307,12 @@ while time.monotonic() < end:
     loop.run_once(0.1)
     turns += 1
 print(len(streams), turns, flush=True)
+sys.stdin.readline()
 for stream in streams[:5]:
     stream.abort()
 loop.run_once(0)
 before = len(streams)
-sys.stdin.readline()
+print("freed", flush=True)
 end = time.monotonic() + 5
 while len(streams) == before and time.monotonic() < end:
     loop.run_once(0.1)
@@ -348,9 +349,10 @@ def test_the_real_limit_of_open_files(poller_name: str) -> None:
             except TimeoutError:
                 pass
         assert told == 60 - accepted, "everybody knows"
-        clients.append(socket.create_connection(("127.0.0.1", port), timeout=5))
         program.stdin.write("\n")
         program.stdin.flush()
+        assert program.stdout.readline() == "freed\n"
+        clients.append(socket.create_connection(("127.0.0.1", port), timeout=5))
         assert program.stdout.readline() == "True\n", "it accepts again"
         _, errors = program.communicate(timeout=10)
         assert program.returncode == 0, errors
