@@ -291,9 +291,12 @@ class HttpConnection(Observer):
                 refusal = error
             except HttpError as error:
                 response = error_response(error)
-        except Exception:
-            logger.exception("%s %s: the view failed", request.method, request.head.target)
-            refusal = HttpError(500, "internal server error")
+        except Exception as error:
+            if isinstance(error, ConnectionClosedError) and (self._eof or self.stream.closed):
+                refusal = HttpError(400, "the connection ended before it was upgraded")  # the peer's doing: no news
+            else:
+                logger.exception("%s %s: the view failed", request.method, request.head.target)
+                refusal = HttpError(500, "internal server error")
         with self.stream.lock:
             upgraded = self._phase == _UPGRADED
             if not upgraded:
