@@ -56,7 +56,7 @@ def frame(
     length: int | None = None,
     form: int | None = None,
 ) -> bytes:
-    """A frame of a client. `length`: what it declares; `form`: how many bits say so (7, 16, 64); `key=None`: unmasked."""
+    """A frame of a client. `length` is what it declares, `form` the bits that say so (7, 16, 64); no key: unmasked."""
     if isinstance(payload, str):
         payload = payload.encode()
     if length is None:

@@ -32,17 +32,18 @@ def module_server(workers: int) -> Iterator[Serving]:
 def server(module_server: Serving) -> Iterator[Serving]:
     """A server that other tests use too. Whatever the test does to it, it goes on serving those who are there and
     those who come, keeps nothing, calls on_close once for each connection, and has nothing to log."""
-    module_server.wait_gone()
-    with module_server.connect() as bystander:
-        bystander.upgrade("/echo")
-        yield module_server
-        bystander.send(wire.frame(wire.TEXT, "all well"))
-        assert bystander.read_text() == "all well"
-        module_server.assert_serves()
-        bystander.send(wire.close(1000))
-        bystander.expect_close(1000)
-    _settled(module_server)
-    module_server.forget()
+    try:
+        with module_server.connect() as bystander:
+            bystander.upgrade("/echo")
+            yield module_server
+            bystander.send(wire.frame(wire.TEXT, "all well"))
+            assert bystander.read_text() == "all well"
+            module_server.assert_serves()
+            bystander.send(wire.close(1000))
+            bystander.expect_close(1000)
+        _settled(module_server)
+    finally:
+        module_server.forget()
 
 
 @pytest.fixture

@@ -65,16 +65,25 @@ class Faults(logging.Handler):
 
 
 class Serving:
-    """A running server: `/ws` is served with what `handler` makes and with `options`, `/echo` always echoes."""
+    """A running server: `/ws` is served with what `make_handler` makes and with `options`; `/echo` always echoes.
+
+    `asked_with`: how others connect, whom it must go on serving.
+    """
 
     def __init__(
-        self, workers: int, options: AcceptOptions | None = None, address: Any = None, **settings: Any
+        self,
+        workers: int,
+        options: AcceptOptions | None = None,
+        address: Any = None,
+        asked_with: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         self.workers = workers
         self.options = options or AcceptOptions(compression=True)
         self.make_handler: Callable[[], Handler] = Recorder
         self.handlers: list[Any] = []
         self.stopped = False
+        self.asked_with = asked_with or {}
         self.view: Callable[[Request], Any] = self._accept
         self.faults = Faults()
         logging.getLogger("gows").addHandler(self.faults)
@@ -114,9 +123,9 @@ class Serving:
             raise
         return peer
 
-    def assert_serves(self, **settings: Any) -> None:
+    def assert_serves(self) -> None:
         """Somebody else comes, and is served as ever."""
-        with self.connect(**settings) as peer:
+        with self.connect(**self.asked_with) as peer:
             peer.upgrade("/echo")
             peer.send(wire.frame(wire.TEXT, "still there?"))
             assert peer.read_text() == "still there?"
@@ -137,6 +146,7 @@ class Serving:
     def forget(self) -> None:
         """Back to the beginning, for the next test."""
         self.handlers.clear()
+        self.faults.take()
         self.make_handler = Recorder
         self.view = self._accept
 
