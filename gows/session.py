@@ -79,11 +79,12 @@ class SessionContext:
         "whole",
     )
 
-    def __init__(self, loop: Loop, options: AcceptOptions, role: Role) -> None:
+    def __init__(self, loop: Loop, options: AcceptOptions, role: Role, *, inline: bool | None = None) -> None:
+        """`inline`: whether the loop's thread runs the callbacks; None: as the loop's pool is."""
         self.loop = loop
         self.options = options
         self.role = role
-        self.inline = loop.pool.inline
+        self.inline = loop.pool.inline if inline is None else inline
         self.high_water = options.high_water
         self.whole = _connection_config(loop, options, role, chunked=False)
         self.chunked = _connection_config(loop, options, role, chunked=True)
@@ -105,7 +106,8 @@ class SessionContext:
 
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
         """A context for one connection that differs in its timeouts."""
-        return SessionContext(self.loop, replace(self.options, **timeouts), self.role)  # type: ignore[arg-type]
+        options = replace(self.options, **timeouts)  # type: ignore[arg-type]
+        return SessionContext(self.loop, options, self.role, inline=self.inline)
 
 
 def _connection_config(loop: Loop, options: AcceptOptions, role: Role, *, chunked: bool) -> ConnectionConfig:
@@ -444,7 +446,10 @@ class Session(Observer):
                 full = 0
                 break
         if corked:
-            stream.uncork_locked()
+            if self.context.loop.pool.tasks:  # there is more to do than to send
+                stream.uncork_later_locked()
+            else:
+                stream.uncork_locked()
         lock.release()
         if full:
             self.context.loop.call_soon(self._resume_reading)

@@ -44,23 +44,23 @@ class InlinePool:
     inline = True
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self._tasks: deque[Task] = deque()
+        self.tasks: deque[Task] = deque()
         self._wake = wake
 
     def submit(self, task: Task) -> None:
         """Have `task.run()` called. Any thread."""
-        self._tasks.append(task)
+        self.tasks.append(task)
         self._wake()
 
     def kick(self) -> None:
         """The loop, once a turn: run what was submitted until now. What those submit waits for the next turn."""
-        tasks = self._tasks
+        tasks = self.tasks
         for _ in range(len(tasks)):
             run_task(tasks.popleft())
 
     def patience(self) -> float | None:
         """How long the loop may sleep, in seconds."""
-        return 0.0 if self._tasks else None
+        return 0.0 if self.tasks else None
 
     def stop(self, timeout: float) -> bool:
         """Run what is left. True: nothing is running any more."""
