@@ -175,7 +175,7 @@ class HttpConnection(Observer):
 
     # ------------------------------------------------------------------ reading (loop thread)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes | bytearray) -> None:
         parser, stream = self._parser, self.stream
         try:
             parser.feed(data)
@@ -189,7 +189,7 @@ class HttpConnection(Observer):
             stream.set_deadline(None)
             stream.loop.pool.submit(self)
         elif parser.head is None:
-            if self._phase == _IDLE:
+            if self._phase == _IDLE and parser.started:
                 self._phase = _HEAD
                 stream.set_deadline(self._app.head_timeout)
         elif self._phase != _BODY:
@@ -204,13 +204,13 @@ class HttpConnection(Observer):
         if stream.closed:
             return
         with stream.lock:
-            data = self._parser.reset() + bytes(self._stash)
-            self._stash.clear()
+            stash, self._stash = self._stash, bytearray()
             self._phase = _IDLE
         stream.set_deadline(self._app.keep_alive_timeout)
-        if data:
+        self._parser.reset()
+        if stash:
             stream.resume_reading()
-            self._feed(data)
+        self._feed(stash)
         if self._eof and self._phase in (_IDLE, _HEAD, _BODY):
             self._end()
 

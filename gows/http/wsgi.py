@@ -7,6 +7,7 @@ no thread waits for a slow peer. What it gives to `write()` is sent with the nex
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -23,6 +24,7 @@ WsgiCallable = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Itera
 
 # Hop-by-hop fields are not the application's (PEP 3333, "Other HTTP Features"); Date is ours and says the same.
 _OURS = frozenset({"connection", "date", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
+_split_host = re.compile(r"(\[.*\]|[^:]*)(?::([0-9]*))?").fullmatch
 
 
 class WsgiApp:
@@ -170,5 +172,7 @@ def _server_address(request: Request) -> tuple[str, str]:
     local = None if request.connection is None else request.connection.stream.local_address
     if isinstance(local, tuple):
         return local[0], str(local[1])
-    name, _, port = request.host.rpartition(":") if request.host[-1:].isdigit() else (request.host, "", "")
+    host = _split_host(request.host)
+    assert host is not None  # the parser let no other through
+    name, port = host.groups("")
     return name or "localhost", port or ("443" if request.scheme == "https" else "80")

@@ -234,16 +234,13 @@ class RequestParser(_HeadReader):
         """What came behind the complete request: a pipelined request, or frames sent before the 101."""
         return bytes(self._buffer) if self.complete else b""
 
-    def reset(self) -> bytes:
-        """Make ready for the next request; returns what came behind this one, to be fed again."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
+    def reset(self) -> None:
+        """Make ready for the next request. What came behind this one is kept as its start; `feed(b"")` looks at it."""
         self._checked = self._lines = 0
         self._chunks = None
         self.head = None
         self.body = b""
         self.complete = False
-        return rest
 
 
 class ResponseParser(_HeadReader):

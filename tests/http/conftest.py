@@ -19,4 +19,4 @@ def make_site() -> Iterator[Callable[..., Site]]:
 
     yield make
     for site in sites:
-        site.world.close()
+        site.close()

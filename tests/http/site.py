@@ -49,6 +49,7 @@ class Site:
         self.loop = self.world.loop()
         self.streams: list[Stream] = []
         self.connections: list[HttpConnection] = []
+        self.browsers: list[Browser] = []
         self.loop.listen(ADDRESS, self._accept)
 
     def _accept(self, stream: Stream) -> None:
@@ -61,7 +62,14 @@ class Site:
         before = len(self.connections)
         sock, _ = self.world.network.dial(Target(socket.AF_INET, ADDRESS))
         self.world.run_until(lambda: len(self.connections) > before)
-        return Browser(self, sock)
+        self.browsers.append(Browser(self, sock))
+        return self.browsers[-1]
+
+    def close(self) -> None:
+        """The end of all connections."""
+        for browser in self.browsers:
+            browser.sock.close()
+        self.world.close()
 
     def fetch(self, wire: bytes) -> Answer:
         """The answer to one request on a connection of its own."""

@@ -501,6 +501,38 @@ def test_an_upgrade_of_a_connection_that_is_gone_is_refused(make_site: MakeSite,
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize("ending", ["abort", "eof"])
+def test_a_view_need_not_mind_a_client_that_has_gone(
+    make_site: MakeSite, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer's doing is no news for the log."""
+
+    def view(request: Request) -> None:
+        if ending == "abort":
+            site.streams[0].abort()
+        else:
+            site.connections[0].eof_received()
+        upgrading(Upgraded())(request)
+
+    site = make_site(view)
+    browser = site.browser()
+    browser.send(get())
+    received = browser.until_over()
+    assert received.startswith(b"HTTP/1.1 400 " if ending == "eof" else b"")
+    assert not caplog.records
+
+
+def test_a_second_upgrade_that_is_let_pass_is_logged(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    def view(request: Request) -> None:
+        upgrading(Upgraded())(request)
+        upgrading(Upgraded())(request)
+
+    browser = make_site(view).browser()
+    browser.send(get())
+    assert browser.answer().status == 101
+    assert "ConnectionClosedError" in caplog.text
+
+
 def test_what_reaches_the_old_observer_on_the_way_goes_to_the_new_one(make_site: MakeSite) -> None:
     """The loop may have looked up the observer just before another thread upgraded the connection."""
     observer = Upgraded()
@@ -634,8 +666,10 @@ def test_other_tasks_have_their_turn_between_pieces(make_site: MakeSite) -> None
     site.browser().send(get("/endless"))
     site.world.turn()
     before = endless.taken
-    assert site.fetch(get()).body == b"hello"
-    assert endless.taken > before
+    browser = site.browser()
+    browser.send(get())
+    assert browser.answer().body == b"hello"
+    assert before < endless.taken < before + 1000
 
 
 @pytest.fixture

@@ -1,0 +1,234 @@
+"""HTTP connections with a worker pool, on real sockets: what virtual time cannot show."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gows.errors import ConnectionClosedError
+from gows.http import connection as module
+from gows.http.connection import HttpConnection
+from gows.http.request import Request
+from gows.http.response import Response
+from gows.reactor import Loop, Stream
+from tests.http.site import App, get
+from tests.http.test_connection import Pieces, Upgraded
+from tests.waiting import wait_until
+
+MakeServer = Callable[..., "LiveServer"]
+
+
+class LiveServer:
+    """An application on a running loop with workers."""
+
+    def __init__(self, view: Callable[[Request], Any], workers: int = 2) -> None:
+        self.app = App(view)
+        self.loop = Loop(workers=workers)
+        self.streams: list[Stream] = []
+        self.listener = self.loop.listen("127.0.0.1:0", self._accept)
+        self.loop.start()
+
+    def _accept(self, stream: Stream) -> None:
+        stream.observer = HttpConnection(stream, self.app)
+        self.streams.append(stream)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.listener.address[:2], timeout=5)
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = sock.recv(65536)
+        assert piece, f"the connection ended after {data[-200:]!r}"
+        data += piece
+    return data
+
+
+def body_of(sock: socket.socket) -> bytes:
+    """The body of one answer with a length; reads nothing behind it."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += sock.recv(1)
+    size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return sock.recv(size, socket.MSG_WAITALL)
+
+
+@pytest.fixture
+def make_server() -> Iterator[MakeServer]:
+    servers: list[LiveServer] = []
+
+    def make(*args: Any, **settings: Any) -> LiveServer:
+        servers.append(LiveServer(*args, **settings))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.loop.close()
+
+
+def test_a_view_that_blocks_holds_up_nobody(make_server: MakeServer) -> None:
+    release = threading.Event()
+
+    def view(request: Request) -> str:
+        if request.path == "/slow":
+            assert release.wait(5)
+        return f"{request.path} on {threading.current_thread().name}"
+
+    server = make_server(view)
+    with server.connect() as slow, server.connect() as fast:
+        slow.sendall(get("/slow"))
+        wait_until(lambda: server.app.requests)
+        for _ in range(20):
+            fast.sendall(get("/fast"))
+            assert body_of(fast).startswith(b"/fast on gows-worker")
+        release.set()
+        assert body_of(slow).startswith(b"/slow on gows-worker")
+
+
+@pytest.mark.slow
+def test_what_comes_while_a_request_is_answered_is_bounded(make_server: MakeServer) -> None:
+    """The client may send on and on: we stop to read, and answer all in order afterwards."""
+    release = threading.Event()
+
+    def view(request: Request) -> str:
+        assert release.wait(5)
+        return request.path
+
+    server = make_server(view)
+    server.loop.scratch = bytearray(16384)
+    with server.connect() as sock:
+        sock.sendall(get("/first"))
+        wait_until(lambda: server.app.requests)
+        connection = server.streams[0].observer
+        assert isinstance(connection, HttpConnection)
+        sock.setblocking(False)
+        sent = 0
+        wire = b"".join(get(f"/{number}", "X: " + "x" * 8000) for number in range(1000))
+        while len(connection._stash) < module.MAX_STASH or sent < 2 * module.MAX_STASH:
+            try:
+                sent += sock.send(wire[sent : sent + 65536])
+            except BlockingIOError:
+                pass
+        stashed = len(connection._stash)
+        assert module.MAX_STASH <= stashed <= module.MAX_STASH + 16384
+        sock.settimeout(5)
+        release.set()
+        sender = threading.Thread(target=sock.sendall, args=(wire[sent:],))
+        sender.start()
+        assert body_of(sock) == b"/first"
+        received = bytearray()
+        while not received.endswith(b"/999"):
+            received += sock.recv(65536)
+        sender.join(5)
+        assert received.count(b"HTTP/1.1 200 OK") == 1000
+
+
+def test_a_slow_client_holds_no_worker(make_server: MakeServer) -> None:
+    """One worker, one client that does not read its endless body: another client is served."""
+    body = Pieces(bytes(65536) for _ in range(10_000))
+
+    def view(request: Request) -> Any:
+        return Response(body) if request.path == "/endless" else "hello"
+
+    server = make_server(view, workers=1)
+    with server.connect() as slow, server.connect() as fast:
+        slow.sendall(get("/endless"))
+        wait_until(lambda: any(stream.queued > module.HIGH_WATER for stream in server.streams))
+        fast.sendall(get())
+        assert body_of(fast) == b"hello"
+        assert body.taken < 1000
+        before = body.taken
+        receive(slow, 8 << 20)
+        wait_until(lambda: body.taken > before)
+        slow.close()
+        wait_until(lambda: body.closed)
+
+
+def test_what_a_slow_view_has_sent_goes_out_before_its_end(make_server: MakeServer) -> None:
+    """A piece is on the wire before the next is asked for."""
+    release = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"first"
+        assert release.wait(5)
+        yield b"second"
+
+    server = make_server(lambda request: Response(pieces()))
+    with server.connect() as sock:
+        sock.sendall(get("/", version="HTTP/1.0"))
+        data = receive(sock, 1)
+        while not data.endswith(b"first"):
+            data += receive(sock, 1)
+        release.set()
+        assert receive(sock, 6) == b"second"
+        assert sock.recv(1) == b""
+
+
+def test_the_101_goes_out_before_the_view_has_returned(make_server: MakeServer) -> None:
+    release = threading.Event()
+    observer = Upgraded()
+
+    def view(request: Request) -> None:
+        assert request.connection is not None
+        request.connection.upgrade(b"HTTP/1.1 101 S\r\n\r\n", observer)
+        assert release.wait(5)
+
+    server = make_server(view)
+    with server.connect() as sock:
+        sock.sendall(get())
+        assert receive(sock, 18) == b"HTTP/1.1 101 S\r\n\r\n"
+        sock.sendall(b"frames")
+        wait_until(lambda: observer.data == b"frames")
+        release.set()
+    wait_until(lambda: "eof_received" in observer.calls)
+
+
+def test_another_thread_may_upgrade_but_not_after_the_answer(make_server: MakeServer) -> None:
+    """Either the 101 or the answer goes out, never both."""
+    outcomes: list[str] = []
+
+    def view(request: Request) -> str:
+        def upgrade() -> None:
+            assert request.connection is not None
+            started.set()
+            try:
+                request.connection.upgrade(b"HTTP/1.1 101 S\r\n\r\n", Upgraded())
+                outcomes.append("101")
+            except ConnectionClosedError:
+                outcomes.append("200")
+
+        started = threading.Event()
+        threading.Thread(target=upgrade).start()
+        assert started.wait(5)
+        return "hello"
+
+    server = make_server(view)
+    for number in range(1, 51):
+        with server.connect() as sock:
+            sock.sendall(get("/", "Connection: close"))
+            data = receive(sock, 12)
+            wait_until(lambda number=number: len(outcomes) == number)
+            assert data[9:12].decode() == outcomes[-1]
+
+
+def test_a_loop_that_is_closed_while_a_request_is_answered(
+    make_server: MakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = threading.Event()
+
+    def view(request: Request) -> str:
+        assert release.wait(5)
+        return "too late"
+
+    server = make_server(view)
+    with server.connect() as sock:
+        sock.sendall(get())
+        wait_until(lambda: server.app.requests)
+        threading.Timer(0.05, release.set).start()
+        server.loop.close()
+    assert not caplog.records
