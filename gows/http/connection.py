@@ -19,6 +19,7 @@ request; a body `body_timeout` after its head. Bytes that trickle in extend neit
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from gows.protocol.http import RequestParser
 from gows.reactor.observer import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
+from gows.reactor.workers import WorkerPool
 
 logger = logging.getLogger("gows")
 access_logger = logging.getLogger("gows.access")
@@ -67,10 +69,13 @@ class Application(Protocol):
 class _Sending:
     """An answer whose body goes out in pieces."""
 
-    __slots__ = ("chunked", "keep_alive", "left", "pieces", "response", "sent")
+    __slots__ = ("chunked", "keep_alive", "left", "pieces", "response", "room", "sent")
 
-    def __init__(self, response: Response, pieces: Iterator[bytes], chunked: bool, keep_alive: bool) -> None:
+    def __init__(
+        self, response: Response, pieces: Iterator[bytes], chunked: bool, keep_alive: bool, one_thread: bool
+    ) -> None:
         self.response = response
+        self.room = threading.Event() if one_thread else None  # what the thread waits for, if it must stay
         self.pieces = pieces
         self.chunked = chunked
         self.keep_alive = keep_alive
@@ -143,14 +148,10 @@ class HttpConnection(Observer):
 
     def drained(self) -> None:
         """There is room for more of the body."""
-        with self.stream.lock:
-            waiting = self._phase == _WAITING
-            if waiting:
-                self._phase = _ANSWERING
-        if waiting:
-            self.stream.loop.pool.submit(self)
-        elif self.upgraded:
+        if self.upgraded:
             self.stream.observer.drained()
+        else:
+            self._go_on()
 
     def deadline_reached(self) -> None:
         """The head, the body, the next request or the peer's reading took too long."""
@@ -165,13 +166,8 @@ class HttpConnection(Observer):
             self.refuse(HttpError(408, f"the request {part} did not come in time"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The stream is gone; an answer that was waiting for it is let go."""
-        with self.stream.lock:
-            waiting = self._phase == _WAITING
-            if waiting:
-                self._phase = _ANSWERING
-        if waiting:
-            self.stream.loop.pool.submit(self)  # `close` of a body is the user's code
+        """The stream is gone; an answer that was waiting for it is let go, by a worker: that may run user code."""
+        self._go_on()
 
     # ------------------------------------------------------------------ reading (loop thread)
 
@@ -307,7 +303,8 @@ class HttpConnection(Observer):
                 self._let_go(response)
         elif refusal is not None:
             self.refuse(refusal)
-        elif response is not None:
+        else:
+            assert response is not None
             self._send(response, request)
 
     def _call(self, request: Request) -> Response | None:
@@ -334,13 +331,16 @@ class HttpConnection(Observer):
             self._finish(response, len(body), head.keep_alive)
         else:
             self.stream.write(start)
-            self._sending = sending = _Sending(response, iter(pieces), chunked, head.keep_alive)
+            one_thread = response.one_thread and isinstance(self.stream.loop.pool, WorkerPool)
+            self._sending = sending = _Sending(response, iter(pieces), chunked, head.keep_alive, one_thread)
             self._send_pieces(sending)
 
     def _send_pieces(self, sending: _Sending) -> None:
         """Some pieces of the body, each sent before the next is asked for (PEP 3333, "Buffering and Streaming")."""
-        stream = self.stream
-        for _ in range(PIECES_PER_RUN):
+        stream, room = self.stream, sending.room
+        budget = PIECES_PER_RUN
+        while budget or room is not None:
+            budget -= 1
             if stream.closed:
                 self._let_go(sending.response)
                 return
@@ -363,7 +363,11 @@ class HttpConnection(Observer):
                 stream.write(b"%x\r\n%b\r\n" % (len(piece), piece) if sending.chunked else piece)
                 stream.flush()
                 if stream.queued > HIGH_WATER and self._wait():
-                    return
+                    if room is None:
+                        return
+                    if not self._wait_here(room):
+                        self._cut_off(sending)
+                        return
         stream.loop.pool.submit(self)
 
     def _wait(self) -> bool:
@@ -374,6 +378,30 @@ class HttpConnection(Observer):
                 return False
             self._phase = _WAITING
             return True
+
+    def _wait_here(self, room: threading.Event) -> bool:
+        """Wait in this thread, which another one replaces meanwhile. False: too many threads wait for slow peers."""
+        pool = self.stream.loop.pool
+        assert isinstance(pool, WorkerPool)
+        if not pool.step_aside():
+            logger.warning("%r: too many peers read slowly; this one is cut off", self._request)
+            return False
+        room.wait()
+        room.clear()
+        pool.step_back()
+        return True
+
+    def _go_on(self) -> None:
+        """Loop thread: a WAITING is over, for there is room, or nobody to send to."""
+        with self.stream.lock:
+            if self._phase != _WAITING:
+                return
+            self._phase = _ANSWERING
+        room = None if self._sending is None else self._sending.room
+        if room is None:
+            self.stream.loop.pool.submit(self)
+        else:
+            room.set()
 
     def _end_pieces(self, sending: _Sending) -> None:
         if sending.left:

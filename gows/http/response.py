@@ -32,9 +32,12 @@ class Response:
 
     Content-Length, Transfer-Encoding, Connection and Date are written by the server; to give them, like any header that
     may not be sent, raises InvalidHeaderError. `length` tells the size of an iterable, if it is known.
+
+    An iterable is asked for its pieces by one worker at a time, but not always by the same: between two pieces a slow
+    peer holds no thread. Set `one_thread` when that must not be, for what is bound to its thread (a database cursor).
     """
 
-    __slots__ = ("_headers", "body", "chunks", "length", "status")
+    __slots__ = ("_headers", "body", "chunks", "length", "one_thread", "status")
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Response:
         self.body = b""
         self.chunks: Iterable[bytes] | None = None
         self.length = length
+        self.one_thread = False
         if isinstance(body, str):
             self.body = body.encode()
             content_type = content_type or _HTML

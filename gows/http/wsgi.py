@@ -1,8 +1,12 @@
 """WsgiApp: a WSGI application (PEP 3333) as what answers requests.
 
 The environ carries the Request as `gows.request`, so that `gows.accept(environ)` in a view upgrades the connection;
-what the view returns is then ignored. What the application yields is sent piece by piece, as fast as the peer takes it;
-no thread waits for a slow peer. What it gives to `write()` is sent with the next piece, or at the end.
+what the view returns is then ignored. What the application yields is sent piece by piece, as fast as the peer takes it.
+What it gives to `write()` is sent with the next piece, or at the end.
+
+One thread calls the application, asks for the pieces and closes them, as applications expect: a cursor of a database
+may be bound to it. While that thread waits for a slow peer, another takes its place in the pool. Each call has a
+context of its own (contextvars), for with `workers=0` the pieces of several answers take turns in the loop's thread.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from io import BytesIO
 from types import TracebackType
 from typing import Any
@@ -38,7 +43,7 @@ class WsgiApp:
     def __call__(self, request: Request) -> Response | None:
         """The application's answer; None when it upgraded the connection. Raises what the application raises."""
         call = _Call(request)
-        call.result = self._app(make_environ(request), call.start_response)
+        call.result = call.run(self._app, make_environ(request), call.start_response)
         try:
             if call.begin():
                 return call.response()
@@ -52,10 +57,11 @@ class WsgiApp:
 class _Call:
     """One call of the application, and the body it made."""
 
-    __slots__ = ("_headers", "_pieces", "_request", "_sent", "_status", "_written", "result")
+    __slots__ = ("_headers", "_pieces", "_request", "_sent", "_status", "_written", "result", "run")
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self.run = copy_context().run
         self._status: str | None = None
         self._headers: list[tuple[str, str]] = []
         self._written: list[bytes] = []
@@ -83,7 +89,7 @@ class _Call:
         """
         connection = self._request.connection
         self._pieces = iter(self.result)
-        for piece in self._pieces:
+        while (piece := self._next()) is not None:
             if piece:
                 self._written.append(piece)
                 break
@@ -105,7 +111,9 @@ class _Call:
         status = int(self._status.split(" ", 1)[0])
         if length is None and isinstance(self.result, (list, tuple)):
             return Response(b"".join(self), status, headers)
-        return Response(self, status, headers, length=length)
+        response = Response(self, status, headers, length=length)
+        response.one_thread = True
+        return response
 
     def __iter__(self) -> Iterator[bytes]:
         """What was written and what was returned, in the order in which the application came to it."""
@@ -115,18 +123,21 @@ class _Call:
                 data = b"".join(written)
                 written.clear()
                 yield data
-            piece = next(self._pieces, None)
+            piece = self._next()
             if piece is None:
                 break
             written.append(piece)
         if written:
             yield b"".join(written)
 
+    def _next(self) -> bytes | None:
+        return self.run(next, self._pieces, None)
+
     def close(self) -> None:
         """Called once by whoever is done with the body, as PEP 3333 asks."""
         close = getattr(self.result, "close", None)
         if close is not None:
-            close()
+            self.run(close)
 
 
 def make_environ(request: Request) -> Environ:
