@@ -20,36 +20,35 @@ _is_value = re.compile(r"[\t -~]*").fullmatch
 class Headers:
     """Received fields: ordered, case-insensitive, a name may repeat. Read-only; may be shared between threads."""
 
-    __slots__ = ("_fields", "_first", "repeated")
+    __slots__ = ("_fields", "first", "repeated")
 
     def __init__(self, fields: list[tuple[str, str]]) -> None:
-        """`fields` as they stood on the wire; white space around a value is not part of it (RFC 9110 §5.5)."""
+        """`fields` as they stood on the wire; white space around a value is not part of it (RFC 9110 §5.5).
+
+        `first` has the first value of each name, in lower case; `repeated` tells whether some name came twice.
+        """
         self._fields = fields
-        first = {name.lower(): value.strip(" \t") for name, value in fields}
-        self.repeated = len(first) != len(fields)
+        self.first = {name.lower(): value.strip(" \t") for name, value in fields}
+        self.repeated = len(self.first) != len(fields)
         if self.repeated:
-            first = {name.lower(): value.strip(" \t") for name, value in reversed(fields)}
-        self._first = first
+            self.first = {name.lower(): value.strip(" \t") for name, value in reversed(fields)}
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first value of `name`, or `default`."""
-        value = self._first.get(name)
-        if value is None:
-            value = self._first.get(name.lower(), default)
-        return value
+        return self.first.get(name.lower(), default)
 
     def get_all(self, name: str) -> list[str]:
         """All values of `name`, in the order they came."""
         wanted = name.lower()
         if not self.repeated:
-            value = self._first.get(wanted)
+            value = self.first.get(wanted)
             return [] if value is None else [value]
         return [value.strip(" \t") for key, value in self._fields if key.lower() == wanted]
 
     def joined(self, name: str) -> str | None:
         """All values of `name` as one comma-separated list (RFC 9110 §5.3), None when there is none."""
         if not self.repeated:
-            return self.get(name)
+            return self.first.get(name.lower())
         values = self.get_all(name)
         return ", ".join(values) if values else None
 
@@ -59,17 +58,19 @@ class Headers:
         if value is None:
             return False
         value = value.lower()
-        return value == token or token in [element.strip(" \t") for element in value.split(",")]
+        if value == token or token not in value:
+            return value == token
+        return token in [element.strip(" \t") for element in value.split(",")]
 
     def items(self) -> list[tuple[str, str]]:
         """The (name, value) pairs in the order and case they came."""
         return [(name, value.strip(" \t")) for name, value in self._fields]
 
     def __getitem__(self, name: str) -> str:
-        return self._first[name.lower()]
+        return self.first[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._first
+        return isinstance(name, str) and name.lower() in self.first
 
     def __iter__(self) -> Iterator[str]:
         """The names in lower case, each once."""

@@ -316,11 +316,16 @@ def _request_head(raw: bytes) -> RequestHead:
         for name in _SINGLETONS:
             if len(headers.get_all(name)) > 1:
                 raise HttpError(400, f"more than one {name} field")
-    _check_host(headers, version)
-    head.upgrade = "upgrade" in headers and headers.has_token("upgrade", "websocket")
-    head.keep_alive = version == "HTTP/1.1" and not headers.has_token("connection", "close")
-    _set_framing(head, headers)
-    _set_expectation(head, headers)
+    first = headers.first
+    _check_host(first.get("host"), version)
+    head.upgrade = "upgrade" in first and headers.has_token("upgrade", "websocket")
+    head.keep_alive = version == "HTTP/1.1" and not ("connection" in first and headers.has_token("connection", "close"))
+    head.chunked = head.expect_continue = False
+    head.content_length = None
+    if "transfer-encoding" in first or "content-length" in first:
+        _set_framing(head, headers)
+    if "expect" in first and version == "HTTP/1.1":  # RFC 9110 §10.1.1: ignored in HTTP/1.0
+        _set_expectation(head, headers)
     if refused:
         raise HttpError(400, "malformed head")
     return head
@@ -362,8 +367,7 @@ def is_host(text: str) -> bool:
     return _is_host(text) is not None
 
 
-def _check_host(headers: Headers, version: str) -> None:
-    host = headers.get("host")
+def _check_host(host: str | None, version: str) -> None:
     if host is None:
         if version == "HTTP/1.1":
             raise HttpError(400, "HTTP/1.1 requires a Host field")
@@ -373,31 +377,25 @@ def _check_host(headers: Headers, version: str) -> None:
 
 def _set_framing(head: RequestHead, headers: Headers) -> None:
     """Where the body ends (RFC 9112 §6); every doubt is refused, since a proxy in front may have decided otherwise."""
-    head.chunked = False
-    head.content_length = None
-    length = headers.get("content-length")
     coding = headers.joined("transfer-encoding")
-    if coding is not None:
-        if head.upgrade:
-            raise HttpError(400, "an upgrade to websocket has no body")
-        if length is not None or head.version == "HTTP/1.0":
-            raise HttpError(400, "Transfer-Encoding with Content-Length or in HTTP/1.0")
-        if coding.lower() != "chunked":
-            raise HttpError(501, "no transfer coding but chunked is spoken here")
-        head.chunked = True
-    elif length is not None:
-        head.content_length = int(length)  # digits of a 64-bit number: httptools refused others
+    if coding is None:
+        head.content_length = int(headers["content-length"])  # digits of a 64-bit number: httptools refused others
         if head.upgrade and head.content_length:
             raise HttpError(400, "an upgrade to websocket has no body")
+        return
+    if head.upgrade:
+        raise HttpError(400, "an upgrade to websocket has no body")
+    if "content-length" in headers or head.version == "HTTP/1.0":
+        raise HttpError(400, "Transfer-Encoding with Content-Length or in HTTP/1.0")
+    if coding.lower() != "chunked":
+        raise HttpError(501, "no transfer coding but chunked is spoken here")
+    head.chunked = True
 
 
 def _set_expectation(head: RequestHead, headers: Headers) -> None:
-    head.expect_continue = False
-    expectation = headers.joined("expect")
-    if expectation is not None and head.version == "HTTP/1.1":  # RFC 9110 §10.1.1: ignored in HTTP/1.0
-        if expectation.lower() != "100-continue":
-            raise HttpError(417, "no expectation but 100-continue is met here")
-        head.expect_continue = head.chunked or bool(head.content_length)
+    if [value.lower() for value in headers.get_all("expect")] != ["100-continue"]:
+        raise HttpError(417, "no expectation but 100-continue is met here")
+    head.expect_continue = head.chunked or bool(head.content_length)
 
 
 __all__ = ["Headers", "RequestHead", "RequestParser", "ResponseHead", "ResponseParser", "is_host"]
