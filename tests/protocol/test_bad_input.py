@@ -297,6 +297,7 @@ def test_tiny_fragments_cost_no_object_each() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # under coverage
 def test_one_byte_per_segment_for_a_megabyte() -> None:
     """CVE-2026-54274, CVE-2026-123817: nothing is kept per read, and nothing is copied again."""
     for opcode, rsv in ((1, 0), (2, 4)):
