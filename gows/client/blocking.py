@@ -43,10 +43,11 @@ class BlockingWebSocket(WebSocket):
 
     # What comes in: the loop puts events in the session's inbox. `_advance` is this session's task. It takes them from
     # there to `_events`, deals with all that comes before the next message, and then leaves the inbox taken: for the
-    # session a task that is still running, so that a full inbox stops the reading. `recv` takes the message and goes
-    # on with `_advance`. Order of locks: `_turn`, then `stream.lock`.
+    # session a task that is still running, so that a full inbox stops the reading. `recv` takes the message; the next
+    # `recv` goes on with `_advance`: until then the message may be answered, even if the peer's close frame came right
+    # behind it. Order of locks: `_turn`, then `stream.lock`.
 
-    __slots__ = ("_dropping", "_events", "_gone", "_turn")
+    __slots__ = ("_dropping", "_events", "_gone", "_handed", "_turn")
 
     def __init__(
         self,
@@ -56,9 +57,12 @@ class BlockingWebSocket(WebSocket):
         subprotocol: str | None = None,
         request: object = None,
     ) -> None:
+        if context.inline:  # the session would hand messages to the handler itself
+            context = SessionContext(context.loop, context.options, context.role, inline=False)
         super().__init__(stream, connection, context, subprotocol, request)
         self._events: deque[Event] = deque()
         self._turn = threading.Condition()
+        self._handed = False  # the last message was taken, and `_advance` has not gone on since
         self._dropping = False  # messages are thrown away: the user has left the with block
         self._gone = False  # the last event was dealt with
 
@@ -76,7 +80,11 @@ class BlockingWebSocket(WebSocket):
         refuse_in_loop(self.context.loop, "recv()")
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._turn:
-            while not self._events:
+            while True:
+                if self._handed:
+                    self._advance()
+                if self._events:
+                    break
                 if self._gone:
                     raise closed_error(self)
                 remaining = None if deadline is None else deadline - time.monotonic()
@@ -84,7 +92,8 @@ class BlockingWebSocket(WebSocket):
                     raise ReceiveTimeoutError(f"no message came within {timeout:g} s")
                 self._turn.wait(remaining)
             kind, buff = self._events.popleft()
-            self._advance()
+            self._handed = True
+            self._turn.notify()  # another receiver goes on
         message: str | bytes = buff.get_string() if kind == _TEXT else buff.clone_bytes()
         buff.release()
         return message
@@ -112,6 +121,7 @@ class BlockingWebSocket(WebSocket):
     def _advance(self) -> None:
         """With `_turn` held: deal with all that comes before the next message."""
         events, lock = self._events, self.stream.lock
+        self._handed = False
         while True:
             while events:
                 kind, value = events[0]
@@ -188,7 +198,7 @@ class BlockingWebSocket(WebSocket):
         refuse_in_loop(self.context.loop, "leaving the with block")
         with self._turn:
             self._dropping = True
-            if self._events:
+            if self._events or self._handed:
                 self._advance()
             ended = self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE)
         if not ended:  # the loop was stopped before its own deadline came

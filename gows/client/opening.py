@@ -73,6 +73,8 @@ class Opening(Observer):
         "_stream",
     )
 
+    _stream: Stream  # from `_start` on
+
     def __init__(
         self,
         plan: Plan,
@@ -89,7 +91,6 @@ class Opening(Observer):
         self._opened = opened
         self._key = new_key()
         self._parser = ResponseParser()
-        self._stream: Stream | None = None
         self._due = 0
         self._refusal: HandshakeError | None = None
         self._body: _Body | None = None
@@ -104,19 +105,16 @@ class Opening(Observer):
         self._plan.context.loop.call_soon(self._cancel)
 
     def _cancel(self) -> None:
-        if self._done and self._stream is not None:
+        if self._done:
             self._stream.abort()
         self._fail(ConnectError(f"connecting to {self._place()} was given up"))
 
     def _websocket(self, params: DeflateParams | None = None, subprotocol: str | None = None) -> WebSocket:
-        assert self._stream is not None
         context = self._plan.context
         return self._make(self._stream, context.connection(params), context, subprotocol)
 
     def _start(self) -> None:
         plan, loop = self._plan, self._plan.context.loop
-        if self._done:
-            return
         self._due = loop.now() + round(plan.timeout * TICKS_PER_SECOND)
         self._stream = loop.connect(
             plan.url.address,
@@ -175,7 +173,6 @@ class Opening(Observer):
 
     def _answered(self, head: ResponseHead) -> None:
         plan, stream = self._plan, self._stream
-        assert stream is not None
         try:
             subprotocol, params = check_response(
                 head, self._key, subprotocols=plan.subprotocols, deflate_options=plan.deflate
@@ -223,8 +220,7 @@ class Opening(Observer):
             return
         self._done = True
         error.__cause__ = cause
-        if self._stream is not None:
-            self._stream.close()
+        self._stream.close()
         self._failed(self, error)
 
     def report(self, error: GowsError) -> None:
@@ -237,7 +233,6 @@ class Opening(Observer):
         ws.connection_lost(error)
 
     def _await(self, seconds: float) -> None:
-        assert self._stream is not None
         self._stream.set_deadline(max(seconds, 0.0))
 
     def _remaining(self) -> float:

@@ -156,7 +156,8 @@ class ReconnectingClient:
         self._ws: _ClientWebSocket | None = None
         self._timer: Timer | None = None
         self.error: GowsError | None = None
-        """What failed last: an attempt, or the connection (ConnectionClosedError). None before anything did."""
+        """What failed last: an attempt, or the connection (ConnectionClosedError). None before anything did. The end
+        that the user asked for is no failure."""
 
     # ------------------------------------------------------------------ the user's side
 
@@ -245,10 +246,11 @@ class ReconnectingClient:
         again = not self._stopping and self._may_retry(error)
         loop = self._plan.context.loop
         with self._lock:
-            self.error = error
             if self._stopping:
                 self._over.set()
-            elif again:
+                return
+            self.error = error
+            if again:
                 delay = self._policy.delay(self._failures, error)
                 try:
                     self._timer = loop.call_later(delay, self._attempt)
