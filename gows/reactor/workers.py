@@ -136,9 +136,11 @@ class WorkerPool:
         return True
 
     def step_back(self) -> None:
-        """The task goes on. A thread too many ends when it has nothing to do."""
+        """The task goes on. A thread that is one too many now ends as soon as it has nothing to do."""
         with self._lock:
             self.size -= 1
+        if len(self.workers) > self.size:
+            self._wake_idle()
 
     def surplus(self, worker: _Worker) -> bool:
         """Whether this idle worker is one too many; it is forgotten then, and must end."""
@@ -152,15 +154,21 @@ class WorkerPool:
 
     def _rouse(self) -> bool:
         """One more worker, if there is one. The last that went idle: its stack may still be in the cache."""
+        if self._wake_idle():
+            return True
+        with self._lock:
+            if len(self.workers) >= self.size:
+                return False
+            self.workers = [*self.workers, _Worker(self, self._number)]
+            self._number += 1
+        return True
+
+    def _wake_idle(self) -> bool:
+        """Any thread."""
         try:
             worker = self.idle.pop()
         except IndexError:
-            with self._lock:
-                if len(self.workers) >= self.size:
-                    return False
-                self.workers = [*self.workers, _Worker(self, self._number)]
-                self._number += 1
-            return True
+            return False
         worker.awake = True
         worker.gate.put(None)
         return True
