@@ -28,6 +28,7 @@ from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
 from gows.reactor.observer import Observer
+from gows.reactor.timers import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from gows.reactor.loop import Loop
@@ -53,7 +54,6 @@ _RUNNING = cast("list[Event]", ())
 # Bits of Session._flags; they change under stream.lock.
 _HELD = 1  # callbacks wait until the outgoing queue has drained
 _FULL = 2  # reading is paused because the inbox is full
-_PINGED = 4  # a heartbeat ping is out and nothing came since
 _MUTED = 8  # a callback raised: no more messages are delivered
 _CLOSED = 16  # on_close was called
 _LOST_EARLY = 32  # the stream was lost before a handler was attached
@@ -141,6 +141,7 @@ class Session(Observer):
     __slots__ = (
         "_flags",
         "_inbox",
+        "_ping_tick",
         "_request",
         "_subprotocol",
         "_writer",
@@ -166,6 +167,7 @@ class Session(Observer):
         self._request = request
         self._inbox: list[Event] | None = None
         self._flags = 0
+        self._ping_tick = 0  # the tick of a heartbeat ping that may still be unanswered; 0 for none
         self._writer: MessageWriter | None = None
 
     # ------------------------------------------------------------------ observer of the stream (loop thread)
@@ -286,10 +288,10 @@ class Session(Observer):
         due = math.inf
         silent = stream.silent_for()
         if options.ping_interval is not None:
-            if not self._flags & _PINGED:
+            if stream.seen < self._ping_tick:
+                due = self._patience(options) - self._waited()
+            else:
                 due = options.ping_interval - silent
-            elif options.ping_timeout is not None:
-                due = options.ping_timeout
         if options.read_timeout is not None:
             due = min(due, options.read_timeout - silent)
         if options.write_timeout is not None and stream.queued:
@@ -297,20 +299,33 @@ class Session(Observer):
         stream.set_deadline(None if due == math.inf else max(due, 0.0))
 
     def _heartbeat(self, options: AcceptOptions, silent: float) -> bool:
-        """Ping a silent peer; False when it is dead. Any inbound byte counts as life (`stream.seen`)."""
-        interval, timeout = options.ping_interval, options.ping_timeout
-        assert interval is not None
-        if self._flags & _PINGED:
-            if timeout is not None and silent >= timeout:
-                return False
-            with self.stream.lock:
-                self._flags &= ~_PINGED
-        if silent >= interval:
-            with self.stream.lock:
-                self._flags |= _PINGED
-                if not self.stream.queued:  # a peer with a full queue has enough to acknowledge
-                    self.stream.write_locked(self.connection.encode_ping(b""))
+        """Ping a silent peer; False when it is dead. Any inbound byte since the ping counts as life (`stream.seen`)."""
+        stream, pinged = self.stream, self._ping_tick
+        if stream.seen < pinged:
+            late = self._waited() - self._patience(options)
+            if late < 0:
+                return True
+            if options.ping_timeout is not None:
+                if late < 1.0:
+                    return False
+                # The loop itself was held up, and has not read all that came meanwhile: judge in a second.
+                self._ping_tick = min(stream.loop.ticks, pinged + round((late + 1.0) * TICKS_PER_SECOND))
+                return True
+        self._ping_tick = 0
+        if silent >= options.ping_interval:  # type: ignore[operator]
+            self._ping_tick = stream.loop.ticks
+            with stream.lock:
+                if not stream.queued:  # a peer with a full queue has enough to acknowledge
+                    stream.write_locked(self.connection.encode_ping(b""))
         return True
+
+    def _waited(self) -> float:
+        """Seconds since the ping."""
+        return (self.stream.loop.ticks - self._ping_tick) / TICKS_PER_SECOND
+
+    def _patience(self, options: AcceptOptions) -> float:
+        """Seconds after a ping at which to look again."""
+        return options.ping_interval if options.ping_timeout is None else options.ping_timeout  # type: ignore[return-value]
 
     def _give_up(self, reason: str) -> None:
         """The peer is beyond a close handshake."""
