@@ -84,10 +84,14 @@ class Connector(Endpoint):
         self._stream.abort(self.error)
 
     def _wait(self, sock: Sock) -> None:
+        try:
+            self._loop.poller.register(sock.fileno(), WRITE)
+        except BaseException:
+            sock.close()
+            raise
         self._sock = sock
         self._fd = sock.fileno()
         self._loop.place(self._fd, self)
-        self._loop.poller.register(self._fd, WRITE)
         left = (self._deadline.due - self._loop.now()) / 10
         self._attempt = self._loop.call_later(max(left, 0.1) / len(self._targets), self._give_up)
 

@@ -285,7 +285,11 @@ class Loop:
             pool.kick()
         dirty = self.dirty
         for _ in range(len(dirty)):
-            dirty.popleft().flush_dirty()
+            stream = dirty.popleft()
+            try:
+                stream.flush_dirty()
+            except Exception as error:
+                self._endpoint_failed(stream, error)
         if self._settling:
             self._settle()
         if not pool.inline:
@@ -306,7 +310,7 @@ class Loop:
         return timeout
 
     def _endpoint_failed(self, endpoint: Endpoint, error: Exception) -> None:
-        logger.error("the observer of %r raised; aborting the connection", endpoint, exc_info=error)
+        logger.error("%r failed; aborting the connection", endpoint, exc_info=error)
         endpoint.fail(error)
 
     def _fire(self, ticks: int) -> None:
@@ -347,7 +351,10 @@ class Loop:
     def _settle(self) -> None:
         settling = self._settling
         for stream in list(settling):
-            stream.settle(settling.pop(stream))
+            try:
+                stream.settle(settling.pop(stream))
+            except Exception as error:
+                self._endpoint_failed(stream, error)
 
     # ------------------------------------------------------------------ work for the loop's thread
 

@@ -70,6 +70,7 @@ LOST = 1 << 17  # connection_lost was called
 OVER = 1 << 18  # the queue passed the high-water mark: drained() is owed
 LINGERING = 1 << 19  # queue and FIN are out: `_progress` counts the bytes thrown away
 BROKEN = 1 << 20  # sending failed; what the peer sent before is still being read
+BOUNDED = 1 << 21  # close() has set its own deadline
 
 NO_DATA = CONNECTING | PAUSED | EOF | CLOSING | ABORTED | LOST  # on_readable has more to look at than the socket
 NO_WRITE = ENDING | ABORTED | LOST  # what is written is dropped
@@ -149,9 +150,11 @@ class Stream(Endpoint):
 
     # ------------------------------------------------------------------ writing, any thread
 
-    def write(self, data: bytes) -> None:
-        """Queue `data`. Never blocks; what is written after `close`, `abort` or the loss of the connection is
-        dropped."""
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue `data`; never blocks. What is not `bytes`, and might change, is copied. What is written after `close`,
+        `abort` or the loss of the connection is dropped. Raises TypeError for what are no bytes."""
+        if type(data) is not bytes:
+            data = bytes(memoryview(data))
         if data:
             with self.lock:
                 self.write_locked(data)
@@ -378,9 +381,6 @@ class Stream(Endpoint):
         """WRITE, or an error: it is found again by the next call on the socket, and reported from there."""
         if self._state & BLOCKED:
             self._writable()
-        elif mask & WRITE:
-            with self.lock:
-                self._watch(self._state & READ)
         if mask & (READ | ERROR) and self._state & READ:
             self.on_readable(scratch, ticks)
 
@@ -394,7 +394,7 @@ class Stream(Endpoint):
         with self.lock:
             state = self._state
             self._state = state & ~PAUSED
-            if state & PAUSED and not state & READ:
+            if state & PAUSED and not state & (READ | ABORTED | LOST):
                 self.loop.call_soon(self._watch_read)
 
     def _watch_read(self) -> None:
@@ -484,7 +484,7 @@ class Stream(Endpoint):
         elif state & LINGERING:
             with self.lock:
                 self._abort_locked(None, 0)
-        else:
+        elif state & BOUNDED:  # else it is the observer's, from before a close() that was not settled yet
             self.abort(TimeoutError("the peer did not take what was queued before the close"))
 
     # ------------------------------------------------------------------ the beginning and the end
@@ -547,8 +547,10 @@ class Stream(Endpoint):
         if state & (ABORTED | CONNECTING):
             self._finish(error)
         elif not state & ENDED:
-            self._set_deadline(CLOSE_TIMEOUT)
+            if not state & BOUNDED:
+                self._set_deadline(CLOSE_TIMEOUT)
             with self.lock:
+                self._state |= BOUNDED
                 if not state & EOF:
                     self._watch(state & WATCHED | READ)  # the peer may be unable to read before it has written
                 if self._out is None:
@@ -560,7 +562,7 @@ class Stream(Endpoint):
         elif not state & LINGERING:
             self._set_deadline(LINGER_TIMEOUT)
             with self.lock:
-                self._state |= LINGERING
+                self._state |= LINGERING | BOUNDED
                 self._progress = 0
                 self._watch(READ)
 
@@ -568,8 +570,11 @@ class Stream(Endpoint):
         """The end: tell the observer, then close the descriptor."""
         with self.lock:
             reset = self._state & RESET
-            if self.sock is not None:
-                self._watch(0)
+            try:
+                if self.sock is not None:
+                    self._watch(0)
+            except (OSError, KeyError):  # somebody closed the descriptor behind our back; it has to end all the same
+                logger.exception("cannot stop watching a descriptor of %r", self.observer)
             self._state |= LOST
             self._clear_queue()
             self.deadline = 0
@@ -580,12 +585,13 @@ class Stream(Endpoint):
         except Exception:
             logger.exception("connection_lost of %r raised", observer)
         if self.sock is not None:
-            if reset:
-                try:
+            try:
+                if reset:
                     self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-                except OSError:  # the socket was shut down by the peer's RST already
-                    pass
-            self.sock.close()
+            except OSError:  # the peer's RST came first
+                pass
+            finally:
+                self.sock.close()
 
 
 def join_small(out: list[bytes | memoryview]) -> None:

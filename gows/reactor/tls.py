@@ -214,13 +214,15 @@ class TLSStream(Stream):
         assert self._cipher is not None
         assert self.sock is not None
         sent = self.sock.send(self._cipher)
-        self.queued -= sent
+        queued, self.queued = self.queued, self.queued - sent
         self._cipher = memoryview(self._cipher)[sent:] if sent < len(self._cipher) else None
+        if self._cipher is not None or (self._out is not None and not self._state & CONNECTING):
+            if queued >= self.observer.high_water:
+                self._state |= OVER
+            self._block(sent)  # also when only our portion was small: the next one goes with the next turn
         if self._state & OVER and self.queued <= self.observer.low_water:
             self._drain()
-        if self._cipher is not None or (self._out is not None and not self._state & CONNECTING):
-            self._block(sent)  # also when only our portion was small: the next one goes with the next turn
-        elif self._state & ENDING:
+        if not self.queued and self._state & ENDING:
             self._emptied()
 
     def _emptied(self) -> None:

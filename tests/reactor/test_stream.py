@@ -247,6 +247,66 @@ def test_over_the_mark_only_while_it_was_blocked(bench: Bench) -> None:
     assert recorder.calls == ["blocked", "blocked", "drained"]
 
 
+def test_what_may_change_is_copied(bench: Bench) -> None:
+    """The scratch buffer above all."""
+    stream, peer = bench.connect(Recorder())
+    changing = bytearray(b"abc")
+    stream.write(changing)
+    stream.write(memoryview(changing)[:2])
+    stream.write(b"")
+    changing[:] = b"xyz"
+    bench.until(peer.got(b"abcab"))
+
+
+def test_what_are_no_bytes_is_refused_at_once(bench: Bench) -> None:
+    stream, peer = bench.connect(Recorder())
+    for wrong in ("text", 5, None):
+        with pytest.raises(TypeError, match="bytes-like"):
+            stream.write(wrong)  # type: ignore[arg-type]
+    stream.write(b"fine")
+    bench.until(peer.got(b"fine"))
+
+
+def test_a_queue_that_cannot_be_sent_ends_its_connection_only(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    recorder, other = Recorder(), Recorder()
+    stream, _ = bench.connect(recorder)
+    _, peer = bench.connect(other)
+    with stream.lock:
+        stream.write_locked("not bytes")  # type: ignore[arg-type]
+    peer.send(b"x")
+    bench.until(lambda: recorder.lost and other.data == b"x")
+    assert isinstance(recorder.error, (TypeError, AttributeError))
+    assert "failed" in caplog.text
+
+
+def test_an_event_without_anything_behind_it(bench: Bench) -> None:
+    """Level-triggered or not, a poller may be wrong (select(2), BUGS)."""
+    recorder = Recorder()
+    stream, peer = bench.connect(recorder)
+    bench.settle()
+    stream.on_readable(bytearray(10), 1)
+    stream.on_event(4, bytearray(10), 1)
+    assert recorder.calls == []
+    stream.close()
+    bench.until(peer.finished)
+    stream.on_readable(bytearray(10), 1)
+    assert recorder.calls == []
+
+
+def test_resuming_while_it_ends(bench: Bench) -> None:
+    recorder = Recorder()
+    stream, peer = bench.connect(recorder)
+    stream.pause_reading()
+    peer.send(b"x")
+    bench.settle()
+    stream.resume_reading()
+    stream.abort()
+    bench.until(lambda: recorder.lost)
+    assert recorder.calls == ["connection_lost"]
+    stream.pause_reading()
+    stream.resume_reading()
+
+
 def test_frames_of_eight_threads_do_not_interleave(real_bench: Bench) -> None:
     bench = real_bench
     stream, peer = bench.connect(Recorder())

@@ -31,7 +31,7 @@ def test_a_deadline_comes_once_and_not_early(world: World) -> None:
 
 def test_a_deadline_that_is_called_off(world: World) -> None:
     recorder = Recorder()
-    stream, peer = connect(world, world.loop(), recorder)
+    stream, _ = connect(world, world.loop(), recorder)
     stream.set_deadline(3)
     stream.set_deadline(None)
     world.run_for(60)
@@ -187,6 +187,37 @@ def test_a_deadline_of_the_observers_does_not_prolong_the_close(world: World) ->
     stream.set_deadline(1000)
     world.run_until(lambda: recorder.lost, limit=3)
     peer.close()
+
+
+def test_a_deadline_from_before_the_close_does_not_cut_it_short(world: World) -> None:
+    """Another thread closes in the very turn in which the observer's deadline comes."""
+    recorder = Recorder()
+    loop = world.loop()
+    stream, peer = connect(world, loop, recorder)
+    stream.set_deadline(1)
+    world.clock.advance(1.05)
+    loop.call_soon(lambda: None)
+    stream.write(b"goodbye")
+    stream.close()
+    world.clock.advance(0.5)
+    world.run_until(peer.finished)
+    assert peer.data == b"goodbye"
+    peer.close()
+    world.run_until(lambda: recorder.lost)
+    assert recorder.calls == ["connection_lost"]
+
+
+def test_the_peers_end_does_not_prolong_a_close(world: World) -> None:
+    recorder = Recorder()
+    stream, peer = connect(world, world.loop(), recorder)
+    stream.write(BIG)
+    stream.close()
+    start = world.clock()
+    world.run_for(4)
+    peer.end()
+    world.run_until(lambda: recorder.lost)
+    assert 5.0 <= world.clock() - start <= 5.3
+    assert isinstance(recorder.error, TimeoutError)
 
 
 def test_a_peer_behind_a_dead_line(world: World) -> None:
