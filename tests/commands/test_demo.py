@@ -282,12 +282,19 @@ class RawGuest:
         self.socket = socket.socket()
         self.socket.settimeout(WAIT)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.file = self.socket.makefile("rb")
+        try:
+            self._enter(port, name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _enter(self, port: int, name: str) -> None:
         self.socket.connect(("127.0.0.1", port))
         self.socket.sendall(
             f"GET /conn?user={name} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
-        self.file = self.socket.makefile("rb")
         assert self.file.readline() == b"HTTP/1.1 101 Switching Protocols\r\n"
         while self.file.readline() != b"\r\n":
             pass
