@@ -743,6 +743,29 @@ def test_a_client_that_reads_slowly_is_served(make_site: MakeSite) -> None:
     assert browser.answer().body == body
 
 
+def test_a_body_does_not_wait_when_there_is_room_again(make_site: MakeSite) -> None:
+    """The kernel may have taken the queue between the look at it and the lock."""
+    site = make_site()
+    site.browser()
+    assert not site.connections[0]._wait()
+
+
+def test_a_client_that_has_read_all_is_not_dropped_while_more_is_made(make_site: MakeSite) -> None:
+    """The deadline that was set while it was slow finds nothing queued."""
+    more: list[bytes] = [b""]
+    site = make_site(lambda request: Response(iter(lambda: more[0], None)))
+    browser = site.browser()
+    browser.send(get())
+    site.world.turn()
+    site.connections[0].blocked()
+    site.world.clock.advance(31)
+    for _ in range(10):
+        site.world.turn()
+    more[0] = b"piece"
+    browser.until(lambda: b"piece" in browser.received)
+    assert not browser.over
+
+
 def test_a_client_that_does_not_read_what_was_queued_is_dropped(make_site: MakeSite) -> None:
     """Also when the answer is out of the view's hands."""
     site = make_site(lambda request: bytes(1 << 20))

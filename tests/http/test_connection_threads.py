@@ -14,6 +14,7 @@ from gows.http import connection as module
 from gows.http.connection import HttpConnection
 from gows.http.request import Request
 from gows.http.response import Response
+from gows.http.wsgi import WsgiApp
 from gows.reactor import Loop, Stream
 from tests.http.site import App, get
 from tests.http.test_connection import Pieces, Upgraded
@@ -55,7 +56,10 @@ def body_of(sock: socket.socket) -> bytes:
     while not head.endswith(b"\r\n\r\n"):
         head += sock.recv(1)
     size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-    return sock.recv(size, socket.MSG_WAITALL)
+    body = bytearray()
+    while len(body) < size:
+        body += sock.recv(size - len(body))
+    return bytes(body)
 
 
 @pytest.fixture
@@ -143,10 +147,76 @@ def test_a_slow_client_holds_no_worker(make_server: MakeServer) -> None:
         assert body_of(fast) == b"hello"
         assert body.taken < 1000
         before = body.taken
-        receive(slow, 8 << 20)
+        receive(slow, 4 << 20)
         wait_until(lambda: body.taken > before)
         slow.close()
         wait_until(lambda: body.closed)
+
+
+class Stream4K:
+    """A WSGI application whose body notes the threads that ask for it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.threads: set[str] = set()
+        self.closed = 0
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] != "/big":
+            start_response("200 OK", [])
+            return [b"hello"]
+        start_response("200 OK", [("Content-Length", str(self.size))])
+        self.threads.add(threading.current_thread().name)
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(self.size // 4096):
+            self.threads.add(threading.current_thread().name)
+            yield bytes(4096)
+
+    def close(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.closed += 1
+
+
+def test_a_wsgi_body_stays_with_its_thread_and_another_takes_its_place(make_server: MakeServer) -> None:
+    app = Stream4K(8 << 20)
+    server = make_server(WsgiApp(app), workers=1)
+    with server.connect() as slow, server.connect() as fast:
+        slow.sendall(get("/big"))
+        wait_until(lambda: any(stream.queued > module.HIGH_WATER for stream in server.streams))
+        fast.sendall(get())
+        assert body_of(fast) == b"hello"
+        assert len(body_of(slow)) == 8 << 20
+        wait_until(lambda: app.closed)
+        fast.sendall(get())
+        assert body_of(fast) == b"hello"
+    assert len(app.threads) == 1
+    assert app.closed == 1
+
+
+def test_a_wsgi_body_is_closed_when_its_slow_client_leaves(make_server: MakeServer) -> None:
+    app = Stream4K(1 << 30)
+    server = make_server(WsgiApp(app), workers=1)
+    with server.connect() as slow:
+        slow.sendall(get("/big"))
+        wait_until(lambda: server.streams and server.streams[0].queued > module.HIGH_WATER)
+    wait_until(lambda: app.closed)
+    assert len(app.threads) == 1
+
+
+def test_when_too_many_threads_wait_the_next_slow_client_is_cut_off(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Stream4K(1 << 30)
+    server = make_server(WsgiApp(app), workers=1)
+    monkeypatch.setattr(server.loop.pool, "step_aside", lambda: False)
+    with server.connect() as slow:
+        slow.sendall(get("/big"))
+        wait_until(lambda: app.closed)
+        with pytest.raises(ConnectionResetError):
+            receive(slow, 1 << 30)
+    assert "too many peers read slowly" in caplog.text
 
 
 def test_what_a_slow_view_has_sent_goes_out_before_its_end(make_server: MakeServer) -> None:

@@ -107,6 +107,7 @@ def test_a_malformed_multipart_form_is_400(content_type: str, body: bytes) -> No
     assert caught.value.status == 400
 
 
+@pytest.mark.slow
 def test_a_multipart_form_of_too_many_parts_is_400() -> None:
     one = part("form-data; name=a", b"")
     fields, _ = parse_multipart(TYPE, one * MAX_FIELDS + b"----x--")
