@@ -620,6 +620,18 @@ def test_reset_while_closing(bench: Bench) -> None:
     assert isinstance(recorder.error, ConnectionError), "something was lost"
 
 
+def test_a_last_send_that_fails_says_why(bench: Bench) -> None:
+    recorder = Recorder()
+    stream, peer = bench.connect(recorder)
+    bench.settle()
+    stream.pause_reading()
+    peer.abort()
+    stream.write(b"goodbye")
+    stream.close()
+    bench.until(lambda: recorder.lost)
+    assert isinstance(recorder.error, ConnectionError)
+
+
 def test_reset_while_lingering(bench: Bench) -> None:
     recorder = Recorder()
     stream, peer = bench.connect(recorder)
