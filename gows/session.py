@@ -47,6 +47,7 @@ _LOST = 18  # the stream is gone
 _DRAIN = 19  # the outgoing queue fell to the low-water mark
 
 _OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
+_FIRST_BYTES = {0x80 | opcode: opcode for opcode in (Opcode.TEXT, Opcode.BINARY)}
 
 _RUNNING = cast("list[Event]", ())
 """The inbox while callbacks run in the loop: nothing can come in meanwhile, so it needs no list."""
@@ -57,7 +58,9 @@ _FULL = 2  # reading is paused because the inbox is full
 _MUTED = 8  # a callback raised: no more messages are delivered
 _CLOSED = 16  # on_close was called
 _LOST_EARLY = 32  # the stream was lost before a handler was attached
-_PONG_UNIT = 64  # from here on: how many pongs were queued since the outgoing queue was last empty
+_UNSERVED = 64  # no handler was attached yet
+_SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not simply be delivered
+_PONG_UNIT = 128  # from here on: how many pongs were queued since the outgoing queue was last empty
 
 MAX_QUEUED_PONGS = 16
 """Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
@@ -184,10 +187,19 @@ class Session(Observer):
 
     def data_received(self, buf: bytearray | bytes, n: int) -> None:
         """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
-        if self.handler is None and self._stash(buf, n):
+        connection = self.connection
+        if self._inbox is None and self.context.inline and not self._flags & _SPECIAL:
+            buffer = connection.receive_one(buf, n)
+            if buffer is not None:
+                try:
+                    self.handler.on_message(self, _FIRST_BYTES[buf[0]], buffer)  # type: ignore[union-attr, arg-type]
+                except Exception as error:
+                    self._callback_failed("on_message", error)
+                buffer._data = None
+                return
+        elif self.handler is None and self._stash(buf, n):
             return
         events: list[Event] = []
-        connection = self.connection
         connection.receive(buf, n, events)
         if not events:
             return
@@ -349,6 +361,7 @@ class Session(Observer):
             if hasattr(handler, "on_chunk"):
                 self.connection.config = self.context.chunked
             self.handler = handler
+            self._flags &= ~_UNSERVED
         self._submit()
         self.context.loop.call_soon(self._begun, early)
 
@@ -380,7 +393,7 @@ class Session(Observer):
         """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
         if not self.stream.closed:
             if self.connection.pending:
-                self.data_received(b"", 0)
+                self.data_received(b"\0\0", 0)
             if not self.connection.pending:
                 self.stream.resume_reading()
 

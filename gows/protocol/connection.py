@@ -113,6 +113,29 @@ class Connection:
 
     # receiving
 
+    def receive_one(self, buf: bytes | bytearray, n: int) -> ByteBuffer | None:
+        """The message of a read that is one small, whole, uncompressed message and nothing else: a server's usual case.
+
+        Its opcode stands in buf[0], as 0x81 or 0x82. None: the read is something else, give it to `receive`. `buf` has
+        at least 2 bytes, whatever `n` is. A third of the steps of `receive`, which makes events and takes many frames.
+        """
+        form = self.config.forms[buf[1]]
+        if form is None or self._assembly is not None or self._in != READING or self._out == SENT_CLOSE:
+            return None
+        unpack, size, repeat, bits = form
+        if n != size + 6:
+            return None
+        first, key, payload = unpack(buf, 0)
+        if first != 0x81 and first != 0x82:
+            return None
+        payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
+        if first == 0x81 and not payload.isascii() and not _is_utf8(payload):
+            return None  # `receive` says what is wrong
+        buffer = ByteBuffer()
+        buffer._data = payload
+        buffer._pool = None
+        return buffer
+
     def receive(self, buf: bytes | bytearray, n: int, events: list[Event]) -> None:
         """Parse buf[:n] and append to `events`. Keeps nothing of `buf`; never raises for what the peer sent.
 
@@ -148,8 +171,8 @@ class Connection:
                         first, key, payload = unpack(buf, pos)
                         if first == 0x81:
                             payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
-                            if not payload.isascii():
-                                check_utf8(payload)
+                            if not payload.isascii() and not _is_utf8(payload):
+                                raise not_utf8()
                             buffer = ByteBuffer()
                             buffer._data = payload
                             buffer._pool = None
@@ -295,8 +318,8 @@ class Connection:
 
     def _whole(self, opcode: int, payload: bytes, events: list[Event]) -> None:
         """An uncompressed message that came in one frame and one read: it never goes through a buffer."""
-        if opcode == TEXT and not payload.isascii():
-            check_utf8(payload)
+        if opcode == TEXT and not payload.isascii() and not _is_utf8(payload):
+            raise not_utf8()
         buffer = ByteBuffer.of(payload)
         events.append((CHUNK, (opcode, True, buffer)) if self.config.chunked else (opcode, buffer))
 
@@ -425,12 +448,13 @@ class Connection:
         return encode_frame(CLOSE, body, key=None if self.config.masked else urandom(4))
 
 
-def check_utf8(payload: bytes) -> None:
-    """Raise ProtocolError (1007) unless `payload` is UTF-8."""
+def _is_utf8(payload: bytes) -> bool:
+    """Whether all of `payload` is UTF-8 (RFC 3629)."""
     try:
         payload.decode()
     except UnicodeDecodeError:
-        raise not_utf8() from None
+        return False
+    return True
 
 
 def _payload(buf: bytes | bytearray, pos: int, end: int, key: bytes | None) -> bytes:
