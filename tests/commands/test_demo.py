@@ -347,6 +347,18 @@ def test_a_client_that_stops_reading_is_let_go_and_the_others_lose_nothing(
         assert guest.hear() == {"type": "message", "name": "ann", "text": "all well?"}
 
 
+@pytest.mark.slow
+@both_ways
+def test_a_client_that_is_being_closed_is_passed_over(running: Running, enter: Enter) -> None:
+    ann = enter("ann")
+    with closing(RawGuest(running.port, "ben")):  # which never answers the close
+        assert ann.hear() == {"type": "join", "name": "ben"}
+        running.room.members["ben"].close_handshake()
+        ann.say("is he still here?")
+        assert ann.hear() == {"type": "message", "name": "ann", "text": "is he still here?"}
+        assert ann.hear() == {"type": "leave", "name": "ben"}
+
+
 @both_ways
 def test_a_client_that_vanishes_leaves_the_room(running: Running, enter: Enter) -> None:
     ann = enter("ann")
