@@ -217,8 +217,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         server = make_server(Room(), args.workers)
         bound = server.listen((args.host, args.port))
-    except (OSError, ValueError, OverflowError) as error:  # OverflowError: no such port number
-        print(f"gows demo: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"gows demo: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     print(f"Open {url(bound[0], bound[1])} in two browser tabs and chat. Ctrl-C ends it.", flush=True)
     server.listen_and_serve()
