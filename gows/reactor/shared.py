@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from gows.reactor.loop import Loop
@@ -11,11 +12,23 @@ _loop: Loop | None = None
 
 
 def shared_loop() -> Loop:
-    """The loop that the whole process shares. Made and started at first use; after it was closed, a new one. Any
-    thread."""
+    """The loop that the whole process shares. Made and started at first use; after it was closed, and in a forked
+    process, a new one. Any thread."""
     global _loop
     with _lock:
         if _loop is None or not _loop.running:
             _loop = Loop()
             _loop.start()
         return _loop
+
+
+def _forget() -> None:
+    """In a forked process (fork(2)) none of the parent's threads goes on: neither the loop's, nor one that held the
+    lock."""
+    global _lock, _loop
+    _lock = threading.Lock()
+    _loop = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
