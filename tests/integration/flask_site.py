@@ -30,7 +30,9 @@ class Echo(gows.Handler):
         ws.write_string(f"welcome {self.name} to {ws.request.path}")
 
     def on_message(self, ws: gows.WebSocket, opcode: gows.Opcode, buff: gows.ByteBuffer) -> None:
-        if opcode == gows.Opcode.TEXT:
+        if buff.clone_bytes() == b"close":
+            ws.close()
+        elif opcode == gows.Opcode.TEXT:
             ws.write_string(f"{self.name}: {buff.get_string()}")
         else:
             ws.write_binary(buff)
