@@ -178,6 +178,27 @@ def test_receivers_share_the_messages(loop: Loop) -> None:
     assert {received.get() for _ in range(received.qsize())} == {number.decode() for number in numbers}
 
 
+def test_two_messages_at_once_wake_two_receivers(loop: Loop) -> None:
+    received: queue.SimpleQueue[str | bytes] = queue.SimpleQueue()
+    go_on = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        assert go_on.wait(10)
+        peer.send(frame(1, b"one") + frame(1, b"other"))
+        finish(peer)
+
+    with ScriptedServer(script) as server, connect(server.url, loop=loop) as ws:
+        threads = [threading.Thread(target=lambda: received.put(ws.recv(10))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(ws._turn._waiters) == 2)  # type: ignore[attr-defined]
+        go_on.set()
+        assert {received.get(timeout=5), received.get(timeout=5)} == {"one", "other"}
+        for thread in threads:
+            thread.join(10)
+
+
 def test_closing_in_another_thread_ends_recv(loop: Loop) -> None:
     outcome: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
 
@@ -288,7 +309,7 @@ def test_writing_waits_for_a_server_that_reads_slowly(loop: Loop) -> None:
 
         thread = threading.Thread(target=write)
         thread.start()
-        wait_until(lambda: ws.buffered > 65536)
+        wait_until(lambda: ws.stream.stalled_for() > 0.1)
         assert written < count
         assert ws.buffered <= 65536 + size + 14
         go_on.set()
@@ -297,17 +318,20 @@ def test_writing_waits_for_a_server_that_reads_slowly(loop: Loop) -> None:
         wait_until(lambda: len(received) == count)
 
 
-def test_a_server_that_never_reads_is_given_up(loop: Loop) -> None:
+@pytest.mark.parametrize("unread", [b"", frame(1, b"unread")])
+def test_a_server_that_never_reads_is_given_up(unread: bytes, loop: Loop) -> None:
     done = threading.Event()
 
     def script(peer: Peer) -> None:
-        peer.accept()
+        peer.accept(behind=unread)
         assert done.wait(10)
 
     options = AcceptOptions(high_water=65536, write_timeout=0.1)
     with ScriptedServer(script) as server, connect(server.url, options=options, loop=loop) as ws:
         with pytest.raises(ConnectionClosedError):
             deque(iter(lambda: ws.write_binary(bytes(100_000)), 0))
+        if unread:
+            assert ws.recv(10) == "unread"
         with pytest.raises(ConnectionClosedError, match="1006 write timeout"):
             ws.recv(10)
         done.set()
