@@ -626,6 +626,7 @@ def test_a_last_send_that_fails_says_why(bench: Bench) -> None:
     bench.settle()
     stream.pause_reading()
     peer.abort()
+    stream.cork()
     stream.write(b"goodbye")
     stream.close()
     bench.until(lambda: recorder.lost)
