@@ -121,12 +121,13 @@ class Server:
     def handle(self, request: Request) -> Any:
         """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket.
         Worker thread."""
+        view: View
         try:
             view, request.path_params = self.router.match(request.method, request.path)
         except HttpError as error:
             if self._wsgi is None or error.status != 404:
                 raise
-            return self._wsgi(request)
+            view = self._wsgi
         return view(request, **request.path_params)
 
     # ------------------------------------------------------------------ running
@@ -158,15 +159,18 @@ class Server:
         if self._own_loop:
             self.loop.start()
 
-    def listen_and_serve(self, address: Any = None) -> None:
+    def listen_and_serve(self, address: Any = None, *, ready: Callable[[], object] | None = None) -> None:
         """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes.
 
-        A second signal ends it at once. Raises OSError when the address cannot be had.
+        A second signal ends it at once. `ready()` is called once connections are accepted and a signal would end it in
+        order: the place to print the address. Raises OSError when the address cannot be had.
         """
         if address is not None:
             self.listen(address)
         with self._signals():
             self.start()
+            if ready is not None:
+                ready()
             self._stopping.wait()
             self.stop()
 
@@ -174,8 +178,7 @@ class Server:
         """Stop listening, close every WebSocket with 1001, wait up to `timeout` seconds for that, then end the loop.
 
         Any thread but the loop's and its workers'; idempotent. When it returns, `on_close` of every handler has
-        been called, unless
-        a callback was still blocking after the timeout.
+        been called, unless a callback was still blocking after the timeout.
         """
         if self.loop.in_loop():
             raise UsageError("stop() would wait for the thread it is called in; call it in another")

@@ -220,8 +220,8 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"gows demo: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
-    print(f"Open {url(bound[0], bound[1])} in two browser tabs and chat. Ctrl-C ends it.", flush=True)
-    server.listen_and_serve()
+    invitation = f"Open {url(bound[0], bound[1])} in two browser tabs and chat. Ctrl-C ends it."
+    server.listen_and_serve(ready=lambda: print(invitation, flush=True))
     print("bye")
     return 0
 

@@ -86,6 +86,5 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"gows echo: {error}", file=sys.stderr)
         return 1
-    print(f"listening on {host}:{port}", flush=True)
-    echo.listen_and_serve()
+    echo.listen_and_serve(ready=lambda: print(f"listening on {host}:{port}", flush=True))
     return 0
