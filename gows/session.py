@@ -504,6 +504,8 @@ class Session(Observer):
         if self._flags & (_MUTED | _CLOSED):
             return self._deliver_muted(events)
         stream, high_water = self.stream, self.context.high_water
+        if stream.queued > high_water and not stream.closed:
+            return events
         on_message = self.handler.on_message  # type: ignore[union-attr]
         waiting = iter(events)
         for kind, value in waiting:
@@ -518,12 +520,12 @@ class Session(Observer):
                     value._data = None  # what release() would do, without the call
                 else:
                     value.release()
-                if stream.queued > high_water:
-                    return list(waiting)
             else:
                 self._deliver_other(kind, value)
                 if self._flags & _MUTED:
                     return self._deliver_muted(list(waiting))
+            if stream.queued > high_water:
+                return list(waiting)
         return []
 
     def _deliver_muted(self, events: list[Event]) -> list[Event]:
