@@ -425,23 +425,27 @@ class Session(Observer):
         inbox = self._inbox
         if inbox is None:
             self._inbox = events
-        else:
-            inbox.extend(events)
-        lock.release()
-        if inbox is None:
+            lock.release()
             self._submit()
-        elif not self._flags & _FULL and self._overfull(inbox):
-            with lock:
-                if self._inbox is None:  # the task has caught up meanwhile, and nobody would resume
-                    return
-                self._flags |= _FULL
+            return
+        inbox.extend(events)
+        full = not self._flags & _FULL and self._overfull(inbox)  # the lock keeps the task from giving buffers back
+        if full:
+            self._flags |= _FULL
+        lock.release()
+        if full:
             self.stream.pause_reading()
 
     def _overfull(self, inbox: list[Event]) -> bool:
         options = self.context.options
         if len(inbox) >= options.inbox_messages:
             return True
-        waiting = sum(len(value) for kind, value in list(inbox) if kind == _TEXT or kind == _BINARY)
+        waiting = 0
+        for kind, value in inbox:
+            if kind == _TEXT or kind == _BINARY:
+                waiting += len(value)
+            elif kind == _CHUNK:
+                waiting += len(value[2])
         return waiting > options.max_message_size
 
     def _submit(self) -> None:
