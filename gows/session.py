@@ -516,7 +516,7 @@ class Session(Observer):
             if kind == _TEXT or kind == _BINARY:
                 try:
                     on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
-                except Exception as error:
+                except BaseException as error:
                     self._callback_failed("on_message", error)
                     value.release()
                     return self._deliver_muted(list(waiting))
@@ -573,11 +573,12 @@ class Session(Observer):
         callback: Callable[..., None] = getattr(self.handler, name)
         try:
             callback(self, *args)
-        except Exception as error:
+        except BaseException as error:
             self._callback_failed(name, error)
 
-    def _callback_failed(self, name: str, error: Exception) -> None:
-        """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011)."""
+    def _callback_failed(self, name: str, error: BaseException) -> None:
+        """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011). Whatever it
+        is: SystemExit would end a worker, or the loop, and say nothing."""
         if isinstance(error, ConnectionClosedError) and self.connection.state is not ConnectionState.OPEN:
             logger.debug("%s of %r wrote after the connection had closed", name, self)  # nobody's fault: a race
         else:
@@ -585,6 +586,8 @@ class Session(Observer):
         with self.stream.lock:
             self._flags |= _MUTED
         self.begin_close(CloseCode.INTERNAL_ERROR, "")
+        if isinstance(error, KeyboardInterrupt):  # Ctrl-C in a main thread that runs the loop is meant for the program
+            raise error
 
     # ------------------------------------------------------------------ closing
 
@@ -625,7 +628,9 @@ class Session(Observer):
             self._flags |= _CLOSED
         try:
             self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             logger.exception("on_close of %r raised", self)
 
     # ------------------------------------------------------------------ outgoing queue
