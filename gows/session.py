@@ -207,17 +207,22 @@ class Session(Observer):
             self._pause_reading()
         if not self.context.inline:
             for event in events:
-                if event[0] > _CLOSE:
+                if event[0] >= _CLOSE:
+                    self._end_began(events)
                     events = self._answer_pings(events)
                     break
         elif self._inbox is None:  # no lock: only this thread touches the inbox
             self._inbox = _RUNNING
             rest = self._deliver(events)
+            if rest:
+                self._end_began(rest)
             if rest or self._flags & _FULL:
                 self._go_on(rest)
             else:
                 self._inbox = None
             return
+        else:
+            self._end_began(events)
         if events:
             self._enqueue(events)
 
@@ -226,6 +231,12 @@ class Session(Observer):
         self._inbox = []
         if not rest or not self._hold(rest):
             self.run()
+
+    def _end_began(self, events: list[Event]) -> None:
+        """The peer's close frame or fault is not handled at once: the time that a close may take begins, instead of
+        whatever deadline was set before."""
+        if events[-1][0] == _CLOSE or events[-1][0] == _FAIL:
+            self.arm()
 
     def eof_received(self) -> None:
         """The peer half-closed: it sends nothing more."""
