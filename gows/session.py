@@ -250,7 +250,7 @@ class Session(Observer):
         with self.stream.lock:
             held = self._flags & _HELD
             self._flags &= ~_HELD
-        if self._overrides("on_drain"):
+        if self.handler is not None and self._overrides("on_drain"):
             self._enqueue([(_DRAIN, None)])
         if held:
             self._submit()
