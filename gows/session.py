@@ -494,7 +494,7 @@ class Session(Observer):
             else:
                 stream.uncork_locked()
         lock.release()
-        if full:
+        if full and not stream.closed:  # else the loop may be gone as well
             self.context.loop.call_soon(self._resume_reading)
 
     def stalled(self) -> None:
