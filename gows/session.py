@@ -329,6 +329,9 @@ class Session(Observer):
             if late < 0:
                 return True
             if options.ping_timeout is not None:
+                if stream.queued and stream.stalled_for() < options.ping_timeout:
+                    self._ping_tick = stream.loop.ticks  # it takes what stands before our ping: it will come to that
+                    return True
                 if late < 1.0:
                     return False
                 # The loop itself was held up, and has not read all that came meanwhile: judge in a second.
@@ -338,8 +341,7 @@ class Session(Observer):
         if silent >= options.ping_interval:  # type: ignore[operator]
             self._ping_tick = stream.loop.ticks
             with stream.lock:
-                if not stream.queued:  # a peer with a full queue has enough to acknowledge
-                    stream.write_locked(self.connection.encode_ping(b""))
+                stream.write_locked(self.connection.encode_ping(b""))
         return True
 
     def _waited(self) -> float:
