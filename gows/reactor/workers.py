@@ -256,5 +256,7 @@ def run_task(task: Task) -> None:
     """Run a task; what it raises is logged and ends nothing else."""
     try:
         task.run()
-    except Exception:
+    except KeyboardInterrupt:  # Ctrl-C in a main thread that runs the loop
+        raise
+    except BaseException:  # SystemExit too: it would end a worker, or the loop
         logger.exception("%r raised", task)
