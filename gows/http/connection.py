@@ -287,7 +287,9 @@ class HttpConnection(Observer):
                 refusal = error
             except HttpError as error:
                 response = error_response(error)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if isinstance(error, ConnectionClosedError) and (self._eof or self.stream.closed):
                 refusal = HttpError(400, "the connection ended before it was upgraded")  # the peer's doing: no news
             else:
