@@ -169,7 +169,7 @@ class Session(Observer):
         self._subprotocol = subprotocol
         self._request = request
         self._inbox: list[Event] | None = None
-        self._flags = 0
+        self._flags = _UNSERVED
         self._ping_tick = 0  # the tick of a heartbeat ping that may still be unanswered; 0 for none
         self._writer: MessageWriter | None = None
 
@@ -188,12 +188,18 @@ class Session(Observer):
     def data_received(self, buf: bytearray | bytes, n: int) -> None:
         """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
         connection = self.connection
-        if self._inbox is None and self.context.inline and not self._flags & _SPECIAL:
+        context = self.context
+        if (
+            self._inbox is None
+            and context.inline
+            and not self._flags & _SPECIAL
+            and self.stream.queued <= context.high_water
+        ):
             buffer = connection.receive_one(buf, n)
             if buffer is not None:
                 try:
                     self.handler.on_message(self, _FIRST_BYTES[buf[0]], buffer)  # type: ignore[union-attr, arg-type]
-                except Exception as error:
+                except BaseException as error:
                     self._callback_failed("on_message", error)
                 buffer._data = None
                 return
@@ -205,7 +211,7 @@ class Session(Observer):
             return
         if connection._assembly is not None and connection.pending:
             self._pause_reading()
-        if not self.context.inline:
+        if not context.inline:
             for event in events:
                 if event[0] >= _CLOSE:
                     self._end_began(events)
