@@ -81,6 +81,12 @@ class Response:
             raise InvalidHeaderError(f"{name} is written by the server itself")
         self._headers.append((name, value))
 
+    def take_headers(self, headers: list[tuple[str, str]]) -> None:
+        """These fields instead of those so far; values may be Latin-1, as in WSGI. Raises InvalidHeaderError."""
+        for name, value in headers:
+            check_field(name, value, latin_1=True)
+        self._headers = headers
+
     @classmethod
     def html(cls, body: str, status: int = 200, headers: HeaderSource | None = None) -> Response:
         """A page, in UTF-8."""
@@ -173,12 +179,12 @@ class Response:
             lines.append("Transfer-Encoding: chunked")
         elif self.chunks is None and self.status not in BODILESS:
             lines.append(f"Content-Length: {len(self.body)}")
-        elif self.length is not None:
+        elif self.length is not None and self.status != 204:  # RFC 9110 §8.6
             lines.append(f"Content-Length: {self.length}")
         if not keep_alive:
             lines.append("Connection: close")
         lines.append("\r\n")
-        return "\r\n".join(lines).encode("ascii")
+        return "\r\n".join(lines).encode("latin-1")
 
 
 def as_response(result: Any) -> Response:

@@ -74,7 +74,7 @@ class _Call:
     ) -> Callable[[bytes], None]:
         """As PEP 3333 has it."""
         if exc_info is not None:
-            if self._sent:
+            if self._sent or self._written:  # what was written has the first head in front of it
                 raise exc_info[1].with_traceback(exc_info[2])
         elif self._status is not None:
             raise AssertionError("start_response was called twice without exc_info")
@@ -110,9 +110,11 @@ class _Call:
                 headers.append((name, value))
         status = int(self._status.split(" ", 1)[0])
         if length is None and isinstance(self.result, (list, tuple)):
-            return Response(b"".join(self), status, headers)
-        response = Response(self, status, headers, length=length)
-        response.one_thread = True
+            response = Response(b"".join(self), status)
+        else:
+            response = Response(self, status, length=length)
+            response.one_thread = True
+        response.take_headers(headers)
         return response
 
     def __iter__(self) -> Iterator[bytes]:

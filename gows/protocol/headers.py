@@ -15,6 +15,7 @@ HeaderSource = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _is_token = re.compile(TOKEN).fullmatch
 _is_value = re.compile(r"[\t -~]*").fullmatch
+_is_latin_1_value = re.compile(r"[\t -~\x80-\xff]*").fullmatch  # obs-text of RFC 9110 §5.5
 
 
 class Headers:
@@ -89,11 +90,12 @@ def is_token(text: str) -> bool:
     return _is_token(text) is not None
 
 
-def check_field(name: str, value: str) -> None:
-    """Raise InvalidHeaderError unless `name: value` may be sent: a token, and printable ASCII (or tabs)."""
+def check_field(name: str, value: str, *, latin_1: bool = False) -> None:
+    """Raise InvalidHeaderError unless `name: value` may be sent: a token, and printable ASCII (or tabs; with `latin_1`
+    the upper half of that set too)."""
     if not isinstance(name, str) or _is_token(name) is None:
         raise InvalidHeaderError(f"{name!r} is no header name (RFC 9110 §5.1)")
-    if not isinstance(value, str) or _is_value(value) is None:
+    if not isinstance(value, str) or (_is_latin_1_value if latin_1 else _is_value)(value) is None:
         raise InvalidHeaderError(f"the value of {name} must be a str of printable ASCII characters, not {value!r}")
 
 

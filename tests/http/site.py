@@ -140,7 +140,7 @@ class Browser:
         self.until(lambda: b"\r\n\r\n" in self.received)
         start, _, _ = bytes(self.received).partition(b"\r\n\r\n")
         del self.received[: len(start) + 4]
-        line, *fields = start.decode("ascii").split("\r\n")
+        line, *fields = start.decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (text.partition(": ") for text in fields)}
         status = int(line.split(" ")[1])
         if head or status in (101, 204, 304):

@@ -247,6 +247,32 @@ def test_an_application_may_start_anew_for_its_error_page(make_site: MakeSite) -
     assert (answer.status, answer.headers["x"], answer.body) == (503, "error", b"error page")
 
 
+def test_not_after_something_was_written(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", PLAIN)(b"half a page")
+        try:
+            raise RuntimeError("broken")
+        except RuntimeError:
+            start_response("503 Unavailable", PLAIN, sys.exc_info())
+        return [b"error page"]
+
+    assert make_site(WsgiApp(app)).fetch(get()).status == 500
+    assert "RuntimeError: broken" in caplog.text
+
+
+def test_values_may_be_latin_1(make_site: MakeSite) -> None:
+    answer = make_site(WsgiApp(app_of("200 OK", [*PLAIN, ("X", "K\xf6ln")], [b"x"]))).fetch(get())
+    assert answer.headers["x"] == "K\xf6ln"
+
+
+@pytest.mark.parametrize("body", [[], iter(())])
+def test_204_has_no_length(make_site: MakeSite, body: Iterable[bytes]) -> None:
+    answer = make_site(WsgiApp(app_of("204 No Content", [("Content-Length", "0")], body))).fetch(get())
+    assert answer.status == 204
+    assert "content-length" not in answer.headers
+    assert "content-type" not in answer.headers
+
+
 def test_once_the_head_is_out_the_error_is_raised_again(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", PLAIN)
