@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gows.reactor import Loop, Stream
+from gows.reactor import WRITE, Loop, Stream
 from tests.fakes import World
 from tests.reactor.bench import Peer
 from tests.reactor.recorder import Recorder
@@ -150,6 +150,15 @@ def test_a_queue_stalls_while_the_peer_takes_nothing(world: World) -> None:
     assert 3.9 <= stream.stalled_for() <= 4.1
     world.run_until(peer.got(BIG))
     assert stream.stalled_for() == 0.0
+
+
+def test_a_false_alarm_is_no_progress(world: World) -> None:
+    recorder = Recorder()
+    stream, _ = connect(world, world.loop(), recorder)
+    stream.write(BIG)
+    world.run_for(5)
+    stream.on_event(WRITE, bytearray(10), 0)
+    assert stream.stalled_for() >= 4.8
 
 
 def test_close_gives_up_on_a_peer_that_takes_nothing(world: World) -> None:

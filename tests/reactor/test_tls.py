@@ -210,6 +210,32 @@ def test_half_close_and_reading_on(world: World, contexts: Contexts) -> None:
     world.run_until(lambda: talk.client.data == BIG)
 
 
+def test_the_end_is_told_once_however_it_is_read(world: World, contexts: Contexts) -> None:
+    talk = converse(world, contexts)
+    talk.loop.scratch = bytearray(1000)
+
+    def pause_and_resume() -> None:
+        talk.accepted.pause_reading()
+        talk.accepted.resume_reading()
+
+    talk.server.on("data_received", pause_and_resume)
+    talk.stream.write(bytes(1500))
+    talk.stream.shutdown_write()
+    world.run_for(1)
+    assert len(talk.server.data) == 1500
+    assert talk.server.calls == ["data_received", "eof_received"]
+
+
+@pytest.mark.parametrize("how", ["abort", "close"])
+def test_the_end_is_not_told_to_who_has_left(world: World, contexts: Contexts, how: str) -> None:
+    talk = converse(world, contexts)
+    talk.server.on("data_received", getattr(talk.accepted, how))
+    talk.stream.write(b"last words")
+    talk.stream.close()
+    world.run_until(lambda: talk.server.lost)
+    assert talk.server.calls == ["data_received", "connection_lost"]
+
+
 def test_abort(world: World, contexts: Contexts) -> None:
     talk = converse(world, contexts)
     talk.stream.write(BIG)
