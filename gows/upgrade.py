@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from http.server import BaseHTTPRequestHandler
+from io import BufferedReader
 from typing import Any
 from urllib.parse import quote
 
@@ -64,10 +65,11 @@ def accept(
     if isinstance(source, Request):
         return _accept_request(source, options, extra)
     if isinstance(source, dict):
-        return _accept_borrowed(_wsgi_socket(source), _wsgi_head(source), options, extra, loop)
+        sock, reader = _wsgi_socket(source), source.get("wsgi.input")
+        return _accept_borrowed(sock, reader, _wsgi_head(source), options, extra, loop)
     if isinstance(source, BaseHTTPRequestHandler):
         source.close_connection = True
-        return _accept_borrowed(source.connection, _handler_head(source), options, extra, loop)
+        return _accept_borrowed(source.connection, source.rfile, _handler_head(source), options, extra, loop)
     if isinstance(source, socket.socket):
         return _accept_socket(source, b"", options, extra, loop)
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], socket.socket):
@@ -131,7 +133,12 @@ def _accept_request(request: Request, options: AcceptOptions, headers: list[tupl
 
 
 def _accept_borrowed(
-    sock: socket.socket, head: bytes, options: AcceptOptions, headers: list[tuple[str, str]], loop: Loop | None
+    sock: socket.socket,
+    reader: object,
+    head: bytes,
+    options: AcceptOptions,
+    headers: list[tuple[str, str]],
+    loop: Loop | None,
 ) -> WebSocket:
     """A socket that a foreign server goes on holding: it is left with a dead end in its place.
 
@@ -141,6 +148,7 @@ def _accept_borrowed(
     """
     _refuse_tls(sock)
     request = _parse(head)
+    _refuse_early(sock, reader)
     agreement = Agreement(request, loop or shared_loop(), options, headers)
     ours = socket.socket(fileno=os.dup(sock.fileno()))
     dead, other = socket.socketpair()
@@ -175,6 +183,20 @@ def _refuse_tls(sock: socket.socket) -> None:
             "the TLS state of an SSLSocket cannot be taken over: "
             "end TLS in front of this server, or serve with gows.Server(ssl_context=…)"
         )
+
+
+def _refuse_early(sock: socket.socket, reader: object) -> None:
+    """Nothing may come before the 101 (RFC 6455 §4.1); what lies in a server's buffer would be lost. gunicorn does not
+    let us look there."""
+    if isinstance(reader, BufferedReader):
+        timeout = sock.gettimeout()
+        sock.setblocking(False)
+        try:
+            early = reader.peek(1)
+        finally:
+            sock.settimeout(timeout)
+        if early:
+            raise HandshakeError(400, "data came before the handshake was answered")
 
 
 def _adopt(sock: socket.socket, agreement: Agreement, request: Request) -> WebSocket:

@@ -29,7 +29,9 @@ from websockets.sync.client import connect  # noqa: E402
 from werkzeug.serving import WSGIRequestHandler as WerkzeugHandler  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 
+from tests import wire  # noqa: E402
 from tests.integration.flask_site import app  # noqa: E402
+from tests.integration.raw import RawPeer  # noqa: E402
 from tests.integration.warming import start_all_workers  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -172,6 +174,13 @@ def test_an_abrupt_end_is_heard(port: int) -> None:
         with pytest.raises(ConnectionClosedError):
             ws.recv(10)
         assert ws.close_code == gows.CloseCode.ABNORMAL_CLOSURE
+
+
+def test_frames_before_the_101_are_refused() -> None:
+    """They lie in the server's buffer, and would be lost there."""
+    with werkzeug() as port, RawPeer(("127.0.0.1", port)) as peer:
+        peer.send(wire.request("/ws/ann"), wire.frame(wire.TEXT, "too soon"))
+        assert peer.read_answer()[0].status == 400
 
 
 # ---------------------------------------------------------------------- where it cannot be done
