@@ -70,9 +70,9 @@ def test_each_stream_ends_once_and_nothing_is_left(poller_name: str, seed: int) 
 
         def over() -> bool:
             for peer in peers:
-                if not peer.eof and not peer.reset:
+                if peer.sock.fileno() >= 0:
                     peer.read()
-                    if peer.eof:
+                    if peer.eof or peer.reset:
                         peer.close()
             return all(recorder.lost for recorder in recorders)
 
