@@ -41,12 +41,8 @@ class StaticFolder:
                 raise HttpError(404, "not found")
         path = os.path.join(*segments)
         if os.path.isdir(path_below(self._folder, path)):
-            # a browser takes a folder's relative links from behind its slash
+            # a browser takes a folder's relative links from behind its slash. The Location cannot name another host:
+            # a path of two slashes at its start was refused above
             query = f"?{request.query_string}" if request.query_string else ""
-            return Response.redirect(_same_host(request.raw_path) + "/" + query, 301)
+            return Response.redirect(request.raw_path + "/" + query, 301)
         return Response.file(path, root=self._folder)
-
-
-def _same_host(raw_path: str) -> str:
-    """The path as a Location: one that begins with two slashes would name another host."""
-    return "/" + raw_path.lstrip("/")
