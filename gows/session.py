@@ -62,6 +62,8 @@ _UNSERVED = 64  # no handler was attached yet
 _SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not simply be delivered
 _PONG_UNIT = 128  # from here on: how many pongs were queued since the outgoing queue was last empty
 
+ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
+"""Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
 MAX_QUEUED_PONGS = 16
 """Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
 latest)."""
@@ -654,17 +656,19 @@ class Session(Observer):
 
     # ------------------------------------------------------------------ outgoing queue
 
-    def make_room(self) -> bool:
+    def make_room(self, deferred: int = 0) -> bool:
         """Under stream.lock, with the queue over the high-water mark: send what can be sent, then apply the policy.
+        `deferred`: bytes that wait for the end of a streamed message and count as queued.
 
         True: the message may be queued; False: it is dropped. Raises QueueFullError for the policy "refuse".
         """
         stream, policy = self.stream, self.context.options.overflow
         stream.flush_locked()
-        if stream.queued <= self.context.high_water or self.connection.state is not ConnectionState.OPEN:
+        queued = stream.queued + deferred
+        if queued <= self.context.high_water or self.connection.state in ENDING:
             return True  # when closing, the encoder raises the right error
         if policy == "refuse":
-            raise QueueFullError(f"{stream.queued} bytes are queued and the peer does not take them")
+            raise QueueFullError(f"{queued} bytes are queued and the peer does not take them")
         if policy == "close":
             stream.write_locked(self.connection.encode_close(CloseCode.TRY_AGAIN_LATER, "too slow"))
             self.context.loop.call_soon(self.arm)

@@ -8,12 +8,12 @@ from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCode, Opcode
-from gows.errors import ConnectionClosedError, WriterBusyError
+from gows.errors import ConnectionClosedError, QueueFullError, WriterBusyError
 from gows.handler import Handler
 from gows.options import check_seconds
-from gows.protocol.connection import Connection, ConnectionState
+from gows.protocol.connection import Connection, ConnectionState, to_bytes
 from gows.reactor.stream import Stream
-from gows.session import Session, SessionContext
+from gows.session import ENDING, Session, SessionContext
 
 Data = bytes | bytearray | memoryview | ByteBuffer
 
@@ -103,12 +103,12 @@ class WebSocket(Session):
         """Write one message in pieces: `with ws.next_writer(Opcode.TEXT) as w: w.write_string(…)`.
 
         One writer at a time: WriterBusyError while another is open. Whole messages that other threads write meanwhile
-        are sent after it.
+        are sent after it; they count as queued.
         """
         if opcode != Opcode.TEXT and opcode != Opcode.BINARY:
             raise ValueError(f"a message is written as TEXT or BINARY, not {opcode!r}")
         with self.stream.lock:
-            if self.connection.state is not ConnectionState.OPEN:
+            if self.connection.state in ENDING:
                 raise ConnectionClosedError("the connection is closed")
             if self._writer is not None:
                 raise WriterBusyError("another writer is open on this connection")
@@ -125,7 +125,7 @@ class WebSocket(Session):
             if self._writer is None:
                 stream.write_locked(self.connection.encode_message(opcode, data, compress))
             else:
-                self._writer.defer(opcode, bytes(data), compress)
+                self._writer.defer(opcode, to_bytes(data), compress)
         finally:
             lock.release()
 
@@ -168,8 +168,9 @@ class WebSocket(Session):
 
     @property
     def buffered(self) -> int:
-        """Bytes that are queued and not yet taken by the kernel."""
-        return self.stream.queued
+        """Bytes that are queued and not yet taken by the kernel, or that wait for the end of a streamed message."""
+        writer = self._writer
+        return self.stream.queued + (0 if writer is None else writer.waiting)
 
     @property
     def subprotocol(self) -> str | None:
@@ -224,30 +225,55 @@ class MessageWriter:
     """Writes one message in pieces; made by `WebSocket.next_writer`. For one thread at a time.
 
     Pieces are gathered to fragments of 16 KiB. Leaving the `with` block ends the message. When the block raises, a
-    message of
-    which nothing was sent is forgotten; one that was begun cannot be taken back, so the connection is closed with
-    1011.
+    message of which nothing was sent is forgotten; one that was begun cannot be taken back, so the connection is closed
+    with 1011.
     """
 
-    __slots__ = ("_begun", "_compress", "_deferred", "_opcode", "_parts", "_size", "_ws")
+    __slots__ = (
+        "_begun",
+        "_compress",
+        "_deferred",
+        "_dropped",
+        "_opcode",
+        "_open",
+        "_parts",
+        "_size",
+        "_ws",
+        "waiting",
+    )
 
     def __init__(self, ws: WebSocket, opcode: Opcode, compress: bool) -> None:
-        self._ws: WebSocket | None = ws
+        self._ws = ws
         self._opcode = opcode
         self._compress = compress
+        self._open = True
+        self._begun = False  # a fragment was sent
+        self._dropped = False  # the overflow policy dropped the message
         self._parts: list[bytes] = []
         self._size = 0
-        self._begun = False
         self._deferred: list[tuple[int, bytes, bool]] = []
+        self.waiting = 0
+        """Bytes of whole messages that wait for the end of this one."""
 
     def write(self, data: Data) -> None:
         """Add bytes to the message. In a text message they must be UTF-8 as a whole; a character may be split
-        between two calls."""
-        ws = self._open()
-        self._parts.append(bytes(data))
-        self._size += len(data)
+        between two calls.
+
+        Over the high-water mark a message that was begun cannot be dropped any more: QueueFullError, also for the
+        policy "drop". Of `data` nothing was taken when this raises, so it may be written again after `on_drain`.
+        """
+        if not self._open:
+            raise WriterBusyError("this writer is closed")
+        piece = to_bytes(data)
+        self._parts.append(piece)
+        self._size += len(piece)
         if self._size >= _STREAMED_FRAGMENT:
-            self._send(ws, fin=False)
+            try:
+                self._send(fin=False)
+            except BaseException:
+                self._parts.pop()
+                self._size -= len(piece)
+                raise
 
     def write_string(self, text: str) -> None:
         """Add text to the message."""
@@ -255,48 +281,68 @@ class MessageWriter:
 
     def close(self) -> None:
         """End the message and send what is left of it. Idempotent."""
-        if self._ws is None:
-            return
-        ws, self._ws = self._ws, None
-        try:
-            self._send(ws, fin=True)
-        finally:
-            self._release(ws)
+        if self._open:
+            self._open = False
+            try:
+                self._send(fin=True)
+            except BaseException:
+                self._give_up()
+                raise
+            self._release()
 
     def defer(self, opcode: int, data: bytes, compress: bool) -> None:
-        """Under stream.lock: a whole message that waits for the end of this one."""
-        if self._begun:
-            self._deferred.append((opcode, data, compress))
-        elif self._ws is not None:
-            ws = self._ws
+        """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun."""
+        ws = self._ws
+        if not self._begun:
             ws.stream.write_locked(ws.connection.encode_message(opcode, data, compress))
+            return
+        if ws.connection.state in ENDING:
+            raise ConnectionClosedError("the connection is closed")
+        if opcode == Opcode.TEXT:
+            data.decode()  # what is wrong is told to whom it belongs
+        if self.waiting > ws.context.high_water and not ws.make_room(self.waiting):
+            return
+        self._deferred.append((opcode, data, compress))
+        self.waiting += len(data)
 
-    def _open(self) -> WebSocket:
-        if self._ws is None:
-            raise WriterBusyError("this writer is closed")
-        return self._ws
+    def _send(self, fin: bool) -> None:
+        ws = self._ws
+        stream, connection = ws.stream, ws.connection
+        with stream.lock:
+            # The end of a message that was begun is never refused: others wait for it.
+            if stream.queued > ws.context.high_water and not (fin and self._begun) and not ws.make_room():
+                if self._begun and connection.state not in ENDING:
+                    raise QueueFullError("a message that was begun cannot be dropped")
+                self._dropped = not self._begun
+            if not self._dropped:
+                data = b"".join(self._parts)
+                if fin and not self._begun:
+                    frame = connection.encode_message(self._opcode, data, self._compress)
+                else:
+                    frame = connection.encode_fragment(self._opcode, data, not self._begun, fin, self._compress)
+                    self._begun = True
+                stream.write_locked(frame)
+            self._parts.clear()
+            self._size = 0
 
-    def _send(self, ws: WebSocket, fin: bool) -> None:
-        data = b"".join(self._parts)
-        self._parts.clear()
-        self._size = 0
-        with ws.stream.lock:
-            if ws.stream.queued > ws.context.high_water and not ws.make_room() and not self._begun:
-                return
-            connection = ws.connection
-            if fin and not self._begun:
-                frame = connection.encode_message(self._opcode, data, self._compress)
-            else:
-                frame = connection.encode_fragment(self._opcode, data, not self._begun, fin, self._compress)
-            self._begun = True
-            ws.stream.write_locked(frame)
+    def _give_up(self) -> None:
+        """The message will not be finished."""
+        if self._begun:
+            self._ws.begin_close(CloseCode.INTERNAL_ERROR, "")
+        self._release()
 
-    def _release(self, ws: WebSocket) -> None:
+    def _release(self) -> None:
+        """The way is free for others: first for those who have waited."""
+        ws = self._ws
         with ws.stream.lock:
             ws._writer = None
-            if ws.connection.state is ConnectionState.OPEN:
+            try:
                 for opcode, data, compress in self._deferred:
                     ws.stream.write_locked(ws.connection.encode_message(opcode, data, compress))
+            except (ConnectionClosedError, WriterBusyError):  # the connection ends, or this message never will
+                pass
+            self._deferred.clear()
+            self.waiting = 0
 
     def __enter__(self) -> MessageWriter:
         return self
@@ -306,9 +352,6 @@ class MessageWriter:
     ) -> None:
         if kind is None:
             self.close()
-            return
-        ws, self._ws = self._ws, None
-        if ws is not None:
-            if self._begun:
-                ws.begin_close(CloseCode.INTERNAL_ERROR, "")
-            self._release(ws)
+        elif self._open:
+            self._open = False
+            self._give_up()

@@ -153,13 +153,13 @@ class BlockingWebSocket(WebSocket):
 
     # ------------------------------------------------------------------ writing
 
-    def make_room(self) -> bool:
+    def make_room(self, deferred: int = 0) -> bool:
         """Under stream.lock, with the queue over the high-water mark: wait until there is room instead of applying a
-        policy."""
+        policy. Nobody tells when the message ends that `deferred` ones wait for, so for those there is the policy."""
         stream = self.stream
         stream.flush_locked()
-        if self.context.loop.in_loop():
-            return super().make_room()
+        if deferred or self.context.loop.in_loop():
+            return super().make_room(deferred)
         while stream.queued > self.context.high_water and not stream.closed:
             stream.lock.release()
             try:

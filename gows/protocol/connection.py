@@ -354,7 +354,7 @@ class Connection:
         if refusal is not None:
             _refuse(refusal)
         if type(data) is not bytes:
-            data = _to_bytes(data)
+            data = to_bytes(data)
         if opcode == TEXT:
             if not data.isascii():
                 data.decode()
@@ -398,7 +398,7 @@ class Connection:
         if first and opcode not in (TEXT, BINARY):
             raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}")
         if type(data) is not bytes:
-            data = _to_bytes(data)
+            data = to_bytes(data)
         text = self._sent_text
         deflate = self.deflate if self._out == DEFLATED else None
         if first:
@@ -428,7 +428,7 @@ class Connection:
         if refusal is not None:
             _refuse(refusal)
         if type(data) is not bytes:
-            data = _to_bytes(data)
+            data = to_bytes(data)
         if len(data) > MAX_CONTROL:
             raise ValueError(f"a control frame has at most {MAX_CONTROL} bytes, not {len(data)}")
         return encode_frame(opcode, data, key=None if self.config.masked else urandom(4))
@@ -468,7 +468,8 @@ def _decoded_size(event: Event) -> int:
     return len(value) if kind <= BINARY else 0
 
 
-def _to_bytes(data: Data) -> bytes:
+def to_bytes(data: Data) -> bytes:
+    """What a user gave as a message, as bytes that nobody else can change. Raises TypeError for what is none."""
     if isinstance(data, ByteBuffer):
         return data.clone_bytes()
     if isinstance(data, str):
