@@ -37,19 +37,17 @@ are needed."""
 class Server:
     """An HTTP and WebSocket server on one loop.
 
-    `listen_and_serve(address)` runs it in the calling thread; `start(address)` in a thread of its own, until
-    `stop()`.
+    `listen_and_serve(address)` runs it in the calling thread; `start(address)` in a thread of its own, until `stop()`.
     Addresses: ":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/path/to/socket"; port 0 takes a free one, see
     `addresses`.
 
     - `workers`: threads that run routes and callbacks; 0 runs them in the loop's thread, where they must not block.
-    - `options`: defaults for the WebSockets accepted here; see AcceptOptions.
+    - `options`: what `accept` goes by in routes of this server when it is given none; see AcceptOptions.
     - `wsgi`: a WSGI application that answers what no route does.
     - `ssl_context`: a server-side SSLContext: everything is served over TLS.
     - `max_body_size`: bytes of a request body; larger ones get 413.
-    - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after),
-      for its body, and
-      for the next request to begin on a kept connection.
+    - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after), for
+      its body, and for the next request to begin on a kept connection.
     - `max_connections`: None: the descriptor limit of the process less a reserve of 64.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
     """
@@ -76,7 +74,7 @@ class Server:
             ("keep_alive_timeout", keep_alive_timeout),
         ):
             check_seconds(name, value, optional=False)
-        self.options = options or default_options()
+        self._options = options
         self.ssl_context = ssl_context
         self.max_body_size = max_body_size
         self.max_head_size = max_head_size
@@ -94,14 +92,19 @@ class Server:
         self._stopping = threading.Event()
         self._stopped = False
 
+    @property
+    def options(self) -> AcceptOptions:
+        """What `accept` goes by when it is given no options: the server's own, else `gows.default_options()`."""
+        return self._options or default_options()
+
     # ------------------------------------------------------------------ what is served
 
     def route(self, pattern: str, methods: Iterable[str] = ("GET",)) -> Callable[[V], V]:
         """Decorator: the view answers requests for `pattern` ("/", "/room/{name}", "/files/{rest:path}").
 
-        A view takes the Request and, by name, the pattern's parameters. It returns a Response, or a str (HTML),
-        bytes, dict or list (JSON);
-        or it upgrades the connection with `gows.accept(request)` and returns nothing. Views run on the worker pool.
+        A view takes the Request and, by name, the pattern's parameters. It returns a Response, or a str (HTML), bytes,
+        dict or list (JSON); or it upgrades the connection with `gows.accept(request)` and returns nothing. Views run
+        on the worker pool.
         """
 
         def register(view: V) -> V:
@@ -144,8 +147,8 @@ class Server:
         return [ws for ws in found if isinstance(ws, WebSocket) and not ws.closed]
 
     def listen(self, address: Any, **settings: Any) -> Any:
-        """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError,
-        saying which address."""
+        """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
+        which address."""
         if self._stopping.is_set():
             raise UsageError("this server was stopped")
         listener = self.loop.listen(address, self._accepted, ssl_context=self.ssl_context, **settings)

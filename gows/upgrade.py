@@ -29,6 +29,7 @@ from gows.protocol.headers import HeaderSource
 from gows.protocol.http import RequestParser
 from gows.reactor import Loop, Stream, shared_loop
 from gows.reactor.stream import GONE
+from gows.server import Server
 from gows.session import context_for
 from gows.websocket import WebSocket
 
@@ -50,20 +51,20 @@ def accept(
     - a connected `socket.socket`: the head is read from it (blocking, at most 10 s), and a refusal is answered on it;
     - a pair (socket, head) with the whole request head as bytes, read already.
 
-    `headers` are extra headers of the 101. Connections from outside a `gows.Server` live on `loop`, or on the
-    process-wide loop, which starts at first use.
+    `options`: by default those of the Server that the request came to, elsewhere `gows.default_options()`. `headers`:
+    extra headers of the 101. Connections from outside a `gows.Server` live on `loop`, or on the process-wide loop,
+    which starts at first use.
 
     Raises HandshakeError with the HTTP status of the refusal (405, 426, 400, 403), InvalidHeaderError for a header
-    that may not
-    be sent, ConnectionClosedError when the peer has gone. Uncaught in a route, a HandshakeError becomes the HTTP
-    answer.
+    that may not be sent, ConnectionClosedError when the peer has gone, UsageError for a socket that cannot be taken
+    over. Uncaught in a route of a Server, a HandshakeError becomes the HTTP answer.
     """
-    options = options or default_options()
     extra = check_headers(headers or ())
     if isinstance(source, dict):
         source = source.get("gows.request") or source
     if isinstance(source, Request):
         return _accept_request(source, options, extra)
+    options = options or default_options()
     if isinstance(source, dict):
         sock, reader = _wsgi_socket(source), source.get("wsgi.input")
         return _accept_borrowed(sock, reader, _wsgi_head(source), options, extra, loop)
@@ -118,10 +119,12 @@ def _websocket(stream: Stream, agreement: Agreement, request: Request) -> WebSoc
 # ---------------------------------------------------------------------- from a route of our own server
 
 
-def _accept_request(request: Request, options: AcceptOptions, headers: list[tuple[str, str]]) -> WebSocket:
+def _accept_request(request: Request, options: AcceptOptions | None, headers: list[tuple[str, str]]) -> WebSocket:
     carrier = request.connection
     if carrier is None:
         raise UsageError("this request did not come by a connection that can be upgraded")
+    if options is None:
+        options = carrier.app.options if isinstance(carrier.app, Server) else default_options()
     agreement = Agreement(request, carrier.stream.loop, options, headers)
     ws = _websocket(carrier.stream, agreement, request)
     carrier.upgrade(agreement.answer, ws)

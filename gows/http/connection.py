@@ -86,12 +86,12 @@ class _Sending:
 class HttpConnection(Observer):
     """The observer of a stream that speaks HTTP, and the worker pool's task for its requests."""
 
-    __slots__ = ("_app", "_eof", "_parser", "_phase", "_request", "_sending", "_stash", "stream")
+    __slots__ = ("_eof", "_parser", "_phase", "_request", "_sending", "_stash", "app", "stream")
 
     def __init__(self, stream: Stream, app: Application) -> None:
         """Loop thread, when the connection was accepted."""
         self.stream = stream
-        self._app = app
+        self.app = app
         self._parser = RequestParser(app.max_head_size, app.max_headers, app.max_body_size)
         self._phase = _HEAD
         self._stash = bytearray()
@@ -187,10 +187,10 @@ class HttpConnection(Observer):
         elif parser.head is None:
             if self._phase == _IDLE and parser.started:
                 self._phase = _HEAD
-                stream.set_deadline(self._app.head_timeout)
+                stream.set_deadline(self.app.head_timeout)
         elif self._phase != _BODY:
             self._phase = _BODY
-            stream.set_deadline(self._app.body_timeout)
+            stream.set_deadline(self.app.body_timeout)
             if parser.expect_continue:
                 stream.write(_CONTINUE)
 
@@ -202,7 +202,7 @@ class HttpConnection(Observer):
         with stream.lock:
             stash, self._stash = self._stash, bytearray()
             self._phase = _IDLE
-        stream.set_deadline(self._app.keep_alive_timeout)
+        stream.set_deadline(self.app.keep_alive_timeout)
         self._parser.reset()
         if stash:
             stream.resume_reading()
@@ -310,7 +310,7 @@ class HttpConnection(Observer):
             self._send(response, request)
 
     def _call(self, request: Request) -> Response | None:
-        result = self._app.handle(request)
+        result = self.app.handle(request)
         if result is None:
             if self.upgraded:
                 return None
