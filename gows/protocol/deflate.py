@@ -249,8 +249,8 @@ class DeflatePool:
 def _new_compressor(settings: tuple[int, int, int]) -> _Compressor:
     level, bits, mem_level = settings
     if bits == 8:
-        # zlib cannot keep to a 256-byte window: raw deflate with 8 is refused, or, before 1.2.9, silently 9, which
-        # breaks the agreement. Run-length matches reach back one byte only, so they fit any window.
+        # zlib has no 256-byte window: raw deflate with 8 is refused, or, before 1.2.9, silently done with 9. Run-length
+        # matches reach back one byte only, so they fit any window.
         return zlib.compressobj(level, zlib.DEFLATED, -9, mem_level, zlib.Z_RLE)
     return zlib.compressobj(level, zlib.DEFLATED, -bits, mem_level)
 
@@ -288,15 +288,13 @@ class PerMessageDeflate:
         else:
             out += compressor.flush(zlib.Z_FULL_FLUSH)
             self._pool.give(self._settings, compressor)
-        if not final:
-            return out
-        # zlib writes nothing when no input came since the last flush; an empty block then ends the message (§7.2.3.6)
-        return out[:-4] if out else b"\x00"
+        # there is a block to cut the tail from even when the message is empty, for zlib writes one at any flush that
+        # follows a compress()
+        return out[:-4] if final else out
 
     def inflater(self, limit: int) -> Inflater:
         """For the one message that begins now, of at most `limit` bytes once inflated."""
-        stream, self._stream = self._stream, None
-        return Inflater(self, stream or self.new_stream(), limit)
+        return Inflater(self, self._stream or self.new_stream(), limit)
 
     def new_stream(self) -> _Decompressor:
         """An inflater with an empty window."""
