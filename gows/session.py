@@ -626,6 +626,7 @@ class Session(Observer):
         with self.stream.lock:
             if self.connection.state is ConnectionState.CLOSE_RECEIVED:
                 self.stream.write_locked(self.connection.encode_close(code, ""))
+                self.stream.flush_locked()  # at once: on_close may be the sign for the process to end
         if self.context.role is Role.SERVER:
             self.stream.close()
         else:  # the server closes the TCP connection first, so that TIME_WAIT is its (§7.1.1)
@@ -637,6 +638,7 @@ class Session(Observer):
         with self.stream.lock:
             if self.connection.state is ConnectionState.FAILED:
                 self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))
+                self.stream.flush_locked()
         self.connection.close_code, self.connection.close_reason = error.close_code, error.reason
         self.stream.close()
         self._finish()

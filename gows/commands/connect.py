@@ -120,7 +120,11 @@ def _talk_to(args: argparse.Namespace, talk: Talk, screen: Screen, loop: Loop) -
     except KeyboardInterrupt:
         talk.leave(ws)
     screen.end_prompt()
-    return talk.verdict() if talk.closed.wait(CLOSE_TIMEOUT + 1.0) else 1
+    ended = talk.closed.wait(CLOSE_TIMEOUT + 1.0)
+    patience = time.monotonic() + 1.0
+    while loop.live_streams and time.monotonic() < patience:  # the server ends TCP; to close the loop would reset it
+        time.sleep(0.01)
+    return talk.verdict() if ended else 1
 
 
 def _options(args: argparse.Namespace) -> AcceptOptions:

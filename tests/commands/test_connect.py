@@ -20,7 +20,9 @@ import pytest
 import trustme
 
 from gows.__main__ import main
-from gows.commands.connect import columns, escaped
+from gows.bytebuffer import ByteBuffer
+from gows.codes import Opcode
+from gows.commands.connect import Screen, Talk, columns, escaped
 from tests.client.scripted import Peer, ScriptedServer, close_frame, frame
 from tests.processes import ROOT
 from tests.waiting import wait_until
@@ -340,6 +342,41 @@ def test_insecure_connects_and_warns(keyboard: Keyboard, capsys: pytest.CaptureF
     with pytest.raises(ssl.SSLError), ScriptedServer(echo, ssl_context=context) as server:
         assert talk(server.url) == 1
     assert capsys.readouterr().err.endswith("(--insecure connects all the same)\n")
+
+
+# ---------------------------------------------------------------------- the screen
+
+
+def test_a_message_is_put_above_the_line_being_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = Screen(True)
+    screen.show("before")
+    screen.prompt()
+    screen.show("short")
+    screen.note("x" * 41)
+    screen.entered()
+    screen.show("after")
+    screen.prompt()
+    screen.end_prompt()
+    screen.end_prompt()
+    assert capsys.readouterr().out == (
+        "before\n"
+        "> "
+        "\x1b7\n\x1b[1A\x1b[1L\rshort\x1b8\x1b[1B"
+        "\x1b7\n\n\n\x1b[3A\x1b[3L\r" + "x" * 41 + "\x1b8\x1b[3B"
+        "after\n"
+        "> \n"
+    )
+
+
+def test_in_a_terminal_long_messages_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    for interactive in (True, False):
+        talk = Talk(Screen(interactive))
+        talk.on_message(None, Opcode.TEXT, ByteBuffer.of(b"x" * 5000))  # type: ignore[arg-type]
+        talk.release()
+    assert capsys.readouterr().out.splitlines() == [f"< {'x' * 4096}… (5000 characters)", f"< {'x' * 5000}"]
 
 
 # ---------------------------------------------------------------------- processes of their own
