@@ -20,7 +20,6 @@ from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
 from gows.options import AcceptOptions, check_seconds, default_options
-from gows.protocol.states import Role
 from gows.reactor import Listener, Loop, Stream
 from gows.websocket import WebSocket
 
@@ -144,7 +143,7 @@ class Server:
     def connections(self) -> list[WebSocket]:
         """The open WebSockets of this server, as of now. Any thread."""
         found = [stream.observer for stream in list(self.loop.streams) if isinstance(stream, Stream)]
-        return [ws for ws in found if isinstance(ws, WebSocket) and not ws.closed]
+        return [ws for ws in found if isinstance(ws, WebSocket) and ws.context.owner is self and not ws.closed]
 
     def listen(self, address: Any, **settings: Any) -> Any:
         """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
@@ -222,10 +221,10 @@ class Server:
         left = 0
         for stream in self.loop.streams:
             observer = stream.observer if isinstance(stream, Stream) else None
-            if isinstance(observer, WebSocket) and observer.context.role is Role.SERVER:
+            if isinstance(observer, WebSocket) and observer.context.owner is self:
                 observer.begin_close(CloseCode.GOING_AWAY, "")
                 left += 1
-            elif isinstance(observer, HttpConnection):
+            elif isinstance(observer, HttpConnection) and observer.app is self:
                 observer.end_when_idle()
                 left += 1
         return left

@@ -80,15 +80,20 @@ class SessionContext:
         "inline",
         "loop",
         "options",
+        "owner",
         "role",
         "whole",
     )
 
-    def __init__(self, loop: Loop, options: AcceptOptions, role: Role, *, inline: bool | None = None) -> None:
-        """`inline`: whether the loop's thread runs the callbacks; None: as the loop's pool is."""
+    def __init__(
+        self, loop: Loop, options: AcceptOptions, role: Role, *, inline: bool | None = None, owner: object = None
+    ) -> None:
+        """`inline`: whether the loop's thread runs the callbacks; None: as the loop's pool is. `owner`: the server that
+        accepted the connections."""
         self.loop = loop
         self.options = options
         self.role = role
+        self.owner = owner
         self.inline = loop.pool.inline if inline is None else inline
         self.high_water = options.high_water
         self.whole = _connection_config(loop, options, role, chunked=False)
@@ -112,7 +117,7 @@ class SessionContext:
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
         """A context for one connection that differs in its timeouts."""
         options = replace(self.options, **timeouts)  # type: ignore[arg-type]
-        return SessionContext(self.loop, options, self.role, inline=self.inline)
+        return SessionContext(self.loop, options, self.role, inline=self.inline, owner=self.owner)
 
 
 def _connection_config(loop: Loop, options: AcceptOptions, role: Role, *, chunked: bool) -> ConnectionConfig:
@@ -128,15 +133,15 @@ def _connection_config(loop: Loop, options: AcceptOptions, role: Role, *, chunke
     )
 
 
-def context_for(loop: Loop, options: AcceptOptions, role: Role) -> SessionContext:
-    """The shared context of `options` on `loop`. Any thread."""
-    contexts: dict[tuple[Role, int], SessionContext] = loop.shared.setdefault(SessionContext, {})
-    key = (role, id(options))
-    context = contexts.get(key)  # a context holds its options, so their id cannot be another's
+def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> SessionContext:
+    """The shared context of `options` on `loop`, for the connections of one owner. Any thread."""
+    contexts: dict[tuple[Role, int, int], SessionContext] = loop.shared.setdefault(SessionContext, {})
+    key = (role, id(options), id(owner))
+    context = contexts.get(key)  # a context holds its options and owner, so their ids cannot be another's
     if context is None:
         if len(contexts) >= 64:  # somebody makes new options for every connection: the cache must not grow with them
             contexts.clear()
-        context = contexts[key] = SessionContext(loop, options, role)
+        context = contexts[key] = SessionContext(loop, options, role, owner=owner)
     return context
 
 

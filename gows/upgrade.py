@@ -86,10 +86,17 @@ class Agreement:
 
     __slots__ = ("answer", "context", "params", "subprotocol")
 
-    def __init__(self, request: Request, loop: Loop, options: AcceptOptions, headers: list[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        loop: Loop,
+        options: AcceptOptions,
+        headers: list[tuple[str, str]],
+        owner: object = None,
+    ) -> None:
         """Raises HandshakeError when the upgrade is refused."""
         head = request.head
-        self.context = context_for(loop, options, Role.SERVER)
+        self.context = context_for(loop, options, Role.SERVER, owner)
         key = check_request(head)
         if not _origin_passes(request, options):
             raise HandshakeError(403, "the Origin is not welcome here")
@@ -125,7 +132,7 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
         raise UsageError("this request did not come by a connection that can be upgraded")
     if options is None:
         options = carrier.app.options if isinstance(carrier.app, Server) else default_options()
-    agreement = Agreement(request, carrier.stream.loop, options, headers)
+    agreement = Agreement(request, carrier.stream.loop, options, headers, carrier.app)
     ws = _websocket(carrier.stream, agreement, request)
     carrier.upgrade(agreement.answer, ws)
     agreement.context.loop.call_soon(ws.arm)  # serve() must follow in time
