@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -115,9 +116,10 @@ class SessionContext:
         return Connection(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
 
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
-        """A context for one connection that differs in its timeouts."""
-        options = replace(self.options, **timeouts)  # type: ignore[arg-type]
-        return SessionContext(self.loop, options, self.role, inline=self.inline, owner=self.owner)
+        """A context for one connection that differs in its timeouts; the tables are shared."""
+        context = copy(self)
+        context.options = replace(self.options, **timeouts)  # type: ignore[arg-type]
+        return context
 
 
 def _connection_config(loop: Loop, options: AcceptOptions, role: Role, *, chunked: bool) -> ConnectionConfig:
