@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from gows.codes import CloseCode
@@ -88,7 +89,8 @@ class Server:
         self.loop = loop or Loop(workers=workers, read_buffer_size=self.options.frame_read_buffer_size)
         self._listeners: list[Listener] = []
         self._stop_lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
         self._stopped = False
 
     @property
@@ -148,7 +150,7 @@ class Server:
     def listen(self, address: Any, **settings: Any) -> Any:
         """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
         which address."""
-        if self._stopping.is_set():
+        if self._stopping:
             raise UsageError("this server was stopped")
         listener = self.loop.listen(address, self._accepted, ssl_context=self.ssl_context, **settings)
         self._listeners.append(listener)
@@ -173,27 +175,28 @@ class Server:
             self.start()
             if ready is not None:
                 ready()
-            self._stopping.wait()
+            self._ended.get()
             self.stop()
 
     def stop(self, timeout: float = 5.0) -> None:
         """Stop listening, close every WebSocket with 1001, wait up to `timeout` seconds for that, then end the loop.
 
-        Any thread but the loop's and its workers'; idempotent. When it returns, `on_close` of every handler has
-        been called, unless a callback was still blocking after the timeout.
+        Any thread but the loop's and its workers' (UsageError); idempotent. When it returns, `on_close` of every
+        handler has been called, unless a callback was still blocking after the timeout. With `workers=0` such a
+        callback blocks the loop itself: TimeoutError, and stop() may be called again.
         """
-        if self.loop.in_loop():
+        if self.loop.in_loop() or self.loop.pool.in_worker():
             raise UsageError("stop() would wait for the thread it is called in; call it in another")
+        self._end()
         with self._stop_lock:
-            self._stopping.set()
             if self._stopped:
                 return
-            self._stopped = True
             deadline = time.monotonic() + timeout
             if self.loop.running:
                 self._drain(deadline)
             if self._own_loop:
                 self.loop.close(max(1.0, deadline - time.monotonic()))
+            self._stopped = True
 
     def _drain(self, deadline: float) -> None:
         """Close what is open, in order, and wait for the end of it."""
@@ -243,9 +246,14 @@ class Server:
                 signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: object) -> None:
-        if self._stopping.is_set():
+        if self._stopping:
             raise KeyboardInterrupt  # the second time: at once
-        self._stopping.set()
+        self._end()
+
+    def _end(self) -> None:
+        """`listen_and_serve` is to return."""
+        self._stopping = True
+        self._ended.put(None)
 
     # ------------------------------------------------------------------ loop thread
 

@@ -62,6 +62,10 @@ class InlinePool:
         """How long the loop may sleep, in seconds."""
         return 0.0 if self.tasks else None
 
+    def in_worker(self) -> bool:
+        """Whether the caller is one of the workers: there are none."""
+        return False
+
     def stop(self, timeout: float) -> bool:
         """Run what is left. True: nothing is running any more."""
         self.kick()
@@ -101,6 +105,11 @@ class WorkerPool:
                 self._next_look = time.monotonic() + LOOK_INTERVAL
         elif self._watching and time.monotonic() >= self._next_look:
             self._look()
+
+    def in_worker(self) -> bool:
+        """Whether the caller is one of the workers. Any thread."""
+        thread = threading.current_thread()
+        return any(worker.thread is thread for worker in self.workers)
 
     def patience(self) -> float | None:
         """How long the loop may sleep, in seconds: until the next look, or for ever (None) when no worker needs

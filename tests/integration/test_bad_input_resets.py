@@ -7,8 +7,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import trustme
@@ -186,14 +185,14 @@ def test_reset_while_the_handler_works(server: Serving) -> None:
 
 
 @pytest.fixture(scope="module")
-def tls() -> Iterator[tuple[ssl.SSLContext, ssl.SSLContext]]:
+def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """(server's, client's) contexts."""
     authority = trustme.CA()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server_side)
     client_side = ssl.create_default_context()
     authority.configure_trust(client_side)
-    yield server_side, client_side
+    return server_side, client_side
 
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
