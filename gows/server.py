@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import signal
 import ssl
@@ -32,6 +33,9 @@ V = TypeVar("V", bound=View)
 DESCRIPTOR_RESERVE = 64
 """Descriptors kept free for files, pipes and databases of the user's own: the server stops accepting before they
 are needed."""
+SECOND_SIGNAL = 0.3
+"""Seconds after the first signal from which on another one counts: timeout(1) and some supervisors send each signal
+twice, to the process and to its group."""
 
 
 class Server:
@@ -92,6 +96,7 @@ class Server:
         self._stopping = False
         self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
         self._stopped = False
+        self._signalled_at = -math.inf
 
     @property
     def options(self) -> AcceptOptions:
@@ -246,9 +251,12 @@ class Server:
                 signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: object) -> None:
-        if self._stopping:
-            raise KeyboardInterrupt  # the second time: at once
-        self._end()
+        now = time.monotonic()
+        if not self._stopping:
+            self._signalled_at = now
+            self._end()
+        elif now - self._signalled_at > SECOND_SIGNAL:
+            raise KeyboardInterrupt  # at once, then
 
     def _end(self) -> None:
         """`listen_and_serve` is to return."""
