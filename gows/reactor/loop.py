@@ -18,7 +18,6 @@ No step runs code of the user's when there is a worker pool, so nothing in a tur
 from __future__ import annotations
 
 import logging
-import math
 import socket
 import ssl
 import threading
@@ -390,7 +389,7 @@ class Loop:
 
     def due(self, seconds: float) -> int:
         """The first tick at which `seconds` have gone by; a future one, so that what re-arms itself cannot spin."""
-        return max(math.ceil((self._clock() - self._base + seconds) * TICKS_PER_SECOND), self.ticks + 1)
+        return int((self._clock() - self._base + seconds) * TICKS_PER_SECOND + 1e-6) + 1
 
     @property
     def active_timers(self) -> int:
@@ -549,7 +548,6 @@ class Loop:
         if stream.sock is not None:
             fd = stream.sock.fileno()
             self.streams[fd] = None
-            self.wheel.forget_descriptor(fd)
             self.live_streams -= 1
         return error
 

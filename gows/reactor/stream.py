@@ -261,7 +261,7 @@ class Stream(Endpoint):
         with self.lock:
             if self._state & NO_WRITE:
                 return
-            self._state = (self._state | ENDING) & ~CORKED
+            self._state |= ENDING
             if self._out is None:
                 self._emptied()
             else:
@@ -535,7 +535,7 @@ class Stream(Endpoint):
         with self.lock:
             if self._state & (CLOSING | ABORTED | LOST):
                 return
-            self._state = (self._state | CLOSING | ENDING | (0 if linger else HASTY)) & ~CORKED
+            self._state |= CLOSING | ENDING | (0 if linger else HASTY)
             self.loop.schedule(self, None)
 
     def abort(self, error: Exception | None = None) -> None:

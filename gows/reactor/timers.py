@@ -89,11 +89,6 @@ class TimingWheel:
             bucket = self._descriptors[due] = array("i")
         bucket.append(fd)
 
-    def forget_descriptor(self, fd: int) -> None:
-        """The descriptor is closed: what is entered for its number means nothing to the next owner."""
-        if fd < len(self._entries):
-            self._entries[fd] = 0
-
     def take(self, now: int, budget: int) -> tuple[list[int], list[Timer]]:
         """Remove and return what is due at tick `now`: descriptors and timers, together at most `budget` entries,
         oldest first."""

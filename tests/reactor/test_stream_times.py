@@ -152,6 +152,22 @@ def test_a_queue_stalls_while_the_peer_takes_nothing(world: World) -> None:
     assert stream.stalled_for() == 0.0
 
 
+def test_over_the_mark_while_blocked_and_sent_in_one_go_is_drained(world: World) -> None:
+    """Somebody was refused meanwhile, and waits to hear that he may go on."""
+    recorder = Recorder(high_water=100, low_water=0)
+    stream, peer = connect(world, world.loop(), recorder)
+    stream.write(bytes(65536))
+    world.run_for(0)
+    stream.write(bytes(50))
+    world.run_for(0)
+    assert recorder.calls == ["blocked"]
+    stream.write(bytes(100))
+    peer.read()
+    world.run_for(0)
+    assert stream.queued == 0
+    assert recorder.calls == ["blocked", "drained"]
+
+
 def test_a_false_alarm_is_no_progress(world: World) -> None:
     recorder = Recorder()
     stream, _ = connect(world, world.loop(), recorder)
