@@ -100,8 +100,6 @@ class TLSStream(Stream):
                 return False
             self._state &= ~CONNECTING
         self.established()
-        with self.lock:
-            self.flush_locked()  # the server's session tickets, at least
         return True
 
     # ------------------------------------------------------------------ reading; loop thread
@@ -137,7 +135,7 @@ class TLSStream(Stream):
                 filled, more = self._decipher(scratch)
             if filled:
                 self.observer.data_received(scratch, filled)
-        if self._outgoing.pending:  # an answer of the TLS layer itself: a key update (RFC 8446 §4.6.3)
+        if self._outgoing.pending:  # of the TLS layer itself: the end of the handshake, a key update (RFC 8446 §4.6.3)
             self.flush()
 
     def _decipher(self, scratch: bytearray) -> tuple[int, bool]:

@@ -66,6 +66,7 @@ def test_a_name_server_that_does_not_answer(world: World) -> None:
     go_on = threading.Event()
     loop = world.loop()
     world.network.names["slow"] = ["10.0.0.1"]
+    world.network.unreachable = {"10.0.0.1"}
     resolve = world.network.resolve
 
     def slow(address: Any) -> Any:

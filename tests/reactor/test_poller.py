@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from gows.reactor import READ, WRITE, Poller, available_pollers, make_poller
+from gows.reactor.poller import SelectorPoller
 from tests.fakes import MemoryNetwork, MemoryPoller, VirtualClock
 
 
@@ -107,6 +109,27 @@ def test_a_timeout_is_not_cut_short(rig: Rig, timeout: float) -> None:
     before = rig.clock()
     assert poller.poll(timeout) == []
     assert rig.clock() - before >= timeout
+
+
+class NothingEver(selectors.SelectSelector):
+    """Notes how long it is asked to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timeouts: list[float | None] = []
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.timeouts.append(timeout)
+        return []
+
+
+def test_a_selector_is_asked_for_whole_milliseconds() -> None:
+    selector = NothingEver()
+    poller = SelectorPoller("nothing", selector, 1)
+    for timeout in (0.0004, 0.0101, 0.0, 2, None):
+        assert poller.poll(timeout) == []
+    assert selector.timeouts == [0.001, 0.011, 0, 2, None]
+    poller.close()
 
 
 def test_watching_twice_is_an_error(rig: Rig) -> None:

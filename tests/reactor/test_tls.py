@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +117,18 @@ def test_more_than_the_kernel_takes_arrives_whole(world: World, contexts: Contex
     assert talk.stream.queued == 0
     assert talk.client.calls == ["connected", "blocked", "drained"]
     assert not world.turn(), "nothing is watched for that is there all the time"
+
+
+def test_a_slow_peers_queue_is_not_kept_twice(world: World, contexts: Contexts) -> None:
+    talk = converse(world, contexts)
+    talk.accepted.pause_reading()
+    talk.stream.write(BIG)
+    world.run_for(1)
+    assert isinstance(talk.stream, TLSStream)
+    assert talk.stream._cipher is not None
+    assert len(talk.stream._cipher) < PORTION * 1.1
+    talk.accepted.resume_reading()
+    world.run_until(lambda: talk.server.data == BIG)
 
 
 def test_many_small_pieces(world: World, contexts: Contexts) -> None:
@@ -352,7 +363,11 @@ def test_a_handshake_byte_by_byte(world: World, contexts: Contexts) -> None:
             incoming.write(bytes(peer.data))
             peer.data.clear()
 
-    step(lambda: (client.do_handshake(), True))
+    def shake_hands() -> bool:
+        client.do_handshake()
+        return True
+
+    step(shake_hands)
     step(lambda: client.write(b"drop by drop"))
     assert step(lambda: client.read(100)) == b"drop by drop"
     assert acceptor.one.data == b""
@@ -429,7 +444,7 @@ def test_a_certificate_for_somebody_else(world: World, contexts: Contexts) -> No
     assert client.calls == ["connection_lost"]
     assert isinstance(client.error, ConnectError)
     assert isinstance(client.error.__cause__, ssl.SSLCertVerificationError)
-    assert isinstance(acceptor.one.error, ssl.SSLError), "the alert tells why"
+    assert "alert" in str(acceptor.one.error), "it tells why"
 
 
 def test_the_host_of_the_address_is_what_is_verified(world: World, contexts: Contexts) -> None:
@@ -507,13 +522,12 @@ def test_the_standard_librarys_client(echo_server: tuple[Any, Acceptor], context
     address, acceptor = echo_server
     with socket.create_connection(address, timeout=5) as plain:
         client = contexts.client.wrap_socket(plain, server_hostname="example.org", suppress_ragged_eofs=False)
-        sender = threading.Thread(target=client.sendall, args=(BIG,))
-        sender.start()
-        received = bytearray()
-        while len(received) < len(BIG):
-            received += client.recv(65536)
-        sender.join()
-        assert received == BIG
+        for start in range(0, len(BIG), 65536):  # an SSLSocket must not be used by two threads at once
+            client.sendall(BIG[start : start + 65536])
+            received = bytearray()
+            while len(received) < 65536:
+                received += client.recv(65536)
+            assert received == BIG[start : start + 65536]
         client.unwrap()  # our goodbye, and the server's
         client.close()
     assert len(acceptor.recorders) == 1

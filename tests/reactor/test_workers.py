@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -206,6 +208,49 @@ def test_no_task_is_lost_between_working_and_idle(four: Pooled) -> None:
         four.pool.submit(Job(done.release))
         four.pool.kick()
         assert done.acquire(timeout=5)
+
+
+class Doorway(deque[Any]):
+    """The pool's idle workers; does something in the very moment in which one falls asleep."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__()
+        self._actions = [action]
+
+    def append(self, worker: Any) -> None:
+        super().append(worker)
+        if self._actions:
+            self._actions.pop()()
+
+
+def test_a_task_that_comes_as_the_worker_falls_asleep(four: Pooled) -> None:
+    """The loop may have seen it awake, and then wakes nobody."""
+    late = Job()
+    four.pool.idle = Doorway(lambda: four.pool.tasks.append(late))
+    four.pool.submit(Job())
+    four.pool.kick()
+    wait_until(lambda: late.runs)
+
+
+def test_a_task_that_comes_as_the_worker_falls_asleep_and_is_woken(four: Pooled) -> None:
+    late = Job()
+
+    def submit_and_kick() -> None:
+        four.pool.submit(late)
+        four.pool.kick()
+
+    four.pool.idle = Doorway(submit_and_kick)
+    four.pool.submit(Job())
+    four.pool.kick()
+    wait_until(lambda: late.runs)
+
+
+def test_a_pool_that_stops_as_the_worker_falls_asleep() -> None:
+    pooled = Pooled(1)
+    pooled.pool.idle = Doorway(lambda: setattr(pooled.pool, "stopping", True))
+    pooled.pool.submit(Job())
+    pooled.pool.kick()
+    wait_until(lambda: not pooled.threads())
 
 
 def test_tasks_of_many_threads(poller_name: str) -> None:
