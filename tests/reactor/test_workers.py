@@ -144,6 +144,22 @@ def test_work_that_comes_while_others_block_starts_at_once(four: Pooled) -> None
         go_on.set()
 
 
+def test_the_first_look_helps_and_the_second_tells(four: Pooled) -> None:
+    """A task that was just begun is not taken for one that stalls; who waits behind it gets a worker of his own."""
+    go_on = threading.Event()
+    blocked, waiting = Job(lambda: go_on.wait(10)), Job()
+    four.pool.submit(blocked)
+    four.pool.submit(waiting)
+    four.pool.kick()
+    wait_until(lambda: blocked.runs)
+    four.pool._look()
+    assert blocked.stalls == 0
+    wait_until(lambda: waiting.runs)
+    four.pool._look()
+    assert blocked.stalls == 1
+    go_on.set()
+
+
 def test_a_task_is_told_once_that_it_stalls(four: Pooled) -> None:
     go_on = threading.Event()
     job = Job(lambda: go_on.wait(10))
