@@ -252,6 +252,10 @@ def test_a_compressed_message_of_exactly_the_limit() -> None:
         data = random.Random(size).randbytes(size)
         check(lambda: server(NO_TAKEOVER, max_message_size=size), frame(2, deflated(data), rsv=4), [(BINARY, data)])  # noqa: B023
         assert feed(server(NO_TAKEOVER, max_message_size=size - 1), frame(2, deflated(data), rsv=4)) == [(FAIL, 1009)]
+        body = deflated(data)
+        assert len(body) > size  # more came in than may come out
+        parts = frame(2, body[:50], rsv=4, fin=False) + frame(0, body[50:])
+        assert feed(server(NO_TAKEOVER, max_message_size=size), parts) == [(BINARY, data)]
 
 
 def test_compressed_data_that_inflates_to_nothing_has_an_end_too() -> None:

@@ -25,7 +25,7 @@ from gows.protocol.connection import (
     Role,
 )
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
-from tests.protocol.feeding import at_random, check, client, feed, frame, plain, server
+from tests.protocol.feeding import at_random, check, client, feed, frame, plain, server, take
 
 NO_TAKEOVER = DeflateParams(True, True)
 TAKEOVER = DeflateParams()
@@ -310,6 +310,92 @@ def test_giving_up_from_another_thread_leaves_the_buffer_to_the_reading_thread()
     assert connection.config.pool.lent == 0
 
 
+@pytest.mark.parametrize("last", [frame(8, b"\x03\xe8"), b"\x83\x80"])
+def test_a_close_or_a_fault_gives_an_unfinished_message_back_at_once(last: bytes) -> None:
+    connection = server()
+    feed(connection, frame(2, b"begun", fin=False))
+    assert connection.config.pool.lent == 1
+    feed(connection, last)
+    assert connection.config.pool.lent == 0
+    assert connection._assembly is None
+
+
+@pytest.mark.parametrize(
+    "whole", [frame(9, b"ping"), frame(1, b"x"), frame(2, b"x" * 300), frame(1, b"", fin=False) + frame(0)]
+)
+def test_a_split_header_leaves_nothing_behind_once_its_frame_is_whole(whole: bytes) -> None:
+    for at in range(1, len(whole)):
+        connection = server()
+        feed(connection, whole[:at], whole[at:])
+        assert connection._assembly is None
+
+
+# the shortest way
+
+
+def test_a_read_that_is_one_small_message() -> None:
+    for opcode in (TEXT, BINARY):
+        for payload in (b"", b"x", b"Hello", "κόσμε".encode(), b"y" * 125):
+            connection = server()
+            wire = frame(opcode, payload)
+            for _ in range(2):
+                buffer = connection.receive_one(bytearray(wire + b"\xee" * 9), len(wire))
+                assert buffer is not None
+                assert take(buffer) == payload
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"",
+        b"\x81",
+        b"\x81\x80",
+        frame(1, b"Hello")[:-1],
+        frame(1, b"Hello") + b"\x81",
+        frame(1, b"Hello") * 2,
+        frame(2, b"x" * 126),
+        frame(1, b"x", fin=False),
+        frame(0, b"x"),
+        frame(9, b"x"),
+        frame(8, b"\x03\xe8"),
+        frame(1, b"\xff"),
+        frame(1, b"\xe2\x82"),
+        frame(1, deflated(b"x"), rsv=4),
+        frame(3, b"x"),
+        frame(1, b"x", rsv=1),
+        frame(1, b"x", key=None),
+    ],
+)
+def test_any_other_read_is_left_to_receive(wire: bytes) -> None:
+    """Old bytes lie behind the new ones: they count for nothing."""
+    for behind in (b"\xee" * 200, frame(1, b"old message") * 2, (frame(1, b"Hello") * 2)[len(wire) :] + b"\x00\x00"):
+        connection = server(NO_TAKEOVER)
+        assert connection.receive_one(bytearray(wire + behind), len(wire)) is None
+        assert feed(connection, wire) == feed(server(NO_TAKEOVER), wire)
+        connection.receive_eof()
+
+
+def test_the_shortest_way_is_open_only_between_messages() -> None:
+    wire = bytearray(frame(1, b"Hello"))
+    for prepare in (
+        lambda c: feed(c, frame(1, b"begun", fin=False)),
+        lambda c: feed(c, b"\x82"),
+        lambda c: feed(c, frame(8, b"\x03\xe8")),
+        lambda c: feed(c, b"\x83\x80"),
+        lambda c: c.encode_close(1000, ""),
+        lambda c: c.receive_eof(),
+        lambda c: c.end(),
+    ):
+        connection = server()
+        prepare(connection)
+        assert connection.receive_one(wire, len(wire)) is None
+    for closed in (client(), server(chunked=True), server(max_message_size=4)):
+        assert closed.receive_one(wire, len(wire)) is None
+    busy = server()
+    busy.encode_fragment(2, b"we write", True, False)
+    assert busy.receive_one(wire, len(wire)) is not None
+
+
 # bounded turns
 
 
@@ -353,6 +439,22 @@ def test_chunks_are_counted_too_and_a_message_may_be_left_amid() -> None:
     first = plain(events)
     assert [value[:2] for _, value in first] == [(BINARY, False)]
     assert joined(first + feed(connection, b"")) == [(BINARY, noise(1 << 18) + b"\x00" * (1 << 18)), (TEXT, b"next")]
+
+
+def test_what_was_pending_may_end_amid_a_frame() -> None:
+    packed = frame(2, deflated(b"\x00" * 300_000), rsv=4)
+    wire = packed * 2 + frame(1, b"later" * 9)
+    for kept in (1, 5, 20):
+        connection = server(NO_TAKEOVER, max_message_size=300_000)
+        events: list[Any] = []
+        connection.receive(wire, len(packed) * 2 + kept, events)
+        assert connection.pending
+        connection.receive(b"", 0, events)
+        assert connection.pending
+        connection.receive(b"", 0, events)
+        assert not connection.pending
+        assert [kind for kind, _ in plain(events)] == [BINARY, BINARY]
+        assert feed(connection, wire[len(packed) * 2 + kept :]) == [(TEXT, b"later" * 9)]
 
 
 def test_nothing_stays_pending_after_the_end() -> None:
