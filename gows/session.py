@@ -400,7 +400,7 @@ class Session(Observer):
         self.arm()
         if early:
             for _, data in early:
-                self.data_received(data, len(data))
+                self.data_received(data.ljust(2, b"\0"), len(data))
             self.stream.resume_reading()
 
     def _stash(self, buf: bytearray | bytes, n: int) -> bool:
