@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from gows import ByteBuffer, Handler, Opcode, QueueFullError, WebSocket, accept
 from gows.reactor import WRITE
 from tests import wire
 from tests.stage import Actor, Echo, Stage
-from tests.wire import BINARY, CONTINUE, PING, PONG, TEXT, frame
+from tests.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
 
 MakeStage = Callable[..., Stage]
 
@@ -479,6 +480,21 @@ def test_a_full_inbox_pauses_reading_and_goes_on(make_stage: MakeStage) -> None:
     stage.pool.held = False
     guest.send(outgoing[sent:])
     assert [guest.text() for _ in range(1000)] == [f"{number:90}" for number in range(1000)]
+
+
+def test_a_read_that_inflates_to_very_much_is_taken_in_parts(make_stage: MakeStage) -> None:
+    """Each part is a message here; what was not parsed yet waits, and nothing is read meanwhile."""
+    stage = make_stage(compression=True, max_message_size=300_000, min_compress_size=1 << 30)
+    guest, handler = stage.guest(DEFLATE)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    payload = (compressor.compress(bytes(200_000)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    handler.do["on_message"] = lambda ws, opcode, buff: ws.write_binary(len(buff).to_bytes(4, "big"))
+    guest.send(frame(BINARY, payload, rsv=4) * 30, frame(TEXT, "last"))
+    for _ in range(30):
+        assert guest.read().payload == (200_000).to_bytes(4, "big")
+    assert guest.read().payload == (4).to_bytes(4, "big")
+    guest.send(frame(TEXT, "and on"))
+    assert guest.read().payload == (6).to_bytes(4, "big")
 
 
 @pool_only

@@ -703,6 +703,23 @@ def test_what_comes_before_serve_is_delivered_after(make_stage: MakeStage) -> No
     assert handler.calls == ["on_open"] + ["on_message"] * 200 + ["on_close"]
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_part_of_a_frame_may_come_before_serve(make_stage: MakeStage, size: int) -> None:
+    stage = make_stage()
+    kept: list[WebSocket] = []
+    stage.view = lambda request: kept.append(accept(request, stage.options))
+    guest = stage.connect()
+    guest.upgrade()
+    whole = frame(TEXT, "x" * 200)
+    guest.send(whole[:size])
+    stage.run_for(1)
+    handler = Echo()
+    kept[0].serve(handler)
+    stage.run_for(1)
+    guest.send(whole[size:])
+    assert guest.text() == "x" * 200
+
+
 @pytest.mark.parametrize("way", ["FIN", "RST", "our close"])
 def test_an_end_before_serve_is_told_after(make_stage: MakeStage, way: str) -> None:
     stage = make_stage()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests import wire
 from tests.integration.serving import Recorder, Serving
+from tests.integration.warming import start_all_workers
 
 MakeServer = Callable[..., Serving]
 
@@ -23,7 +23,7 @@ def workers(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="module")
 def module_server(workers: int) -> Iterator[Serving]:
     serving = Serving(workers)
-    _start_all_workers(serving)
+    start_all_workers(serving.loop, workers)
     yield serving
     serving.stop()
 
@@ -63,27 +63,6 @@ def make_server(workers: int) -> Iterator[MakeServer]:
                 _settled(serving)
         finally:
             serving.stop()
-
-
-class _Meeting:
-    """A task that ends when all workers run one."""
-
-    def __init__(self, barrier: threading.Barrier) -> None:
-        self.barrier = barrier
-
-    def run(self) -> None:
-        self.barrier.wait(10)
-
-    def stalled(self) -> None:
-        pass
-
-
-def _start_all_workers(serving: Serving) -> None:
-    """Workers are started when needed, and each test counts the threads it leaves behind."""
-    barrier = threading.Barrier(serving.workers + 1)
-    for _ in range(serving.workers):
-        serving.loop.pool.submit(_Meeting(barrier))
-    barrier.wait(10)
 
 
 def _settled(serving: Serving) -> None:

@@ -52,15 +52,17 @@ class Faults(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.records: list[logging.LogRecord] = []
+        self.messages: list[str] = []
+        self.errors: list[BaseException | None] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
+        self.messages.append(record.getMessage())  # now: a WebSocket has its peer's address as long as it is open
+        self.errors.append(record.exc_info[1] if record.exc_info else None)
 
     def take(self) -> list[str]:
         """The messages, which are thereby expected."""
-        taken = [record.getMessage() for record in self.records]
-        self.records.clear()
+        taken, self.messages = self.messages, []
+        self.errors.clear()
         return taken
 
 
