@@ -625,6 +625,8 @@ def test_a_last_send_that_fails_says_why(bench: Bench) -> None:
     stream, peer = bench.connect(recorder)
     bench.settle()
     stream.pause_reading()
+    peer.send(b"x")
+    bench.settle()  # nothing is watched for any more: it is the send that finds out
     peer.abort()
     stream.cork()
     stream.write(b"goodbye")
