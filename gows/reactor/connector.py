@@ -45,7 +45,10 @@ class Connector(Endpoint):
         if self._loop.sockets.is_numeric(self._address):
             self._resolve()
         else:
-            threading.Thread(target=self._resolve, name="gows-resolve", daemon=True).start()
+            try:
+                threading.Thread(target=self._resolve, name="gows-resolve", daemon=True).start()
+            except RuntimeError as error:  # no thread to be had
+                self._stream.abort(error)
 
     def _resolve(self) -> None:
         try:

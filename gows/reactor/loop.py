@@ -156,7 +156,11 @@ class Loop:
         """`run` in a daemon thread; returns at once. Raises as `run`."""
         self._begin()
         self._thread = threading.Thread(target=self._run, name="gows-loop", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread to be had
+            self._finished.set()
+            raise
 
     def stop(self, timeout: float | None = 5.0) -> bool:
         """End `run()` after the present turn, and wait for that, up to `timeout` seconds; True when it is over.

@@ -89,6 +89,7 @@ class WorkerPool:
         self._number = 0
         self._next_look = 0.0
         self._finished_before = 0  # runs that had ended at the last look
+        self._short = False  # of threads
         self._watching = False
 
     def submit(self, task: Task) -> None:
@@ -168,8 +169,15 @@ class WorkerPool:
         with self._lock:
             if len(self.workers) >= self.size:
                 return False
-            self.workers = [*self.workers, _Worker(self, self._number)]
-            self._number += 1
+            try:
+                self.workers = [*self.workers, _Worker(self, self._number)]
+            except RuntimeError as error:  # no thread to be had: tried again at the next look, and the loop goes on
+                if not self._short:
+                    logger.error("%s; tasks wait for the %d workers there are", error, len(self.workers))
+                self._short = True
+            else:
+                self._short = False
+                self._number += 1
         return True
 
     def _wake_idle(self) -> bool:

@@ -61,6 +61,18 @@ def test_a_name_that_cannot_be_resolved(loop: Loop, monkeypatch: pytest.MonkeyPa
     assert client.error.__cause__ is failure
 
 
+def test_no_thread_to_resolve_in(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = Recorder()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        loop.connect("localhost:1", client)
+        turn_until(loop, lambda: client.lost)
+    assert "can't start new thread" in str(client.error)
+
+
 def test_a_name_server_that_does_not_answer(world: World) -> None:
     """The thread that asks is left behind; what it brings is of no use any more."""
     go_on = threading.Event()

@@ -274,6 +274,18 @@ def test_running_twice_is_refused(loop: Loop) -> None:
         loop.start()
 
 
+def test_no_thread_to_start_in(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="new thread"):
+            loop.start()
+        assert not loop.running
+    loop.start()
+
+
 def test_close_from_its_own_thread_is_refused(loop: Loop) -> None:
     errors: list[Exception] = []
 

@@ -72,6 +72,24 @@ def test_no_thread_before_there_is_work(four: Pooled) -> None:
     assert four.pool.patience() is None
 
 
+def test_no_thread_to_be_had(four: Pooled, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The loop lives, says so once, and tries again."""
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    job = Job()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        four.pool.submit(job)
+        four.pool.kick()
+        four.pool.kick()
+        four.pool._look()
+        assert four.pool.patience() == LOOK_INTERVAL
+    assert caplog.text.count("can't start new thread") == 1
+    four.until(lambda: job.runs)
+
+
 def test_a_batch_is_run_by_one_worker_in_order(four: Pooled) -> None:
     order: list[int] = []
     jobs = [Job(lambda number=number: order.append(number)) for number in range(100)]
