@@ -100,9 +100,8 @@ class ByteBuffer:
     def release(self) -> None:
         """Give the storage back. Idempotent. The engine calls it; a user may call it early."""
         data, self._data = self._data, None
-        pool, self._pool = self._pool, None
-        if pool is not None and type(data) is bytearray:
-            pool.give(data)
+        if self._pool is not None and type(data) is bytearray:
+            self._pool.give(data)
 
     def __len__(self) -> int:
         data = self._data

@@ -59,10 +59,6 @@ class Assembly:
         self.text: Utf8Validator | None = None
         self.storage: bytearray | None = None
 
-    def idle(self) -> bool:
-        """Nothing is in progress."""
-        return not (self.opcode or self.left or self.raw)
-
     def add(self, piece: bytes, pool: BufferPool) -> None:
         """Payload of the message, unmasked, as it came. Raises ProtocolError (1007, 1008, 1009)."""
         if self.inflater is None:

@@ -148,7 +148,7 @@ class Connection:
             n = len(buf)
             assembly.raw = b""
             assembly.pending = False
-            if assembly.idle():
+            if not assembly.opcode:
                 self._assembly = None
         pos = 0
         budget = self.config.budget if self.deflate is not None else 0
@@ -330,7 +330,7 @@ class Connection:
         opcode, body = assembly.control, assembly.body
         assembly.control = 0
         assembly.body = b""
-        if assembly.idle():
+        if not assembly.opcode:
             self._assembly = None
         self._control(opcode, body, events)
 
