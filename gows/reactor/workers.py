@@ -27,6 +27,9 @@ MAX_ASIDE = 128
 """Threads that may wait for somebody outside at once."""
 
 
+_here = threading.local()  # .pool: whose worker this thread is; a thread begins before its pool knows it
+
+
 class Task(Protocol):
     """What a pool runs. A task is not run by two at once if its owner submits it only when it is not submitted
     already."""
@@ -109,8 +112,7 @@ class WorkerPool:
 
     def in_worker(self) -> bool:
         """Whether the caller is one of the workers. Any thread."""
-        thread = threading.current_thread()
-        return any(worker.thread is thread for worker in self.workers)
+        return getattr(_here, "pool", None) is self
 
     def patience(self) -> float | None:
         """How long the loop may sleep, in seconds: until the next look, or for ever (None) when no worker needs
@@ -244,6 +246,7 @@ class _Worker:
 
     def _work(self) -> None:
         pool, tasks, idle = self._pool, self._pool.tasks, self._pool.idle
+        _here.pool = pool
         while True:
             try:
                 task = tasks.popleft()
