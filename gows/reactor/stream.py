@@ -190,8 +190,7 @@ class Stream(Endpoint):
     def uncork_later_locked(self) -> None:
         """Have the loop send at the end of its turn what was queued meanwhile. Lock held.
 
-        A send lets the interpreter lock go, and the loop takes it: a worker that has more to do would then wait
-        for it
+        A send lets the interpreter lock go, and the loop takes it: a worker that has more to do would then wait for it
         after each send. Measured with 1,000 echoing connections: 38 us instead of 59 a message.
         """
         state = self._state = self._state & ~CORKED

@@ -154,6 +154,25 @@ def test_a_corked_stream_only_queues(bench: Bench) -> None:
     bench.until(peer.got(b"one two!"))
 
 
+def test_uncorked_for_the_end_of_the_turn(bench: Bench) -> None:
+    stream, peer = bench.connect(Recorder())
+    bench.settle()
+    with stream.lock:
+        stream.cork_locked()
+        stream.uncork_later_locked()
+        stream.cork_locked()
+        stream.write_locked(b"later")
+        stream.uncork_later_locked()
+    assert not peer.read()
+    bench.until(peer.got(b"later"))
+    with stream.lock:
+        stream.cork_locked()
+        stream.write_locked(b" now")
+        stream.uncork_locked()
+    peer.read()
+    assert peer.data == b"later now"
+
+
 def test_written_before_and_corked_then(bench: Bench) -> None:
     """The turn's end leaves a corked stream alone, though it was marked to be flushed."""
     stream, peer = bench.connect(Recorder())
