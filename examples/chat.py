@@ -1,7 +1,14 @@
-"""A chat room: run `python examples/chat.py`, open http://127.0.0.1:8080/ in two tabs, and talk.
+"""A chat room for everybody who opens the page.
 
+    python examples/chat.py [ADDRESS]        # "127.0.0.1:8080" unless given
+
+Open the address it prints in two tabs, and talk.
 `gows demo` is the same with names, a list of who is here, reconnection, and a page for phones: gows/commands/demo.py.
 """
+
+from __future__ import annotations
+
+import sys
 
 import gows
 
@@ -55,5 +62,12 @@ def chat(request: gows.Request) -> None:
     gows.accept(request).serve(Guest())
 
 
+def main(address: str = "127.0.0.1:8080") -> None:
+    """Serve until Ctrl-C."""
+    host, port = server.listen(address)
+    print(f"open http://{host}:{port}/", flush=True)
+    server.listen_and_serve()
+
+
 if __name__ == "__main__":
-    server.listen_and_serve("127.0.0.1:8080")
+    main(*sys.argv[1:2])
