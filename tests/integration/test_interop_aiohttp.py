@@ -71,7 +71,7 @@ def with_their_client(
 
 
 async def transports_closed() -> None:
-    """aiohttp begins to close its transports, and does not wait for the end of it; the loop may not be closed before."""
+    """aiohttp begins to close its transports and does not wait for the end of it, for which the loop is needed."""
     selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     end = time.monotonic() + SECONDS
     while len(selector.get_map()) > 1:  # one is the loop's own
