@@ -73,6 +73,12 @@ class WebSocket(Session):
                 stream.write_locked(self.connection.encode_text(text, compress))
             else:
                 self._writer.defer(Opcode.TEXT, text.encode(), compress)
+        except AttributeError:
+            if isinstance(text, str):
+                raise
+            raise TypeError(
+                f"write_string takes a str, not {type(text).__name__}; write_text takes UTF-8 as bytes"
+            ) from None
         finally:
             lock.release()
 

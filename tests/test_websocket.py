@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[Callable[[WebSocket], object], type[Exception]]] = {
     "JSON with a lone surrogate": (lambda ws: ws.write_json("\ud800"), ValueError),
     "a string where bytes belong": (lambda ws: ws.write_binary("x"), TypeError),  # type: ignore[arg-type]
     "a number where bytes belong": (lambda ws: ws.write_binary(5), TypeError),  # type: ignore[arg-type]
-    "bytes where a string belongs": (lambda ws: ws.write_string(b"x"), AttributeError),  # type: ignore[arg-type]
+    "bytes where a string belongs": (lambda ws: ws.write_string(b"x"), TypeError),  # type: ignore[arg-type]
     "a close as a message": (lambda ws: ws.write_message(Opcode.CLOSE, b""), ValueError),
     "a continuation as a message": (lambda ws: ws.write_message(Opcode.CONTINUE, b""), ValueError),
     "a reserved opcode": (lambda ws: ws.write_message(3, b""), ValueError),

@@ -473,7 +473,7 @@ def to_bytes(data: Data) -> bytes:
     if isinstance(data, ByteBuffer):
         return data.clone_bytes()
     if isinstance(data, str):
-        raise TypeError("a message is bytes here: encode the str, or use encode_text")
+        raise TypeError("a message is bytes here: encode the str, or use write_string")
     return bytes(memoryview(data))  # by way of a view, for bytes(5) would be five zeros
 
 

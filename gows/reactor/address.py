@@ -39,7 +39,8 @@ def parse_address(address: AddressLike) -> Address:
         return Address("", 0, os.path.abspath(path))
     host, colon, text = address.rpartition(":")
     if not colon:
-        raise ValueError(f"an address needs a port: {address!r} has none (write {address + ':8080'!r})")
+        meant = f":{address}" if address.isdigit() else f"{address}:8080"
+        raise ValueError(f"an address needs a port: {address!r} has none (write {meant!r})")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:

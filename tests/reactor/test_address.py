@@ -40,7 +40,7 @@ def test_a_relative_path_is_of_this_directory() -> None:
     ("text", "message"),
     [
         ("localhost", "needs a port.*'localhost:8080'"),
-        ("8080", "needs a port"),
+        ("8080", "needs a port.*':8080'"),
         (":http", "'http' is not a port number"),
         (":-1", "between 0 and 65535"),
         (":65536", "between 0 and 65535"),
