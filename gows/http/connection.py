@@ -284,7 +284,7 @@ class HttpConnection(Observer):
             try:
                 response = self._call(request)
             except HandshakeError as error:
-                refusal = error
+                refusal = error.with_traceback(None)  # which holds this frame, which holds the error
             except HttpError as error:
                 response = error_response(error)
         except KeyboardInterrupt:
@@ -304,6 +304,7 @@ class HttpConnection(Observer):
             if response is not None:
                 self._let_go(response)
         elif refusal is not None:
+            self._request = None
             self.refuse(refusal)
         else:
             assert response is not None
@@ -345,6 +346,7 @@ class HttpConnection(Observer):
             budget -= 1
             if stream.closed:
                 self._let_go(sending.response)
+                self._request = self._sending = None
                 return
             try:
                 piece = next(sending.pieces, None)
@@ -418,6 +420,7 @@ class HttpConnection(Observer):
         """End in the middle of a body, with RST, so that nobody takes what came for the whole."""
         self.stream.abort()
         self._let_go(sending.response)
+        self._request = self._sending = None
 
     def _finish(self, response: Response, size: int, keep_alive: bool) -> None:
         self._let_go(response)
