@@ -196,7 +196,7 @@ class Connection:
                         return
         except ProtocolError as error:
             self._stop(FAULT)
-            events.append((FAIL, error))
+            events.append((FAIL, error.with_traceback(None)))  # it holds this frame, which holds `events`
 
     def receive_eof(self) -> None:
         """The stream is gone: nothing can be sent, and what is unfinished is given back. Reading thread; idempotent."""
