@@ -247,10 +247,12 @@ class _Worker:
     def _work(self) -> None:
         pool, tasks, idle = self._pool, self._pool.tasks, self._pool.idle
         _here.pool = pool
+        task: Task | None
         while True:
             try:
                 task = tasks.popleft()
             except IndexError:
+                task = None
                 if pool.stopping or (len(pool.workers) > pool.size and pool.surplus(self)):
                     return
                 self.awake = False
