@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from gows import (
 from gows.http.connection import HttpConnection
 from gows.protocol.http import RequestHead, RequestParser
 from tests import wire
+from tests.living import living, no_collector
 from tests.stage import Actor, Echo, Stage
 from tests.wire import BINARY, CLOSE, CONTINUE, DEFLATE, PING, PONG, TEXT, Frame, frame
 
@@ -637,11 +637,6 @@ def test_a_handler_may_be_shared(make_stage: MakeStage) -> None:
     assert {one.text(), other.text()} == {"guest 0 hi", "guest 1 ho"}
 
 
-def living(*kinds: type) -> list[Any]:
-    """The objects of these types that are there, garbage that waits for the collector included."""
-    return [found for found in gc.get_objects() if type(found) in kinds]
-
-
 def test_the_request_is_let_go_after_on_open(make_stage: MakeStage) -> None:
     headers: list[str | None] = []
 
@@ -651,17 +646,13 @@ def test_the_request_is_let_go_after_on_open(make_stage: MakeStage) -> None:
             super().on_open(ws)
 
     stage = make_stage(make_handler=Asking)
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         guest, handler = stage.guest("X-Token: 1")
         guest.send(frame(TEXT, "x"))
         assert guest.text() == "x"
         assert headers == ["1"]
         assert handler.ws.request is None
         assert not living(Request, RequestHead, RequestParser, HttpConnection)
-    finally:
-        gc.enable()
 
 
 def test_the_request_is_kept_on_request(make_stage: MakeStage) -> None:

@@ -84,6 +84,7 @@ class Serving:
         self.options = options or AcceptOptions(compression=True)
         self.make_handler: Callable[[], Handler] = Recorder
         self.handlers: list[Any] = []
+        self.keeps_handlers = True
         self.stopped = False
         self.asked_with = asked_with or {}
         self.view: Callable[[Request], Any] = self._accept
@@ -98,7 +99,8 @@ class Serving:
     def _accept(self, request: Request) -> None:
         ws = accept(request, self.options)
         handler = self.make_handler()
-        self.handlers.append(handler)
+        if self.keeps_handlers:
+            self.handlers.append(handler)
         ws.serve(handler)
 
     @property
@@ -149,6 +151,7 @@ class Serving:
         """Back to the beginning, for the next test."""
         self.handlers.clear()
         self.faults.take()
+        self.keeps_handlers = True
         self.make_handler = Recorder
         self.view = self._accept
 
