@@ -307,7 +307,7 @@ class PerMessageDeflate:
         zlib does not tell where it stands, but a final empty block ends its data only there. That uses the stream up.
         """
         try:
-            if stream.decompress(_TAIL, _CHUNK):
+            if stream.decompress(_TAIL, 16):
                 return False
             if self._keep_inflater:
                 self._stream = stream

@@ -441,6 +441,19 @@ def test_chunks_are_counted_too_and_a_message_may_be_left_amid() -> None:
     assert joined(first + feed(connection, b"")) == [(BINARY, noise(1 << 18) + b"\x00" * (1 << 18)), (TEXT, b"next")]
 
 
+def test_a_message_that_was_left_amid_is_not_pending_when_its_bytes_are_used_up() -> None:
+    body = deflated(noise(1000))
+    connection = server(NO_TAKEOVER, chunked=True)
+    connection.config.budget = 500
+    wire = frame(2, body[:800], fin=False, rsv=4) + frame(0, body[800:])
+    events: list[Any] = []
+    connection.receive(wire, len(wire) - 50, events)
+    assert connection.pending
+    connection.receive(b"", 0, events)
+    assert not connection.pending
+    assert joined(plain(events) + feed(connection, wire[-50:])) == [(BINARY, noise(1000))]
+
+
 def test_what_was_pending_may_end_amid_a_frame() -> None:
     packed = frame(2, deflated(b"\x00" * 300_000), rsv=4)
     wire = packed * 2 + frame(1, b"later" * 9)

@@ -59,7 +59,7 @@ def test_every_kind_of_bytes_is_taken() -> None:
 
 def test_a_str_is_not_bytes() -> None:
     text: Any = "text"
-    with pytest.raises(TypeError, match="encode_text"):
+    with pytest.raises(TypeError, match="encode the str"):
         server().encode_message(TEXT, text)
 
 
