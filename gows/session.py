@@ -444,7 +444,8 @@ class Session(Observer):
 
     def _overrides(self, name: str) -> bool:
         """Whether the handler wants to hear of something."""
-        return getattr(type(self.handler), name, None) is not getattr(Handler, name)
+        handler = self.handler
+        return getattr(type(handler), name) is not getattr(Handler, name) or name in getattr(handler, "__dict__", ())
 
     def _enqueue(self, events: list[Event]) -> None:
         """Loop thread: put events in the inbox, and see to it that a task runs."""
