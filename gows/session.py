@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -145,6 +146,10 @@ def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = 
             contexts.clear()
         context = contexts[key] = SessionContext(loop, options, role, owner=owner)
     return context
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 class Session(Observer):
@@ -615,8 +620,12 @@ class Session(Observer):
         with self.stream.lock:
             self._flags |= _MUTED
         self.begin_close(CloseCode.INTERNAL_ERROR, "")
-        if isinstance(error, KeyboardInterrupt):  # Ctrl-C in a main thread that runs the loop is meant for the program
-            raise error
+        self._pass_on(error)
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Ctrl-C in a main thread that runs the loop is meant for the program: it ends the loop's run, soon."""
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            self.context.loop.call_soon(_raise, error)
 
     # ------------------------------------------------------------------ closing
 
@@ -659,10 +668,9 @@ class Session(Observer):
             self._flags |= _CLOSED
         try:
             self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
+        except BaseException as error:
             logger.exception("on_close of %r raised", self)
+            self._pass_on(error)
 
     # ------------------------------------------------------------------ outgoing queue
 
