@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from gows import ByteBuffer, Handler, Opcode, QueueFullError, WebSocket, accept
+from gows import AcceptOptions, ByteBuffer, ConnectionClosedError, Handler, Opcode, QueueFullError, WebSocket, accept
 from gows.reactor import WRITE
+from gows.session import SessionContext
 from tests import wire
 from tests.stage import Actor, Echo, Stage
 from tests.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
@@ -157,6 +159,21 @@ def test_silence_that_is_ours_is_not_the_peers(make_stage: MakeStage) -> None:
     assert not guest.end
     stage.pool.held = False
     assert [guest.text() for _ in range(5)] == [str(number) for number in range(5)]
+
+
+def test_a_loop_that_was_held_up_does_not_take_it_out_on_the_peer(make_stage: MakeStage) -> None:
+    """All the pongs came meanwhile, more than are read in one turn: nobody is judged before they are read."""
+    stage = make_stage(ping_interval=30, ping_timeout=20)
+    guest, handler = stage.guest()
+    assert guest.read().opcode == PING
+    stage.world.clock.advance(60)
+    stage.world.turn()
+    stage.run_for(0.5)
+    assert handler.close_code is None
+    guest.send(frame(PONG))
+    assert guest.read().opcode == PING
+    assert guest.wait_end() == "RST"
+    assert "ping timeout" in handler.close_reason
 
 
 # ---------------------------------------------------------------------- other deadlines
@@ -354,6 +371,34 @@ def test_pieces_wait_for_a_slow_reader_too(make_stage: MakeStage) -> None:
     assert handler.close_code is None
 
 
+@pytest.mark.parametrize("way", ["RST", "our close"])
+def test_an_end_while_callbacks_wait_for_a_slow_reader(make_stage: MakeStage, way: str) -> None:
+    """What came is delivered, though nothing can be answered any more."""
+    stage = make_stage(high_water=1000, low_water=100, network={"buffer_size": 500})
+    guest, handler = stage.guest()
+    refused: list[Exception] = []
+
+    def answer(ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        try:
+            ws.write_binary(buff)
+        except ConnectionClosedError as error:
+            refused.append(error)
+
+    handler.do["on_message"] = answer
+    guest.send(*(frame(BINARY, bytes(400)) for _ in range(10)))
+    stage.run_for(1)
+    delivered = len(handler.messages)
+    assert delivered < 10
+    if way == "RST":
+        guest.reset()
+    else:
+        handler.ws.close()
+    stage.run_until(lambda: handler.close_code)
+    assert len(handler.messages) == 10
+    assert len(refused) == 10 - delivered
+    assert handler.calls[-1] == "on_close"
+
+
 def test_refuse_raises_and_sends_nothing(make_stage: MakeStage) -> None:
     stage = make_stage(overflow="refuse", high_water=1000, low_water=200, network={"buffer_size": 500})
     guest, handler = stage.guest()
@@ -368,6 +413,22 @@ def test_refuse_raises_and_sends_nothing(make_stage: MakeStage) -> None:
     stage.run_until(lambda: "on_drain" in handler.calls)
     ws.write_string("yes")
     assert guest.text() == "yes"
+
+
+def test_drop_loses_text_and_binary_alike(make_stage: MakeStage) -> None:
+    stage = make_stage(overflow="drop", high_water=1000, low_water=200, network={"buffer_size": 500})
+    guest, handler = stage.guest()
+    ws = handler.ws
+    ws.write_binary(b"a" * 2000)
+    ws.write_binary(b"lost")
+    ws.write_text(b"lost")
+    ws.write_message(Opcode.TEXT, b"lost")
+    ws.write_json("lost")
+    ws.write_ping(b"not a message")
+    assert guest.read().payload == b"a" * 2000
+    assert guest.read() == (PING, b"not a message", True, 0)
+    stage.run_for(1)
+    assert not guest.pending()
 
 
 def test_drop_loses_the_message_and_says_nothing(make_stage: MakeStage) -> None:
@@ -683,3 +744,51 @@ def test_the_answer_to_an_end_goes_behind_a_full_queue(make_stage: MakeStage, en
     assert guest.wait_end() == "FIN"
     stage.run_until(lambda: handler.close_code)
     assert handler.calls[-1] == "on_close"
+
+
+# ---------------------------------------------------------------------- the rest
+
+
+def test_options_of_ones_own_for_each_connection(make_stage: MakeStage) -> None:
+    """Their tables are kept for some; an endless number of them is not kept."""
+    stage = make_stage()
+
+    def view(request: Any) -> None:
+        ws = accept(request, AcceptOptions(max_message_size=10))
+        stage.handlers.append(Echo())
+        ws.serve(stage.handlers[-1])
+
+    stage.view = view
+    contexts = set()
+    for _ in range(70):
+        guest, handler = stage.guest()
+        contexts.add(handler.ws.context)
+        guest.send(frame(TEXT, "x" * 10))
+        assert guest.text() == "x" * 10
+    assert len(contexts) == 70
+    guest.send(frame(TEXT, "x" * 11))
+    assert guest.close_frame()[0] == 1009
+    assert len(stage.loop.shared[SessionContext]) <= 64
+    assert sum(type(found) is SessionContext for found in gc.get_objects()) >= 70, "as long as they are used"
+
+
+@pytest.mark.parametrize("callback", ["on_message", "on_ping", "on_close"])
+@pytest.mark.parametrize("make_stage", [True], indirect=True, ids=["inline"])
+def test_ctrl_c_within_a_callback_is_for_the_program(make_stage: MakeStage, callback: str) -> None:
+    stage = make_stage()
+    guest, handler = stage.guest()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handler.do[callback] = interrupt
+    guest.send({"on_message": frame(TEXT, "x"), "on_ping": frame(PING), "on_close": wire.close(1000)}[callback])
+    with pytest.raises(KeyboardInterrupt):
+        stage.run_for(1)
+    assert len(stage.log.take()) == 1
+    handler.do.clear()
+    if callback != "on_close":
+        stage.run_for(1)
+        assert guest.pending()[-1].close_code == 1011
+        guest.send(wire.close(1011))
+    stage.run_until(lambda: "on_close" in handler.calls)
