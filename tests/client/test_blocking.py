@@ -3,6 +3,7 @@ from __future__ import annotations
 import queue
 import struct
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -280,6 +281,27 @@ def test_many_small_messages_arrive_in_order_past_a_full_inbox(loop: Loop) -> No
     with ScriptedServer(script) as server, connect(server.url, loop=loop) as ws:
         wait_until(lambda: ws._flags & _FULL)
         assert [int(ws.recv(10)) for _ in range(count)] == list(range(count))
+
+
+def test_messages_that_inflate_are_taken_in_portions(loop: Loop) -> None:
+    """One read holds hundreds of compressed messages of half a megabyte each; they are inflated as they are fetched."""
+    count, message = 200, bytes(500_000)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = (compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    deflated = b"\xc2\x7e" + struct.pack("!H", len(packed)) + packed
+
+    def script(peer: Peer) -> None:
+        peer.accept(
+            "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            behind=deflated * count,
+        )
+        finish(peer)
+
+    with ScriptedServer(script) as server, connect(server.url, compression=True, loop=loop) as ws:
+        wait_until(lambda: ws._flags & _FULL)
+        for _ in range(count):
+            assert ws.recv(10) == message
+            assert len(ws._events) + len(ws._inbox or ()) <= 8
 
 
 def test_writing_waits_for_a_server_that_reads_slowly(loop: Loop) -> None:

@@ -500,7 +500,7 @@ def test_in_a_terminal_what_comes_is_shown_above_the_line_being_typed() -> None:
         terminal.type(" a line\n")
         terminal.expect(" a line\r\n> ")
         terminal.type("\x04")
-        assert terminal.end() == 0
+        assert terminal.end() == 0, terminal.shown
         assert terminal.shown.endswith("closed with 1000 normal closure\r\n")
 
 
@@ -518,7 +518,7 @@ def test_ways_out_of_a_terminal(key: str) -> None:
         terminal = Terminal(server.url)
         terminal.expect("> ")
         terminal.type(key)
-        assert terminal.end() == 0
+        assert terminal.end() == 0, terminal.shown
     assert closes == [(8, struct.pack("!H", 1000))]
 
 
@@ -532,7 +532,7 @@ def test_a_terminal_is_left_when_the_server_closes() -> None:
 
     with ScriptedServer(script) as server:
         terminal = Terminal(server.url)
-        assert terminal.end() == 1
+        assert terminal.end() == 1, terminal.shown
     assert "< long long" in terminal.shown
     assert "gows connect: closed with 1008 policy violation: go\r\n" in terminal.shown
 
@@ -545,7 +545,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
         terminal.type("hello\n")
         terminal.expect("< hello")
         terminal.type("\x04")
-        assert terminal.end() == 0
+        assert terminal.end() == 0, terminal.shown
     assert "\x1b" not in terminal.shown
 
 
@@ -564,7 +564,7 @@ def test_a_second_interrupt_does_not_wait_for_the_server() -> None:
         terminal.type("\x03")
         assert asked.wait(10)
         terminal.child.send_signal(signal.SIGINT)
-        assert terminal.end() == 130
+        assert terminal.end() == 130, terminal.shown
 
 
 # ---------------------------------------------------------------------- how wide, how plain
