@@ -179,6 +179,7 @@ def test_callbacks_of_one_connection_come_in_order_and_never_two_at_once(server:
         peer.send(wire.close(1000))
         peer.expect_close(1000)
         peer.close()
+    assert len({thread for handler in handlers for thread in handler.threads}) <= 4, "no thread for each message"
     for handler in handlers:
         assert handler.closed.wait(10)
         assert handler.numbers == list(range(1000))

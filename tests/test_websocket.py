@@ -834,6 +834,35 @@ def test_addresses_and_facts(make_stage: MakeStage) -> None:
     assert repr(ws) == "<WebSocket - CLOSED>"
 
 
+def test_forwarded_headers_are_not_believed(make_stage: MakeStage) -> None:
+    stage = make_stage(keep_request=True)
+    guest, handler = stage.guest("X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https", "Forwarded: for=192.0.2.1")
+    assert handler.ws.remote_addr == guest.sock.getsockname()
+    assert handler.ws.request.remote_addr == guest.sock.getsockname()
+    assert handler.ws.request.scheme == "http"
+
+
+@pytest.mark.parametrize("compression", [False, True], ids=["plain", "deflate"])
+def test_an_idle_connection_holds_nothing(make_stage: MakeStage, compression: bool) -> None:
+    """No buffer, no compressor or inflater of its own, no request, no timer: all that is lent while bytes move."""
+    stage = make_stage(make_handler=Echo, compression=compression, min_compress_size=0)
+    offers = [DEFLATE] if compression else []
+    (one, first), (_, second) = stage.guest(*offers), stage.guest(*offers)
+    text = "x" * 50_000
+    one.send(frame(TEXT, text[:100], fin=False), frame(CONTINUE, text[100:]))
+    one.read()
+    stage.run_for(1)
+    connection = first.ws.connection
+    assert connection.deflate is second.ws.connection.deflate, "shared by all"
+    assert (connection.deflate is not None) is compression
+    assert connection._assembly is None
+    assert connection.config is second.ws.connection.config
+    assert first.ws.context is second.ws.context
+    assert (first.ws._inbox, first.ws._request, first.ws._writer, first.ws.stream._out) == (None,) * 4
+    assert stage.loop.buffers.lent == 0
+    assert stage.loop.active_timers == 0
+
+
 def test_buffered_is_what_the_kernel_has_not_taken(make_stage: MakeStage) -> None:
     stage = make_stage(network={"buffer_size": 1000})
     guest, handler = stage.guest()
