@@ -46,6 +46,7 @@ class ConnectionConfig:
         "max_empty_fragments",
         "max_fragments",
         "max_message_size",
+        "medium",
         "message_buffer_size",
         "min_compress_size",
         "pool",
@@ -81,4 +82,6 @@ class ConnectionConfig:
         self.budget = max(max_message_size, _MIN_BUDGET)
         """`receive` stops after so many decoded bytes, for a few compressed ones may hold very many."""
         self.forms = _forms_up_to(max_message_size if self.masked and not chunked else -1)
-        """The frames that `receive` takes in its fast way."""
+        """The small frames that `receive` takes in its fast way."""
+        self.medium = 0xFE if self.masked and not chunked else -1
+        """The second byte of the larger frames that it takes in a fast way."""

@@ -15,6 +15,7 @@ Events are tuples (kind, value):
 
 from __future__ import annotations
 
+import struct
 from os import urandom
 from typing import Any
 
@@ -79,6 +80,7 @@ Event = tuple[int, Any]
 Data = bytes | bytearray | memoryview | ByteBuffer
 
 _FROM_BYTES = int.from_bytes
+_UNPACK_MEDIUM = struct.Struct("!BxH4s").unpack_from
 
 
 _SHORT_TEXT_HEADS = [frame_header(TEXT, size) for size in range(126)]
@@ -151,7 +153,9 @@ class Connection:
             if not assembly.opcode:
                 self._assembly = None
         pos = 0
-        budget = self.config.budget if self.deflate is not None else 0
+        config = self.config
+        forms, medium = config.forms, config.medium
+        budget = config.budget if self.deflate is not None else 0
         try:
             while pos < n and self._in == READING:
                 if self._assembly is None and self._out != SENT_CLOSE:
@@ -159,7 +163,6 @@ class Connection:
                     # `unpack` yields first byte, key and payload, this as `bytes`: cheaper than slices of a bytearray.
                     # Inline, for a call would cost a tenth of the whole. Measured for 32 bytes of text: 1.9 us, of
                     # which header 0.2, unpack 0.3, unmasking 0.6, tuple and append 0.4, ByteBuffer 0.3.
-                    forms = self.config.forms
                     while n - pos > 5:
                         form = forms[buf[pos + 1]]
                         if form is None:
@@ -185,6 +188,11 @@ class Connection:
                         pos = end
                     if pos == n:
                         return
+                    if n - pos > 8 and buf[pos + 1] == medium:
+                        end = self._medium_frame(buf, pos, n, events)
+                        if end != pos:
+                            pos = end
+                            continue
                 known = len(events)
                 pos = self._advance(buf, pos, n, events)
                 if budget and len(events) != known:
@@ -212,6 +220,22 @@ class Connection:
         assembly, self._assembly = self._assembly, None
         if assembly is not None:
             assembly.drop(self.config.pool)
+
+    def _medium_frame(self, buf: bytes | bytearray, pos: int, n: int, events: list[Event]) -> int:
+        """The next fast way: a whole, masked, unfragmented, uncompressed message with a 16-bit length. Returns its end,
+        or `pos` for any other frame; that takes twice as long."""
+        first, length, key = _UNPACK_MEDIUM(buf, pos)
+        end: int = pos + 8 + length
+        if end > n or length < 126 or length > self.config.max_message_size or (first != 0x81 and first != 0x82):
+            return pos
+        payload = mask_range(buf, pos + 8, end, key)
+        if first == 0x81 and not payload.isascii() and not _is_utf8(payload):
+            raise not_utf8()
+        buffer = ByteBuffer()
+        buffer._data = payload
+        buffer._pool = None
+        events.append((first & 0x0F, buffer))
+        return end
 
     def _advance(self, buf: bytes | bytearray, pos: int, n: int, events: list[Event]) -> int:
         """One frame of any kind, or as much of one as there is; returns where it ends. At most one event."""

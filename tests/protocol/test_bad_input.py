@@ -207,6 +207,7 @@ def test_a_message_over_the_limit_is_refused_from_its_header() -> None:
             assert feed(connection, head) == [(FAIL, 1009)]
             check(lambda: server(max_message_size=1000), head + b"payload", [(FAIL, 1009)])
     check(lambda: server(max_message_size=1000), frame(2, b"x" * 1000), [(BINARY, b"x" * 1000)])
+    check(lambda: server(max_message_size=1000), frame(2, b"x" * 1001), [(FAIL, 1009)])
 
 
 def test_the_limit_is_on_the_sum_of_the_fragments() -> None:
