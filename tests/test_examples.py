@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -42,33 +43,38 @@ class Program:
     def _read_complaints(self) -> None:
         self.complaints = self._stderr.read()
 
-    def await_port(self) -> int:
-        """The port in what it says first."""
+    def await_line(self, pattern: str) -> re.Match[str]:
+        """Read what it says up to the line in which `pattern` is found."""
         assert self.process.stdout is not None
         overdue = threading.Timer(START_SECONDS, self.process.kill)
         overdue.start()
         try:
-            self.said = self.process.stdout.readline()
+            for line in self.process.stdout:
+                self.said += line
+                found = re.search(pattern, line)
+                if found:
+                    return found
         finally:
             overdue.cancel()
-        address = re.search(r"127\.0\.0\.1\D+(\d+)", self.said)
-        if not address:
-            self.process.wait(10)
-            self._reader.join(10)
-            pytest.fail(f"no address in {self.said!r}; it complains: {self.complaints}")
-        return int(address[1])
+        self.process.wait(10)
+        self._reader.join(10)
+        pytest.fail(f"no {pattern} in {self.said!r}; it complains: {self.complaints}")
+
+    def await_port(self) -> int:
+        """The port in the address that it says."""
+        return int(self.await_line(r"127\.0\.0\.1\D+(\d+)")[1])
 
     def interrupt(self) -> None:
         """Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
-    def ended(self, expected: str = "") -> None:
+    def ended(self, expected: str = "", status: int = 0) -> None:
         """Wait for the end, which must be a good one, with no complaint but the expected one."""
         assert self.process.stdout is not None
-        status = self.process.wait(15)
+        found = self.process.wait(15)
         self.said += self.process.stdout.read()
         self._reader.join(10)
-        assert status == 0, self.complaints
+        assert found == status, self.complaints
         assert self.complaints == expected
 
 
@@ -186,7 +192,8 @@ SERVERS: dict[str, Callable[[int], None]] = {
 COMPLAINTS = {"django_app": "Upgrade Required: /count\n"}
 """Django logs the answers that are errors."""
 
-OTHERS: set[str] = set()  # each has a test of its own below
+OTHERS = {"client", "tls"}
+"""Each has a test of its own below."""
 
 STAYS = {"echo": "/echo", "chat": "/chat", "embedding": "/live", "rooms": "/room/x", "django_app": "/count"}
 """Where a connection is kept open, to see how the program leaves it."""
@@ -217,6 +224,42 @@ def test_who_is_still_connected_is_told(name: str) -> None:
                 pass
             assert ws.close_code == gows.CloseCode.GOING_AWAY
         program.ended()
+
+
+def test_client() -> None:
+    """Asks, asks with a hundred connections, and watches until Ctrl-C; and says when nobody is there."""
+    with running("echo", "127.0.0.1:0") as server:
+        url = f"ws://127.0.0.1:{server.await_port()}/echo"
+        for mode, said in (("ask", "hello\nb'\\x00\\x01\\x02'\n"), ("many", "100 of 100 were answered\n")):
+            with running("client", mode, url) as program:
+                program.ended()
+                assert program.said == said
+        with running("client", "watch", url) as program:
+            program.await_line("heard here I am")
+            program.interrupt()
+            program.ended()
+            assert program.said == "connected\nheard here I am\nlost: 1000 \n"
+        server.interrupt()
+        server.ended()
+    with running("client", "ask", url) as program:
+        program.ended(f"cannot connect to {url[5:-5]}: [Errno 111] Connection refused\n", status=1)
+
+
+def test_tls(tmp_path: Path) -> None:
+    authority = need_module("trustme").CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    trusted, cert, key = (tmp_path / name for name in ("trusted.pem", "cert.pem", "key.pem"))
+    authority.cert_pem.write_to_path(trusted)
+    for part in certificate.cert_chain_pems:
+        part.write_to_path(cert, append=True)
+    certificate.private_key_pem.write_to_path(key)
+    with running("tls", "serve", str(cert), str(key), "127.0.0.1:0") as server:
+        url = f"wss://127.0.0.1:{server.await_port()}/echo"
+        with running("tls", "ask", str(trusted), url) as client:
+            client.ended()
+            assert client.said == "nobody on the way can read this\n"
+        server.interrupt()
+        server.ended()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
