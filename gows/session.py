@@ -57,6 +57,7 @@ _RUNNING = cast("list[Event]", ())
 # Bits of Session._flags; they change under stream.lock.
 _HELD = 1  # callbacks wait until the outgoing queue has drained
 _FULL = 2  # reading is paused because the inbox is full
+_LEAVING = 4  # the deadline that is set is that of the close
 _MUTED = 8  # a callback raised: no more messages are delivered
 _CLOSED = 16  # on_close was called
 _LOST_EARLY = 32  # the stream was lost before a handler was attached
@@ -296,7 +297,10 @@ class Session(Observer):
         """The stream's one deadline: close handshake, heartbeat, read or write timeout."""
         stream, options = self.stream, self.context.options
         if self.connection.state is not ConnectionState.OPEN:
-            stream.abort()
+            if self._flags & _LEAVING:
+                stream.abort()
+            else:  # the close has just begun, on another thread, and this deadline was set before
+                self.arm()
             return
         if self.handler is None:
             logger.warning("%r was accepted but not served within %g s; closing it", self, self.serve_timeout)
@@ -323,6 +327,8 @@ class Session(Observer):
         """Set the stream's deadline to the next moment at which there is something to look at."""
         options, stream = self.context.options, self.stream
         if self.connection.state is not ConnectionState.OPEN:
+            with stream.lock:
+                self._flags |= _LEAVING
             stream.set_deadline(options.close_timeout)
             return
         if self.handler is None:

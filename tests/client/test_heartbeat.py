@@ -115,6 +115,16 @@ def test_a_loop_that_was_held_up_reads_before_it_judges(world: World) -> None:
     assert not pair.ws.closed
 
 
+def test_a_deadline_of_the_heartbeat_is_not_one_of_the_close(world: World) -> None:
+    """It comes due between the close, as another thread begins it, and the loop's hearing of that."""
+    pair = Pair(world, AcceptOptions(ping_interval=10.0, ping_timeout=5.0))
+    stream = pair.ws.stream
+    pair.ws.close_handshake()
+    world.clock.advance((stream.deadline - stream.loop.now()) / 10 + 0.01)
+    world.run_until(pair.ours.closed.is_set)
+    assert pair.ours.calls == ["open", (1000, "")]
+
+
 @pytest.mark.slow
 def test_the_same_with_real_sockets(loop: Loop) -> None:
     pings = []
