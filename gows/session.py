@@ -367,7 +367,8 @@ class Session(Observer):
         if silent >= options.ping_interval:  # type: ignore[operator]
             self._ping_tick = stream.loop.ticks
             with stream.lock:
-                stream.write_locked(self.connection.encode_ping(b""))
+                if self.connection.state is ConnectionState.OPEN:  # still
+                    stream.write_locked(self.connection.encode_ping(b""))
         return True
 
     def _waited(self) -> float:
