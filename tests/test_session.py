@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gows import AcceptOptions, ByteBuffer, ConnectionClosedError, Handler, Opcode, QueueFullError, WebSocket, accept
-from gows.reactor import WRITE
+from gows.reactor import WRITE, Stream
 from gows.session import SessionContext
 from tests import wire
 from tests.stage import Actor, Echo, Stage
@@ -176,6 +176,24 @@ def test_a_loop_that_was_held_up_does_not_take_it_out_on_the_peer(make_stage: Ma
     assert "ping timeout" in handler.close_reason
 
 
+def test_a_close_from_another_thread_may_come_between_look_and_ping(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage(ping_interval=30)
+    guest, handler = stage.guest()
+    silent_for = Stream.silent_for
+
+    def close_meanwhile(stream: Stream) -> float:
+        if silent_for(stream) >= 30:
+            handler.ws.close_handshake()
+        return silent_for(stream)
+
+    monkeypatch.setattr(Stream, "silent_for", close_meanwhile)
+    assert guest.close_frame() == (1000, "")
+    guest.send(wire.close(1000))
+    assert guest.wait_end() == "FIN"
+
+
 # ---------------------------------------------------------------------- other deadlines
 
 
@@ -338,15 +356,16 @@ def test_an_echo_to_a_slow_reader_waits_and_loses_nothing(make_stage: MakeStage)
     assert not stage.log.messages
 
 
-def test_an_echo_of_one_message_at_a_time_to_a_slow_reader_waits_too(make_stage: MakeStage) -> None:
+@pytest.mark.parametrize("size", [100, 400])
+def test_an_echo_of_one_message_at_a_time_to_a_slow_reader_waits_too(make_stage: MakeStage, size: int) -> None:
     """Each message comes in a read of its own, when the queue is over the mark already."""
     stage = make_stage(make_handler=Echo, high_water=1000, low_water=100, network={"buffer_size": 500})
     guest, handler = stage.guest()
-    for number in range(20):
-        guest.send(frame(TEXT, f"{number:400}"))
+    for number in range(40):
+        guest.send(frame(TEXT, f"{number:{size}}"))
         stage.run_for(0.2)
         assert handler.ws.buffered <= 1500
-    assert [guest.text() for _ in range(20)] == [f"{number:400}" for number in range(20)]
+    assert [guest.text() for _ in range(40)] == [f"{number:{size}}" for number in range(40)]
     assert handler.close_code is None
 
 

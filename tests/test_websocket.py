@@ -510,7 +510,9 @@ def test_close_at_once(make_stage: MakeStage) -> None:
     guest, handler = stage.guest()
     handler.ws.write_string("last")
     handler.ws.close()
-    assert handler.ws.closed
+    assert (handler.ws.closed, handler.ws.close_code) == (True, 1006)
+    with pytest.raises(ConnectionClosedError):
+        handler.ws.write_string("late")
     assert guest.text() == "last"
     assert guest.wait_end() == "FIN"
     guest.sock.close()
