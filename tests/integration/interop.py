@@ -70,6 +70,7 @@ class Echo(Handler):
 
     def __init__(self) -> None:
         self.ws: WebSocket
+        self.pings = 0
         self.pongs: list[bytes] = []
         self.closed = threading.Event()
 
@@ -82,6 +83,9 @@ class Echo(Handler):
             ws.close_handshake(int(code), reason)
         else:
             ws.write_message(opcode, buff)
+
+    def on_ping(self, ws: WebSocket, data: bytes) -> None:
+        self.pings += 1
 
     def on_pong(self, ws: WebSocket, data: bytes) -> None:
         self.pongs.append(data)

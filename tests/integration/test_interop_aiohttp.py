@@ -15,6 +15,7 @@ from gows.client import connect
 from tests.integration.interop import (
     MESSAGES,
     SECONDS,
+    Echo,
     OurServer,
     client_tls,
     exchange,
@@ -123,15 +124,18 @@ def test_their_client_and_pings(secure: bool) -> None:
 
 @pytest.mark.slow
 def test_their_client_keeps_the_connection_with_its_heartbeat() -> None:
-    async def talk(ws: ClientWebSocketResponse) -> None:
-        receiving = asyncio.ensure_future(ws.receive())
-        done, _ = await asyncio.wait([receiving], timeout=0.5)  # ten of its heartbeats
-        assert not done
-        await ws.send_str("still there")
-        assert (await receiving).data == "still there"
-
     with OurServer(False, AcceptOptions()) as server:
-        with_their_client(server, False, 0, talk, heartbeat=0.1)
+
+        async def talk(ws: ClientWebSocketResponse) -> None:
+            receiving = asyncio.ensure_future(ws.receive())
+            while server.handler.pings < 2:
+                done, _ = await asyncio.wait([receiving], timeout=0.05)
+                assert not done
+            await ws.send_str("still there")
+            assert (await receiving).data == "still there"
+
+        # it waits half of this for the pong: long enough for a busy machine
+        with_their_client(server, False, 0, talk, heartbeat=1.0)
 
 
 def test_their_client_chooses_a_subprotocol_of_ours() -> None:
@@ -235,15 +239,13 @@ def test_our_client_gets_its_messages_back(secure: bool, theirs: bool, compressi
 
 @pytest.mark.slow
 def test_our_client_and_their_heartbeat() -> None:
-    with (
-        running_loop() as loop,
-        TheirServer(False, False, heartbeat=0.1) as url,
-        connect(url, loop=loop) as ws,
-    ):
-        begun = loop.now()
-        wait_until(lambda: loop.now() > begun + 5)
-        ws.write_string("still there")
-        assert ws.recv(SECONDS) == "still there"
+    handler = Echo()
+    with running_loop() as loop, TheirServer(False, False, heartbeat=1.0) as url:
+        ws = connect(url, handler, loop=loop)
+        wait_until(lambda: handler.pings >= 2)
+        assert not ws.closed
+        ws.close_handshake()
+        assert handler.closed.wait(SECONDS)
 
 
 def test_their_server_chooses_a_subprotocol() -> None:
