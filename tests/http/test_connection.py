@@ -112,11 +112,12 @@ def test_what_a_view_may_not_return_is_500(make_site: MakeSite, result: Any, cap
     assert "TypeError" in caplog.text
 
 
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])  # which would end a worker without a word
 def test_a_view_that_raises_is_500_logged_and_tells_the_client_nothing(
-    make_site: MakeSite, caplog: pytest.LogCaptureFixture
+    make_site: MakeSite, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     def view(request: Request) -> str:
-        raise RuntimeError("the secret")
+        raise error("the secret")
 
     site = make_site(view)
     browser = site.browser()
@@ -127,6 +128,17 @@ def test_a_view_that_raises_is_500_logged_and_tells_the_client_nothing(
     assert "GET /broken: the view failed" in caplog.text
     assert "the secret" in caplog.text
     assert site.still_serves()
+
+
+def test_ctrl_c_in_a_view_is_for_the_program(make_site: MakeSite) -> None:
+    def view(request: Request) -> str:
+        raise KeyboardInterrupt
+
+    site = make_site(view)
+    browser = site.browser()
+    browser.send(get("/"))
+    with pytest.raises(KeyboardInterrupt):
+        browser.until_over()
 
 
 def test_an_http_error_of_a_view_is_its_answer_and_the_connection_stays(make_site: MakeSite) -> None:

@@ -223,6 +223,44 @@ def test_a_task_that_raises_ends_nothing(four: Pooled, caplog: pytest.LogCapture
     assert good.thread == bad.thread
 
 
+def leave() -> None:
+    raise SystemExit
+
+
+def test_a_task_that_wants_to_leave_takes_no_worker_with_it(four: Pooled, caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = Job(leave), Job()
+    four.pool.submit(bad)
+    four.pool.submit(good)
+    four.until(lambda: good.runs)
+    assert "SystemExit" in caplog.text
+    assert good.thread == bad.thread
+
+
+def test_ctrl_c_in_an_inline_task_is_for_the_program() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    pool = InlinePool(lambda: None)
+    pool.submit(Job(interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        pool.kick()
+
+
+def test_whether_the_caller_is_a_worker(four: Pooled) -> None:
+    told: list[bool] = []
+    job = Job(lambda: told.append(four.pool.in_worker()))
+    four.pool.submit(job)
+    four.until(lambda: job.runs)
+    other = Pooled(1)
+    stranger = Job(lambda: told.append(four.pool.in_worker()))
+    other.pool.submit(stranger)
+    other.until(lambda: stranger.runs)
+    assert other.pool.stop(5)
+    assert told == [True, False]
+    assert not four.pool.in_worker()
+    assert not InlinePool(lambda: None).in_worker()
+
+
 def test_a_task_may_submit_itself_again(four: Pooled) -> None:
     class Again(Job):
         def run(self) -> None:
