@@ -152,6 +152,7 @@ def sync(peer: RawPeer) -> None:
     assert peer.read() == (PONG, b"sync", True, 0)
 
 
+@pytest.mark.slow
 def test_endless_tiny_fragments(server: Serving) -> None:
     """A fragment costs no object. That their number has an end all the same is in test_bad_input_frames."""
     pieces = frame(CONTINUE, b"x", fin=False, key=KEY) * 2000
@@ -177,6 +178,7 @@ def test_endless_empty_fragments(server: Serving) -> None:
         peer.expect_close(1008)
 
 
+@pytest.mark.slow
 def test_endless_empty_compressed_blocks(server: Serving) -> None:
     """They inflate to nothing, so no limit on messages stops them."""
     with server.upgraded(DEFLATE) as peer:
@@ -193,6 +195,7 @@ def test_endless_empty_compressed_blocks(server: Serving) -> None:
         assert closing.close_code in (1008, 1009)
 
 
+@pytest.mark.slow
 def test_endless_messages_that_need_nothing(server: Serving) -> None:
     """Ten thousand empty messages in one piece are ten thousand calls, and no more memory than a few of them."""
     with server.upgraded() as peer:
@@ -209,6 +212,7 @@ class SmallBuffer(Recorder):
         super().on_open(ws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 125])
 def test_ping_flood_from_a_peer_that_never_reads(server: Serving, size: int) -> None:
     server.make_handler = SmallBuffer
@@ -244,6 +248,7 @@ def test_pong_flood(server: Serving) -> None:
         wait_until(lambda: server.handler.ws.buffered == 0)
 
 
+@pytest.mark.slow
 def test_one_byte_per_segment(server: Serving) -> None:
     data = bytes(range(256)) * 64
     with server.upgraded() as peer:
@@ -343,6 +348,7 @@ def test_one_byte_at_a_time_costs_the_same_for_each_byte() -> None:
     assert large / small < 4.1
 
 
+@pytest.mark.slow
 def test_a_head_costs_the_same_for_each_byte_and_each_line() -> None:
     line = "X: " + "a" * 100
     small, large = calls_for_a_head(*[line] * 20, piece=1), calls_for_a_head(*[line] * 80, piece=1)

@@ -298,6 +298,7 @@ def test_truncated_or_corrupt_deflate_data(server: Serving, data: bytes, fragmen
 # ---------------------------------------------------------------------- fragments: 1008
 
 
+@pytest.mark.slow
 def test_too_many_fragments(server: Serving) -> None:
     pieces = frame(CONTINUE, b"x", fin=False, key=bytes(4)) * 16384
     fails(server, 1008, frame(TEXT, "x", fin=False), pieces)
@@ -308,6 +309,7 @@ def test_too_many_empty_fragments(server: Serving) -> None:
     fails(server, 1008, frame(TEXT, fin=False), pieces)
 
 
+@pytest.mark.slow
 def test_as_many_fragments_as_may_be(server: Serving) -> None:
     with server.upgraded() as peer:
         peer.send(frame(TEXT, "x", fin=False), frame(CONTINUE, "x", fin=False) * 16382, frame(CONTINUE, "x"))
