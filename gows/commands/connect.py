@@ -18,12 +18,15 @@ import io
 import os
 import select
 import shutil
+import signal
 import socket
 import ssl
 import sys
 import threading
 import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from gows.bytebuffer import ByteBuffer
 from gows.client import connect
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     screen = Screen(os.isatty(_INPUT) and os.isatty(_OUTPUT) and os.environ.get("TERM") != "dumb")
     talk = Talk(screen)
     try:
-        with Loop(workers=1) as loop:
+        with talk.hearing_signals(), Loop(workers=1) as loop:
             loop.start()
             return _talk_to(args, talk, screen, loop)
     except (GowsError, ValueError) as error:
@@ -120,7 +123,7 @@ def _talk_to(args: argparse.Namespace, talk: Talk, screen: Screen, loop: Loop) -
     except KeyboardInterrupt:
         talk.leave(ws)
     screen.end_prompt()
-    ended = talk.closed.wait(CLOSE_TIMEOUT + 1.0)
+    ended = talk.wait_closed(CLOSE_TIMEOUT + 1.0)
     patience = time.monotonic() + 1.0
     while loop.live_streams and time.monotonic() < patience:  # the server ends TCP; to close the loop would reset it
         time.sleep(0.01)
@@ -237,7 +240,8 @@ class Talk(Handler):
         self.last = time.monotonic()
         """When something last came."""
         self.news, self._bell = socket.socketpair()
-        """`news` becomes readable when the connection has ended."""
+        """`news` becomes readable when the connection has ended, or a signal came."""
+        self._bell.setblocking(False)
         self._screen = screen
         self._ws: WebSocket | None = None
         self._broken = False
@@ -288,6 +292,30 @@ class Talk(Handler):
         self.room.set()
         self.closed.set()
         self._bell.send(b"\0")
+
+    @contextmanager
+    def hearing_signals(self) -> Iterator[None]:
+        """Have signals ring too. The kernel may give a signal to any thread, and Python's handlers run in the main
+        one: that would learn of it only when it wakes for something else."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+
+    def wait_closed(self, seconds: float) -> bool:
+        """Wait until the connection has ended; whether it has."""
+        end = time.monotonic() + seconds
+        while not self.closed.is_set():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if select.select([self.news], [], [], left)[0]:
+                self.news.recv(64)
+        return True
 
     def release(self) -> None:
         """Close what was opened."""
@@ -340,18 +368,19 @@ class Prompt:
 
     def _wait_for_input(self) -> bool:
         """Until there is something to read: True; or until the connection has ended, or we have closed it: False."""
-        if self._talk.leaving:
-            return False
-        news = self._talk.news.fileno()
-        ready, _, _ = select.select([_INPUT, news], [], [])
-        return news not in ready
+        talk = self._talk
+        while not talk.leaving and not talk.closed.is_set():
+            if talk.news.fileno() not in select.select([_INPUT, talk.news.fileno()], [], [])[0]:
+                return True
+            talk.news.recv(64)
+        return False
 
     def _wait_for_silence(self, wait: float) -> None:
         """Until no reply came for `wait` seconds, or the connection has ended."""
         self._talk.last = max(self._talk.last, time.monotonic())
         while not self._talk.leaving:
             left = self._talk.last + wait - time.monotonic()
-            if left <= 0 or self._talk.closed.wait(left):
+            if left <= 0 or self._talk.wait_closed(left):
                 return
 
     def _do(self, raw: bytes) -> None:

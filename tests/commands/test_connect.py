@@ -562,7 +562,7 @@ def test_a_second_interrupt_does_not_wait_for_the_server() -> None:
         terminal = Terminal(server.url)
         terminal.expect("> ")
         terminal.type("\x03")
-        assert asked.wait(10)
+        assert asked.wait(10), terminal.shown
         terminal.child.send_signal(signal.SIGINT)
         assert terminal.end() == 130, terminal.shown
 
