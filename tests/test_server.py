@@ -33,6 +33,7 @@ from gows import (
     accept,
     connect,
 )
+from gows import server as server_module
 from gows.reactor import Loop
 from tests import wire
 from tests.integration.raw import RawPeer
@@ -623,6 +624,17 @@ def test_a_second_signal_ends_it_at_once() -> None:
                     continue
             assert "KeyboardInterrupt" in process.stderr.read()
             assert "stopped" not in process.stdout.read()
+
+
+def test_a_signal_that_is_delivered_twice_counts_once(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by timeout(1), which sends it to the process and to its group."""
+    monkeypatch.setattr(server_module, "SECOND_SIGNAL", 1000.0)
+    server = make_server()
+    server._signalled(signal.SIGINT, None)
+    server._signalled(signal.SIGINT, None)
+    monkeypatch.setattr(server_module, "SECOND_SIGNAL", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        server._signalled(signal.SIGINT, None)
 
 
 def test_signal_handlers_are_put_back(make_server: MakeServer) -> None:
