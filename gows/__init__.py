@@ -1,5 +1,7 @@
 """gows: a WebSocket engine for Python processes that hold very many connections.
 
+An echo server:
+
     import gows
 
     class Echo(gows.Handler):
