@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from wsgiref.validate import validator
 
 import pytest
 
@@ -324,6 +325,34 @@ def test_stop_says_going_away(files: Path) -> None:
         with pytest.raises(ConnectionClosedOK):
             ws.recv(10)
         assert ws.close_code == gows.CloseCode.GOING_AWAY
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_validator_finds_no_fault(files: Path, workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    """wsgiref's, between the server and the application: it watches both keep to PEP 3333."""
+    server = gows.Server(wsgi=validator(app.wsgi_app), workers=workers)
+    server.start("127.0.0.1:0")
+    try:
+        port = server.addresses[0][1]
+        browser = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        for method, target, status in (
+            ("GET", "/", 200),
+            ("HEAD", "/", 200),
+            ("GET", "/stream/200000", 200),
+            ("HEAD", "/stream/200000?length=1", 200),
+            ("GET", "/file/small.txt", 200),
+            ("GET", "/caf%C3%A9?x=%20", 404),
+            ("GET", "/login?user=x", 302),
+            ("DELETE", "/me", 405),
+        ):
+            assert fetch(browser, method, target)[0].status == status, target
+        browser.close()
+        with connect(f"ws://127.0.0.1:{port}/ws/ann") as ws:
+            assert ws.recv(10) == "welcome ann to /ws/ann"
+        wait_until(lambda: server.loop.live_streams == 0)
+    finally:
+        server.stop()
+    assert not caplog.records
 
 
 def test_in_the_loop_thread(files: Path) -> None:
