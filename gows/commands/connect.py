@@ -17,20 +17,19 @@ import argparse
 import io
 import os
 import select
-import shutil
 import signal
 import socket
 import ssl
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gows.bytebuffer import ByteBuffer
 from gows.client import connect
 from gows.codes import CloseCode, Opcode
+from gows.commands.screen import Screen, escaped
 from gows.errors import ConnectError, GowsError, HandshakeError, QueueFullError
 from gows.handler import Handler
 from gows.options import AcceptOptions
@@ -47,11 +46,6 @@ PREVIEW_CHARACTERS = 4096
 
 _INPUT, _OUTPUT = 0, 1  # descriptors; sys.stdin would read ahead, behind the back of select()
 _FINE = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_CLOSE_RCVD})
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    ord("\n"): "\\n",
-    ord("\r"): "\\r",
-    ord("\t"): "\\t",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,72 +156,6 @@ def _explain(error: Exception) -> str:
     if isinstance(error, ConnectError) and isinstance(error.__cause__, ssl.SSLCertVerificationError):
         text += " (--insecure connects all the same)"
     return escaped(text)
-
-
-def escaped(text: str) -> str:
-    """`text` on one line, with control characters written out: they could move the cursor, or worse."""
-    return text.translate(_CONTROLS)
-
-
-def columns(text: str) -> int:
-    """How wide a terminal shows `text`."""
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-    )
-
-
-class Screen:
-    """Where things are printed: messages on standard output, remarks on standard error. Any thread."""
-
-    def __init__(self, interactive: bool) -> None:
-        self.interactive = interactive
-        self._lock = threading.Lock()
-        self._prompted = False
-
-    def prompt(self) -> None:
-        """Invite the user to type, in a terminal."""
-        with self._lock:
-            if self.interactive:
-                sys.stdout.write("> ")
-                sys.stdout.flush()
-                self._prompted = True
-
-    def entered(self) -> None:
-        """The user has ended the line."""
-        self._prompted = False
-
-    def end_prompt(self) -> None:
-        """No more is asked of the user: end the line."""
-        with self._lock:
-            if self._prompted:
-                self._prompted = False
-                print(flush=True)
-
-    def note(self, text: str) -> None:
-        """Print a remark."""
-        with self._lock:
-            if self._prompted:
-                self._insert(text)
-            else:
-                print(text, file=sys.stderr, flush=True)
-
-    def show(self, text: str) -> None:
-        """Print a message. Raises BrokenPipeError when nobody reads any more."""
-        with self._lock:
-            if self._prompted:
-                self._insert(text)
-            else:
-                print(text, flush=True)
-
-    def _insert(self, text: str) -> None:
-        """Print above the line that is being typed, and leave that as it is: make room below, move the line down by
-        inserting before it, and put the cursor back to where it was in it."""
-        rows = max(1, -(-columns(text) // shutil.get_terminal_size().columns))
-        save, restore = "\x1b7", "\x1b8"
-        make_room = "\n" * rows + f"\x1b[{rows}A\x1b[{rows}L"
-        sys.stdout.write(f"{save}{make_room}\r{text}{restore}\x1b[{rows}B")
-        sys.stdout.flush()
 
 
 class Talk(Handler):

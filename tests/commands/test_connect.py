@@ -22,7 +22,8 @@ import trustme
 from gows.__main__ import main
 from gows.bytebuffer import ByteBuffer
 from gows.codes import Opcode
-from gows.commands.connect import Screen, Talk, columns, escaped
+from gows.commands.connect import Talk
+from gows.commands.screen import Screen
 from tests.client.scripted import Peer, ScriptedServer, close_frame, frame
 from tests.processes import ROOT
 from tests.waiting import wait_until
@@ -344,31 +345,7 @@ def test_insecure_connects_and_warns(keyboard: Keyboard, capsys: pytest.CaptureF
     assert capsys.readouterr().err.endswith("(--insecure connects all the same)\n")
 
 
-# ---------------------------------------------------------------------- the screen
-
-
-def test_a_message_is_put_above_the_line_being_typed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
-    screen = Screen(True)
-    screen.show("before")
-    screen.prompt()
-    screen.show("short")
-    screen.note("x" * 41)
-    screen.entered()
-    screen.show("after")
-    screen.prompt()
-    screen.end_prompt()
-    screen.end_prompt()
-    assert capsys.readouterr().out == (
-        "before\n"
-        "> "
-        "\x1b7\n\x1b[1A\x1b[1L\rshort\x1b8\x1b[1B"
-        "\x1b7\n\n\n\x1b[3A\x1b[3L\r" + "x" * 41 + "\x1b8\x1b[3B"
-        "after\n"
-        "> \n"
-    )
+# ---------------------------------------------------------------------- in a terminal
 
 
 def test_in_a_terminal_long_messages_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
@@ -565,16 +542,3 @@ def test_a_second_interrupt_does_not_wait_for_the_server() -> None:
         assert asked.wait(10), terminal.shown
         terminal.child.send_signal(signal.SIGINT)
         assert terminal.end() == 130, terminal.shown
-
-
-# ---------------------------------------------------------------------- how wide, how plain
-
-
-@pytest.mark.parametrize(("text", "width"), [("", 0), ("abc", 3), ("äöü", 3), ("e\u0301", 1), ("漢字", 4), ("🙂", 2)])
-def test_columns(text: str, width: int) -> None:
-    assert columns(text) == width
-
-
-def test_escaped_leaves_printable_text_alone() -> None:
-    assert escaped("héllo 漢字 🙂 \\") == "héllo 漢字 🙂 \\"
-    assert escaped("\x07\x7f\x85") == "\\x07\\x7f\\x85"
