@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from gows.codes import CloseCode
@@ -33,6 +33,8 @@ V = TypeVar("V", bound=View)
 DESCRIPTOR_RESERVE = 64
 """Descriptors kept free for files, pipes and databases of the user's own: the server stops accepting before they
 are needed."""
+SIGNAL_INTERVAL = 0.5
+"""Seconds after which `listen_and_serve` sees a signal that another thread was given (signal(7))."""
 SECOND_SIGNAL = 0.3
 """Seconds after the first signal from which on another one counts: timeout(1) and some supervisors send each signal
 twice, to the process and to its group."""
@@ -180,7 +182,11 @@ class Server:
             self.start()
             if ready is not None:
                 ready()
-            self._ended.get()
+            while not self._stopping:
+                try:  # not for ever: the kernel may give a signal to another thread, which does not wake this one
+                    self._ended.get(timeout=SIGNAL_INTERVAL)
+                except Empty:
+                    pass
             self.stop()
 
     def stop(self, timeout: float = 5.0) -> None:
