@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
@@ -77,11 +77,18 @@ def start_echo(children: Children, *flags: str) -> int:
         for line in server.stdout:
             address = re.search(r"listening on .*?127\.0\.0\.1:(\d+)", line)
             if address:
-                threading.Thread(target=server.stdout.read, daemon=True).start()  # an unread pipe would block it
+                threading.Thread(target=_drain, args=(server.stdout,), daemon=True).start()
                 return int(address[1])
     finally:
         overdue.cancel()
     raise SystemExit(f"the echo server did not start (exit status {server.wait()}); see {log}")
+
+
+def _drain(pipe: IO[str]) -> None:
+    """Read `pipe` to its end: a full one would block who writes into it."""
+    with pipe:
+        for _ in pipe:
+            pass
 
 
 def stop_on_sigterm() -> None:

@@ -1,0 +1,100 @@
+"""`gows echo` as a program: the target of the conformance and load runs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import processes
+from tests.needs import need_module
+from tests.processes import ROOT, Children, start_echo
+
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def start(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts the program with flags; its port. Nothing may be on its standard error at the end."""
+    monkeypatch.setattr(processes, "ARTIFACTS", tmp_path)
+    with Children() as children:
+        yield lambda *flags: start_echo(children, *flags)
+    assert (tmp_path / "echo.log").read_text() == ""
+
+
+def connect(port: int, path: str = "/", **options: Any) -> Any:
+    need_module("websockets")
+    client = need_module("websockets.sync.client")
+    return client.connect(f"ws://127.0.0.1:{port}{path}", max_size=None, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "4"])
+def test_every_data_message_comes_back_with_its_type_on_every_path(start: Start, workers: str) -> None:
+    port = start("--workers", workers)
+    for path in ("/", "/chat", "/a/b?c=d"):
+        with connect(port, path, origin="http://elsewhere.example") as ws:
+            assert ws.protocol.extensions == []
+            for message in ("", "ä", b"", b"\xff\x00", "x" * 70_000):
+                ws.send(message)
+                assert ws.recv(10) == message
+
+
+@pytest.mark.slow
+def test_compression_is_off_until_it_is_asked_for(start: Start) -> None:
+    port = start("--compression", "--min-compress-size", "10")
+    with connect(port) as ws:
+        assert len(ws.protocol.extensions) == 1
+        for message in ("short", "long enough " * 1000):
+            ws.send(message)
+            assert ws.recv(10) == message
+
+
+@pytest.mark.slow
+def test_sixteen_mebibytes_come_back_in_however_many_fragments(start: Start) -> None:
+    with connect(start(), compression=None) as ws:
+        ws.send(bytes(1 << 8) for _ in range(1 << 16))
+        assert len(ws.recv(30)) == 1 << 24
+
+
+@pytest.mark.slow
+def test_the_size_of_a_message_is_limited(start: Start) -> None:
+    with connect(start("--max-message-size", "100"), compression=None) as ws:
+        ws.send("x" * 100)
+        assert len(ws.recv(10)) == 100
+        ws.send("x" * 101)
+        with pytest.raises(need_module("websockets").exceptions.ConnectionClosedError) as closed:
+            ws.recv(10)
+    assert closed.value.rcvd.code == 1009
+
+
+@pytest.mark.slow
+def test_a_taken_port_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "gows", "echo", "--port", str(taken.getsockname()[1])]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("gows echo: ")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "gows", "echo", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        line = program.stdout.readline()
+        assert line.startswith("listening on 127.0.0.1:")
+        with connect(int(line.rpartition(":")[2])) as ws:
+            program.send_signal(number)
+            with pytest.raises(need_module("websockets").exceptions.ConnectionClosed) as closed:
+                ws.recv(10)
+        _, errors = program.communicate(timeout=30)
+    assert closed.value.rcvd.code == 1001
+    assert (program.returncode, errors) == (0, "")
