@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -9,6 +10,11 @@ import pytest
 
 from gows.reactor import Loop, live_loops
 from tests.waiting import wait_until
+
+# What a script without job control starts in the background ignores SIGINT, and hands that down (POSIX shell, 2.11): the
+# programs that the tests interrupt would never hear of it. CI is such a script.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _our_threads() -> list[str]:
