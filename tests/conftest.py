@@ -11,8 +11,8 @@ import pytest
 from gows.reactor import Loop, live_loops
 from tests.waiting import wait_until
 
-# What a script without job control starts in the background ignores SIGINT, and hands that down (POSIX shell, 2.11): the
-# programs that the tests interrupt would never hear of it. CI is such a script.
+# What a script without job control starts in the background ignores SIGINT, and hands that down (POSIX shell, 2.11):
+# the programs that the tests interrupt would never hear of it. CI is such a script.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
