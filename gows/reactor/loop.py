@@ -46,6 +46,8 @@ logger = logging.getLogger("gows")
 
 ENTRIES_PER_TURN = 512
 """Deadlines and timers that fire in one turn at most."""
+SIGNAL_INTERVAL = 0.5
+"""Seconds after which a loop in the main thread sees a signal that another thread was given (signal(7))."""
 LOCKS = 64
 """Striped locks of a loop: enough that two threads rarely want the same, and nothing per connection."""
 
@@ -241,9 +243,11 @@ class Loop:
 
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
+        # The kernel may give a signal to any thread, and that does not end this one's sleep; its handler runs here.
+        longest = SIGNAL_INTERVAL if threading.current_thread() is threading.main_thread() else None
         try:
             while not self._stopping:
-                self._turn(None)
+                self._turn(longest)
         finally:
             self._thread_id = None
             self._finished.set()
