@@ -23,6 +23,7 @@ from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
 from gows.options import AcceptOptions, check_seconds, default_options
 from gows.reactor import Listener, Loop, Stream
+from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.websocket import WebSocket
 
 logger = logging.getLogger("gows")
@@ -33,8 +34,6 @@ V = TypeVar("V", bound=View)
 DESCRIPTOR_RESERVE = 64
 """Descriptors kept free for files, pipes and databases of the user's own: the server stops accepting before they
 are needed."""
-SIGNAL_INTERVAL = 0.5
-"""Seconds after which `listen_and_serve` sees a signal that another thread was given (signal(7))."""
 SECOND_SIGNAL = 0.3
 """Seconds after the first signal from which on another one counts: timeout(1) and some supervisors send each signal
 twice, to the process and to its group."""

@@ -47,7 +47,7 @@ logger = logging.getLogger("gows")
 ENTRIES_PER_TURN = 512
 """Deadlines and timers that fire in one turn at most."""
 SIGNAL_INTERVAL = 0.5
-"""Seconds after which a loop in the main thread sees a signal that another thread was given (signal(7))."""
+"""Seconds after which what waits in the main thread sees a signal that another thread was given (signal(7))."""
 LOCKS = 64
 """Striped locks of a loop: enough that two threads rarely want the same, and nothing per connection."""
 
