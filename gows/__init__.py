@@ -19,7 +19,7 @@ An echo server:
 
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect
-from gows.codes import CloseCode, Opcode
+from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import (
     BufferReleasedError,
     ConnectError,
@@ -61,6 +61,7 @@ __all__ = [
     "BlockingWebSocket",
     "BufferReleasedError",
     "ByteBuffer",
+    "CloseCause",
     "CloseCode",
     "ConnectError",
     "ConnectTimeoutError",

@@ -1,11 +1,11 @@
-"""The numbers of RFC 6455: opcodes (§5.2, §11.8) and close codes (§7.4, §11.7).
+"""The numbers of RFC 6455, opcodes (§5.2, §11.8) and close codes (§7.4, §11.7), and what made a connection end.
 
 Kept out of every compiled module, so that the plain and the compiled engine share one set of enums.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 
 class Opcode(IntEnum):
@@ -41,6 +41,31 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     BAD_GATEWAY = 1014
     TLS_HANDSHAKE = 1015
+
+
+class CloseCause(Enum):
+    """What made a connection end, as the engine saw it: two ends with the same code are told apart by it."""
+
+    PEER = "peer"
+    """The peer's close frame."""
+    LOST = "lost"
+    """The TCP connection ended without one."""
+    LOCAL = "local"
+    """`close_handshake()` or `close()` of the user's."""
+    HANDLER_ERROR = "handler_error"
+    """A callback raised (1011)."""
+    PROTOCOL_ERROR = "protocol_error"
+    """The peer broke the protocol."""
+    IDLE = "idle"
+    """Nothing came for too long: the heartbeat's ping, or the read timeout."""
+    SLOW = "slow"
+    """The peer did not take what was sent: the write timeout, or the overflow policy "close" (1013)."""
+    RATE = "rate"
+    """The peer sent more than it may (1008)."""
+    SHUTDOWN = "shutdown"
+    """The server stopped (1001, 1012)."""
+    UNSERVED = "unserved"
+    """It was accepted, but `serve` did not follow in time (1011)."""
 
 
 _LOCAL_ONLY = frozenset({1004, 1005, 1006, 1015})

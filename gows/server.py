@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from gows.codes import CloseCode
+from gows.codes import CloseCause, CloseCode
 from gows.errors import HttpError, UsageError
 from gows.http.connection import HttpConnection
 from gows.http.request import Request
@@ -236,7 +236,7 @@ class Server:
         for stream in self.loop.streams:
             observer = stream.observer if isinstance(stream, Stream) else None
             if isinstance(observer, WebSocket) and observer.context.owner is self:
-                observer.begin_close(CloseCode.GOING_AWAY, "")
+                observer.begin_close(CloseCode.GOING_AWAY, "", CloseCause.SHUTDOWN)
                 left += 1
             elif isinstance(observer, HttpConnection) and observer.app is self:
                 observer.end_when_idle()

@@ -23,7 +23,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from gows.codes import CloseCode, Opcode
+from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
 from gows.handler import Handler
 from gows.options import AcceptOptions
@@ -157,6 +157,7 @@ class Session(Observer):
     """The engine's side of one connection; `WebSocket` adds the user's side. Nothing here is called by users."""
 
     __slots__ = (
+        "_cause",
         "_flags",
         "_inbox",
         "_ping_tick",
@@ -185,6 +186,7 @@ class Session(Observer):
         self._request = request
         self._inbox: list[Event] | None = None
         self._flags = _UNSERVED
+        self._cause: CloseCause | None = None  # the first that made it end
         self._ping_tick = 0  # the tick of a heartbeat ping that may still be unanswered; 0 for none
         self._writer: MessageWriter | None = None
 
@@ -304,18 +306,18 @@ class Session(Observer):
             return
         if self.handler is None:
             logger.warning("%r was accepted but not served within %g s; closing it", self, self.serve_timeout)
-            self.begin_close(CloseCode.INTERNAL_ERROR, "not served")
+            self.begin_close(CloseCode.INTERNAL_ERROR, "not served", CloseCause.UNSERVED)
             stream.close()
             return
         if self._flags & _FULL:  # we do not read, so the silence is ours, and no proof that the peer is dead
             stream.seen = stream.loop.ticks
         silent, stalled = stream.silent_for(), stream.stalled_for()
         if options.write_timeout is not None and stalled >= options.write_timeout:
-            self._give_up("write timeout: the peer does not read")
+            self._give_up("write timeout: the peer does not read", CloseCause.SLOW)
         elif options.read_timeout is not None and silent >= options.read_timeout:
-            self.begin_close(CloseCode.GOING_AWAY, "read timeout")
+            self.begin_close(CloseCode.GOING_AWAY, "read timeout", CloseCause.IDLE)
         elif options.ping_interval is not None and not self._heartbeat(options, silent):
-            self._give_up("ping timeout: nothing came from the peer")
+            self._give_up("ping timeout: nothing came from the peer", CloseCause.IDLE)
         else:
             self.arm()
 
@@ -379,8 +381,9 @@ class Session(Observer):
         """Seconds after a ping at which to look again."""
         return options.ping_interval if options.ping_timeout is None else options.ping_timeout  # type: ignore[return-value]
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, cause: CloseCause) -> None:
         """The peer is beyond a close handshake."""
+        self._blame(cause)
         self.connection.receive_eof()
         self.connection.close_reason = reason
         self.stream.abort()
@@ -626,7 +629,7 @@ class Session(Observer):
             logger.error("%s of %r raised; closing the connection with 1011", name, self, exc_info=error)
         with self.stream.lock:
             self._flags |= _MUTED
-        self.begin_close(CloseCode.INTERNAL_ERROR, "")
+        self.begin_close(CloseCode.INTERNAL_ERROR, "", CloseCause.HANDLER_ERROR)
         self._pass_on(error)
 
     def _pass_on(self, error: BaseException) -> None:
@@ -636,17 +639,24 @@ class Session(Observer):
 
     # ------------------------------------------------------------------ closing
 
-    def begin_close(self, code: int, reason: str) -> None:
+    def _blame(self, cause: CloseCause) -> None:
+        """What made the connection end: the first to say so is right."""
+        if self._cause is None:
+            self._cause = cause
+
+    def begin_close(self, code: int, reason: str, cause: CloseCause = CloseCause.LOCAL) -> None:
         """Send our close frame, if none was sent yet, and wait for the peer's, bounded by the close timeout. Any
         thread."""
         with self.stream.lock:
             if self.connection.state is not ConnectionState.OPEN:
                 return
             self.stream.write_locked(self.connection.encode_close(code, reason))
+            self._blame(cause)
         self.context.loop.call_soon(self.arm)
 
     def _peer_closed(self, code: int) -> None:
         """The peer's close frame, in its turn: answer it when it is not itself the answer (RFC 6455 §5.5.1)."""
+        self._blame(CloseCause.PEER)
         with self.stream.lock:
             if self.connection.state is ConnectionState.CLOSE_RECEIVED:
                 self.stream.write_locked(self.connection.encode_close(code, ""))
@@ -659,6 +669,7 @@ class Session(Observer):
 
     def _peer_failed(self, error: ProtocolError) -> None:
         """The peer broke the protocol: tell it, and read no more (RFC 6455 §7.1.7)."""
+        self._blame(CloseCause.PROTOCOL_ERROR)
         with self.stream.lock:
             if self.connection.state is ConnectionState.FAILED:
                 self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))
@@ -673,6 +684,7 @@ class Session(Observer):
             if self._flags & _CLOSED:
                 return
             self._flags |= _CLOSED
+        self._blame(CloseCause.LOST)
         try:
             self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
         except BaseException as error:
@@ -696,5 +708,6 @@ class Session(Observer):
             raise QueueFullError(f"{queued} bytes are queued and the peer does not take them")
         if policy == "close":
             stream.write_locked(self.connection.encode_close(CloseCode.TRY_AGAIN_LATER, "too slow"))
+            self._blame(CloseCause.SLOW)
             self.context.loop.call_soon(self.arm)
         return False

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from gows.bytebuffer import ByteBuffer
-from gows.codes import CloseCode, Opcode
+from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, QueueFullError, WriterBusyError
 from gows.handler import Handler
 from gows.options import check_seconds
@@ -148,6 +148,7 @@ class WebSocket(Session):
     def close(self) -> None:
         """End the connection at once, without a close handshake: the peer sees 1006. Idempotent; `on_close`
         follows."""
+        self._blame(CloseCause.LOCAL)
         self.connection.end()
         self.stream.close()
 
@@ -171,6 +172,11 @@ class WebSocket(Session):
     def close_reason(self) -> str:
         """The text that came with the close code, or what the engine found (e.g. a timeout)."""
         return self.connection.close_reason
+
+    @property
+    def close_cause(self) -> CloseCause | None:
+        """What made it end, as the engine saw it; None while open. 1006 may be IDLE, SLOW or LOST."""
+        return None if self.connection.state is ConnectionState.OPEN else self._cause
 
     @property
     def buffered(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gows import AcceptOptions, ByteBuffer, ConnectionClosedError, Handler, Opcode, QueueFullError, WebSocket, accept
+from gows import AcceptOptions, ByteBuffer, CloseCause, ConnectionClosedError, Handler, Opcode, QueueFullError, WebSocket, accept
 from gows.reactor import WRITE, Stream
 from gows.session import SessionContext
 from tests import wire
@@ -811,3 +811,77 @@ def test_ctrl_c_within_a_callback_is_for_the_program(make_stage: MakeStage, call
         assert guest.pending()[-1].close_code == 1011
         guest.send(wire.close(1011))
     stage.run_until(lambda: "on_close" in handler.calls)
+
+
+# ---------------------------------------------------------------------- what made it end
+
+
+def raising(*_: Any) -> None:
+    raise ValueError("of the user's")
+
+
+def peer_closes(stage: Stage, guest: Any, handler: Any) -> None:
+    guest.send(wire.close(1000))
+
+
+def peer_vanishes(stage: Stage, guest: Any, handler: Any) -> None:
+    guest.reset()
+
+
+def peer_half_closes(stage: Stage, guest: Any, handler: Any) -> None:
+    guest.fin()
+
+
+def peer_is_silent(stage: Stage, guest: Any, handler: Any) -> None:
+    stage.run_for(80)
+
+
+def peer_sends_rubbish(stage: Stage, guest: Any, handler: Any) -> None:
+    guest.send(frame(3, b"reserved opcode"))
+
+
+def peer_does_not_read(stage: Stage, guest: Any, handler: Any) -> None:
+    handler.ws.write_binary(bytes(1 << 18))
+    guest.send(frame(PONG))
+    stage.run_for(31)
+
+
+def callback_raises(stage: Stage, guest: Any, handler: Any) -> None:
+    handler.do["on_message"] = raising
+    guest.send(frame(TEXT, "x"))
+    guest.drain()
+    assert len(stage.log.take()) == 1
+
+
+def we_close(stage: Stage, guest: Any, handler: Any) -> None:
+    handler.ws.close_handshake(1000)
+    guest.send(wire.close(1000))
+
+
+def we_close_at_once(stage: Stage, guest: Any, handler: Any) -> None:
+    handler.ws.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "cause", "code"),
+    [
+        (peer_closes, CloseCause.PEER, 1000),
+        (peer_vanishes, CloseCause.LOST, 1006),
+        (peer_half_closes, CloseCause.LOST, 1006),
+        (peer_is_silent, CloseCause.IDLE, 1006),
+        (peer_sends_rubbish, CloseCause.PROTOCOL_ERROR, 1002),
+        (peer_does_not_read, CloseCause.SLOW, 1006),
+        (callback_raises, CloseCause.HANDLER_ERROR, 1006),
+        (we_close, CloseCause.LOCAL, 1000),
+        (we_close_at_once, CloseCause.LOCAL, 1006),
+    ],
+)
+def test_what_made_it_end_is_told(
+    make_stage: MakeStage, end: Callable[[Stage, Any, Any], None], cause: CloseCause, code: int
+) -> None:
+    stage = make_stage(high_water=1 << 20, network={"buffer_size": 65536})
+    guest, handler = stage.guest()
+    assert handler.ws.close_cause is None
+    end(stage, guest, handler)
+    stage.run_until(lambda: "on_close" in handler.calls)
+    assert (handler.ws.close_cause, handler.close_code) == (cause, code)
