@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from gows import AcceptOptions, ByteBuffer, CloseCause, ConnectionClosedError, Handler, Opcode, QueueFullError, WebSocket, accept
+from gows import (
+    AcceptOptions,
+    ByteBuffer,
+    CloseCause,
+    ConnectionClosedError,
+    Handler,
+    Opcode,
+    QueueFullError,
+    WebSocket,
+    accept,
+)
 from gows.reactor import WRITE, Stream
 from gows.session import SessionContext
 from tests import wire

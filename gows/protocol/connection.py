@@ -291,14 +291,15 @@ class Connection:
         if self._out == SENT_CLOSE:
             return  # nothing of it is kept
         total = length
+        empty = int(not length and not first & FIN)
         if assembly is not None:
-            empty = not length and not first & FIN
             if assembly.fragments >= config.max_fragments:
                 raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many fragments in a message")
-            if assembly.empty_fragments + empty > config.max_empty_fragments:
-                raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many empty fragments in a message")
+            empty += assembly.empty_fragments
             compressed = compressed or assembly.inflater is not None
             total += assembly.size
+        if empty > config.max_empty_fragments:
+            raise ProtocolError(CloseCode.POLICY_VIOLATION, "too many empty fragments in a message")
         if total > (config.max_compressed_size if compressed else config.max_message_size):
             raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, f"message over {config.max_message_size} bytes")
 

@@ -283,6 +283,8 @@ def test_endless_empty_fragments() -> None:
         begun = frame(2, b"x", fin=False) + frame(0, b"", fin=False) * most
         assert feed(server(max_empty_fragments=most), (begun + frame(0, b"")) * 2) == [(BINARY, b"x")] * 2
         assert feed(server(max_empty_fragments=most), begun + frame(0, b"", fin=False)) == [(FAIL, 1008)]
+    assert feed(server(max_empty_fragments=0), frame(1, b"", fin=False)) == [(FAIL, 1008)]
+    assert feed(server(max_empty_fragments=0), frame(1, b"")) == [(TEXT, b"")]
     assert feed(server(max_empty_fragments=1), frame(1, b"", fin=False) * 1 + frame(0, b"", fin=False)) == [
         (FAIL, 1008)
     ]
