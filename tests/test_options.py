@@ -97,7 +97,7 @@ GOOD_VALUES: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), GOOD_VALUES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("name", "value"), GOOD_VALUES, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_values_at_the_edge_are_taken(name: str, value: Any) -> None:
     assert getattr(AcceptOptions(**{name: value}), name) == value
 
