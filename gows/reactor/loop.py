@@ -154,10 +154,10 @@ class Loop:
         self._begin()
         self._run()
 
-    def start(self) -> None:
-        """`run` in a daemon thread; returns at once. Raises as `run`."""
+    def start(self, name: str = "gows-loop") -> None:
+        """`run` in a daemon thread of that name; returns at once. Raises as `run`."""
         self._begin()
-        self._thread = threading.Thread(target=self._run, name="gows-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             self._thread.start()
         except RuntimeError:  # no thread to be had

@@ -177,7 +177,7 @@ def _bind_tcp(family: int, sockaddr: Any, backlog: int, reuse_port: bool, *, v6o
 
 def _listen_unix(path: str, backlog: int, mode: int | None) -> socket.SocketType:
     """Bind at `path`; the file that a dead process left there is replaced, that of a living one is not."""
-    _remove_stale(path)
+    remove_stale(path)
     sock = _new_socket(socket.AF_UNIX)
     try:
         sock.bind(path)
@@ -195,7 +195,7 @@ def _listen_unix(path: str, backlog: int, mode: int | None) -> socket.SocketType
     return sock
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Remove a socket file that nobody listens at; anything else that stands there is left for bind(2) to refuse."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):

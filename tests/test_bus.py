@@ -1,0 +1,487 @@
+"""The bus: several in one process, on real sockets, and in processes that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import gows.bus
+from gows.bus import Bus, Frame, FrameReader, encode
+from gows.errors import UsageError
+from tests.processes import ROOT
+from tests.waiting import wait_until
+
+MakeBus = Callable[[str], Bus]
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bus")  # of mode 0700
+
+
+@pytest.fixture
+def make_bus(folder: Path) -> Iterator[MakeBus]:
+    made: list[Bus] = []
+
+    def make(name: str) -> Bus:
+        made.append(Bus(str(folder), name))
+        return made[-1]
+
+    yield make
+    for bus in made:
+        bus.close()
+
+
+def started(make_bus: MakeBus, *names: str) -> list[Bus]:
+    buses = [make_bus(name) for name in names]
+    for bus in buses:
+        bus.start()
+    wait_until(lambda: all(len(bus.peers) == len(names) - 1 for bus in buses))
+    return buses
+
+
+# ---------------------------------------------------------------------- frames
+
+
+def test_frames_come_out_however_they_are_cut() -> None:
+    frames = [Frame(1, 0, "news", b""), Frame(2, 1 << 63, "é", bytes(300)), Frame(3, 5, "", b"x")]
+    wire = b"".join(encode(*frame) for frame in frames)
+    for size in (1, 2, 7, 100, len(wire)):
+        reader = FrameReader()
+        found = []
+        for at in range(0, len(wire), size):
+            found += reader.feed(wire[at : at + size])
+        assert found == frames
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(0, 255), (4, 2), (5, 99), (14, 200)],
+    ids=["too long", "another version", "unknown type", "a kind longer than the frame"],
+)
+def test_what_is_no_frame_is_refused(at: int, value: int) -> None:
+    wire = bytearray(encode(1, 0, "news", b"data"))
+    wire[at] = value
+    with pytest.raises(ValueError, match="no frame of the bus"):
+        FrameReader().feed(wire)
+
+
+def test_a_message_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch, make_bus: MakeBus) -> None:
+    monkeypatch.setattr(gows.bus, "MAX_FRAME", 1000)
+    with pytest.raises(ValueError, match="at most 1000 bytes"):
+        make_bus("a").send("news", bytes(1000))
+
+
+@pytest.mark.parametrize("name", ["", "../a", "a/b", ".hidden", "x" * 65])
+def test_a_name_must_be_fit_for_a_file(make_bus: MakeBus, name: str) -> None:
+    with pytest.raises(ValueError, match="a name on the bus"):
+        make_bus(name)
+
+
+# ---------------------------------------------------------------------- talking
+
+
+def test_everybody_hears_what_one_sends_in_order(make_bus: MakeBus) -> None:
+    a, b, c = started(make_bus, "a", "b", "c")
+    heard: dict[str, list[tuple[str, bytes]]] = {"a": [], "b": [], "c": []}
+    for bus in (a, b, c):
+        bus.handle("news", lambda sender, data, to=heard[bus.name]: to.append((sender, data)))  # type: ignore[misc]
+    for number in range(500):
+        a.send("news", b"%d" % number)
+    a.send("news", b"for c alone", to="c")
+    expected = [("a", b"%d" % number) for number in range(500)]
+    wait_until(lambda: len(heard["b"]) == 500 and len(heard["c"]) == 501)
+    assert heard == {"a": [], "b": expected, "c": [*expected, ("a", b"for c alone")]}
+
+
+def test_questions_are_answered_by_everybody_who_has_something_to_say(make_bus: MakeBus) -> None:
+    a, b, c, _ = started(make_bus, "a", "b", "c", "d")
+    b.handle("sum", lambda sender, data: b"b heard " + data)
+    c.handle("sum", lambda sender, data: None)
+    assert a.ask("sum", b"1 + 1", timeout=5) == {"b": b"b heard 1 + 1"}
+    assert a.ask("sum", b"2", timeout=5, to="b") == {"b": b"b heard 2"}
+    assert a.ask("sum", b"2", timeout=5, to="nobody") == {}
+
+
+def test_an_empty_answer_is_an_answer(make_bus: MakeBus) -> None:
+    a, b = started(make_bus, "a", "b")
+    b.handle("there?", lambda sender, data: b"")
+    assert a.ask("there?", timeout=5) == {"b": b""}
+
+
+def test_who_does_not_answer_in_time_is_left_out(make_bus: MakeBus) -> None:
+    a, b, c = started(make_bus, "a", "b", "c")
+    go_on = threading.Event()
+    b.handle("slow", lambda sender, data: b"" if go_on.wait(10) else None)
+    c.handle("slow", lambda sender, data: b"quick")
+    try:
+        assert a.ask("slow", timeout=0.2) == {"c": b"quick"}
+    finally:
+        go_on.set()
+
+
+def test_a_handler_that_raises_is_logged_and_answers_nothing(
+    make_bus: MakeBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = started(make_bus, "a", "b")
+
+    def broken(sender: str, data: bytes) -> bytes:
+        raise RuntimeError("ours")
+
+    b.handle("broken", broken)
+    assert a.ask("broken", timeout=5) == {}
+    assert "the bus's handler of 'broken' failed" in caplog.text
+    b.handle("whole", lambda sender, data: b"still here")
+    assert a.ask("whole", timeout=5) == {"b": b"still here"}
+
+
+def test_a_kind_has_one_handler(make_bus: MakeBus) -> None:
+    bus = make_bus("a")
+    bus.handle("news", lambda sender, data: None)
+    with pytest.raises(ValueError, match="has a handler already"):
+        bus.handle("news", lambda sender, data: None)
+
+
+def test_the_bus_does_not_ask_itself(make_bus: MakeBus) -> None:
+    a, _ = started(make_bus, "a", "b")
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            a.ask("news")
+        except UsageError as error:
+            raised.append(error)
+
+    a.loop.call_soon(ask)
+    wait_until(lambda: raised)
+
+
+def test_large_messages_from_many_threads_stay_whole(make_bus: MakeBus) -> None:
+    a, b = started(make_bus, "a", "b")
+    heard: list[bytes] = []
+    b.handle("bulk", lambda sender, data: heard.append(data))
+
+    def send(letter: bytes) -> None:
+        for _ in range(20):
+            a.send("bulk", letter * 100_000)
+
+    threads = [threading.Thread(target=send, args=(bytes([65 + n]),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: len(heard) == 160, 20)
+    assert all(data == data[:1] * 100_000 for data in heard)
+
+
+# ---------------------------------------------------------------------- coming and going
+
+
+def test_newcomers_at_the_same_moment_find_each_other(make_bus: MakeBus) -> None:
+    buses = [make_bus(f"n{number}") for number in range(6)]
+    threads = [threading.Thread(target=bus.start) for bus in buses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: all(len(bus.peers) == 5 for bus in buses))
+    for bus in buses:
+        bus.handle("who", lambda sender, data, name=bus.name: name.encode())  # type: ignore[misc]
+    answers = buses[0].ask("who", timeout=5)
+    assert answers == {f"n{number}": b"n%d" % number for number in range(1, 6)}
+
+
+def test_who_leaves_is_gone_and_may_come_back(make_bus: MakeBus) -> None:
+    a, b = started(make_bus, "a", "b")
+    b.close()
+    wait_until(lambda: a.peers == [])
+    a.send("news", b"to nobody")
+    again = make_bus("b")
+    again.handle("there?", lambda sender, data: b"again")
+    again.start()
+    wait_until(lambda: a.peers == ["b"])
+    assert a.ask("there?", timeout=5) == {"b": b"again"}
+
+
+def test_a_question_does_not_wait_for_who_leaves(make_bus: MakeBus) -> None:
+    a, b = started(make_bus, "a", "b")
+    asked = threading.Event()
+    go_on = threading.Event()
+
+    def never(sender: str, data: bytes) -> None:
+        asked.set()
+        go_on.wait(10)
+
+    b.handle("never", never)
+    answers: list[dict[str, bytes]] = []
+    thread = threading.Thread(target=lambda: answers.append(a.ask("never", timeout=60)))
+    thread.start()
+    assert asked.wait(5)
+    go_on.set()  # it answers nothing, in the same turn as it closes
+    b.close()
+    thread.join(5)
+    assert answers == [{}]
+
+
+def test_closing_ends_our_own_questions(make_bus: MakeBus) -> None:
+    a, b = started(make_bus, "a", "b")
+    go_on = threading.Event()
+    b.handle("never", lambda sender, data: b"" if go_on.wait(10) else None)
+    answers: list[dict[str, bytes]] = []
+    thread = threading.Thread(target=lambda: answers.append(a.ask("never", timeout=60)))
+    thread.start()
+    wait_until(lambda: a._questions)
+    closing = threading.Thread(target=a.close)
+    closing.start()
+    thread.join(5)
+    go_on.set()
+    closing.join(5)
+    assert answers == [{}]
+    assert a.ask("never", timeout=60) == {}
+
+
+def test_the_socket_of_the_dead_is_removed(make_bus: MakeBus, folder: Path) -> None:
+    path = folder / "dead.sock"
+    leave_dead(path)
+    a = make_bus("a")
+    a.start()
+    wait_until(lambda: not path.exists())
+    assert a.peers == []
+
+
+def leave_dead(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+        dead.listen()
+
+
+def test_a_newcomer_that_does_not_listen_yet_is_not_taken_for_dead(
+    make_bus: MakeBus, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.bus, "RECONNECT", 0.05)
+    refused: list[str] = []
+    bury = Bus._bury
+    monkeypatch.setattr(Bus, "_bury", lambda bus, name: (bury(bus, name), refused.append(name)))
+    a = make_bus("a")
+    a.start()
+    with gows.bus._alone(str(folder)), socket.socket(socket.AF_UNIX) as late:
+        late.bind(str(folder / "b.sock"))
+        a.loop.call_soon(a.dial, "b")
+        wait_until(lambda: len(refused) >= 2)
+        late.listen()
+        wait_until(lambda: a.peers == ["b"])
+
+
+def test_what_is_no_socket_of_ours_is_left_alone(make_bus: MakeBus, folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".odd.sock").write_text("mine")
+    a, b = started(make_bus, "a", "b")
+    assert (a.peers, b.peers) == (["b"], ["a"])
+    assert (folder / "notes.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [encode(1, 0, "news", b"x"), b"GET / HTTP/1.1\r\n\r\n", encode(0, 0, "", b"../b"), encode(0, 0, "", b"\xff")],
+    ids=["no greeting", "another protocol", "a bad name", "no text"],
+)
+def test_whoever_does_not_say_its_name_is_cut_off(
+    make_bus: MakeBus, folder: Path, caplog: pytest.LogCaptureFixture, wrong: bytes
+) -> None:
+    a = make_bus("a")
+    a.start()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(str(folder / "a.sock"))
+        sock.sendall(wrong)
+        assert sock.recv(1) == b""
+    assert a.peers == []
+    assert len(caplog.records) == 1
+    assert "cut off" in caplog.text
+
+
+def greet(folder: Path, to: str, name: bytes, number: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(5)
+    sock.connect(str(folder / f"{to}.sock"))
+    sock.sendall(encode(0, number, "", name))
+    return sock
+
+
+def test_of_two_connections_of_one_name_the_newer_counts(make_bus: MakeBus, folder: Path) -> None:
+    a = make_bus("a")
+    heard: list[bytes] = []
+    a.handle("news", lambda sender, data: heard.append(data))
+    a.start()
+    with greet(folder, "a", b"b", 2) as newer, greet(folder, "a", b"b", 1) as older:
+        assert older.recv(1) == b""
+        newer.sendall(encode(1, 0, "news", b"heard"))
+        wait_until(lambda: heard)
+        with greet(folder, "a", b"b", 3) as newest:
+            assert newer.recv(1) == b""
+            newest.sendall(encode(1, 0, "news", b"too"))
+            wait_until(lambda: heard == [b"heard", b"too"])
+
+
+def test_the_other_end_of_a_one_way_connection_may_not_speak(make_bus: MakeBus, folder: Path) -> None:
+    a = make_bus("a")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(5)
+        listener.bind(str(folder / "b.sock"))
+        listener.listen()
+        a.start()
+        link, _ = listener.accept()
+        with link:
+            link.settimeout(5)
+            link.sendall(b"hello?")
+            data = b""
+            while not data.endswith(b"a"):  # its greeting
+                data += link.recv(100)
+            assert link.recv(1) == b""
+        wait_until(lambda: a.peers == [])
+
+
+def test_the_folder_must_be_ours_alone(make_bus: MakeBus, folder: Path) -> None:
+    folder.chmod(0o750)
+    with pytest.raises(PermissionError, match="mode 0700"):
+        make_bus("a").start()
+
+
+def test_the_folder_is_made(folder: Path) -> None:
+    bus = Bus(str(folder / "of" / "ours"), "a")
+    bus.start()
+    bus.start()
+    assert (folder / "of" / "ours").stat().st_mode & 0o777 == 0o700
+    bus.close()
+    bus.close()
+    assert os.listdir(folder / "of" / "ours") == ["lock"]
+
+
+def test_a_name_is_one_process_s(make_bus: MakeBus) -> None:
+    make_bus("a").start()
+    with pytest.raises(OSError, match="cannot listen at"):
+        make_bus("a").start()
+
+
+def test_what_was_sent_before_the_close_arrives(make_bus: MakeBus) -> None:
+    a, b = started(make_bus, "a", "b")
+    heard: list[int] = []
+    b.handle("bulk", lambda sender, data: heard.append(len(data)))
+    for _ in range(10):
+        a.send("bulk", bytes(1 << 20))
+    a.close()
+    wait_until(lambda: len(heard) == 10)
+    assert a.dropped == 0
+
+
+def test_who_does_not_read_loses_messages_and_nobody_else_does(
+    make_bus: MakeBus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.bus, "MAX_QUEUED", 1 << 20)
+    a, b, c = started(make_bus, "a", "b", "c")
+    go_on = threading.Event()
+    by_b: list[bytes] = []
+    by_c: list[bytes] = []
+
+    def stuck(sender: str, data: bytes) -> None:
+        go_on.wait(10)
+        by_b.append(data[:4])
+
+    b.handle("bulk", stuck)
+    c.handle("bulk", lambda sender, data: by_c.append(data[:4]))
+    numbers = [b"%04d" % number for number in range(40)]
+    try:
+        for number in numbers:
+            a.send("bulk", number * 25_000)
+            wait_until(lambda: a._up["c"].stream.queued == 0)
+        assert a._up["b"].stream.queued <= 1 << 20
+        assert "process b does not read" in caplog.text
+        assert a.ask("bulk", bytes(100_000), timeout=60, to="b") == {}, "nobody waits for an answer to what was lost"
+        wait_until(lambda: by_c == numbers)
+    finally:
+        go_on.set()
+    wait_until(lambda: "process b reads again" in caplog.text)
+    wait_until(lambda: len(by_b) + a.dropped == 41)
+    assert by_b == numbers[: len(by_b)]
+    assert f"it missed {a.dropped} messages" in caplog.text
+    a.send("bulk", b"last")
+    wait_until(lambda: by_b[-1] == b"last")
+    assert a.peers == ["b", "c"]
+
+
+CHILD = """
+import sys, time
+from gows.bus import Bus
+bus = Bus(sys.argv[1], sys.argv[2])
+bus.handle("pid", lambda sender, data: b"%d" % __import__("os").getpid())
+bus.start()
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def processes(folder: Path, *names: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Each with a bus that has started."""
+    children = [
+        subprocess.Popen([sys.executable, "-c", CHILD, str(folder), name], stdout=subprocess.PIPE, cwd=ROOT)
+        for name in names
+    ]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"up\n"
+        yield children
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+            assert child.stdout is not None
+            child.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_costs_the_others_little(
+    make_bus: MakeBus, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gows.bus, "MAX_QUEUED", 1 << 20)
+    with processes(folder, "x", "y") as (x, _):
+        a = make_bus("a")
+        a.start()
+        wait_until(lambda: a.peers == ["x", "y"], 10)
+        os.kill(x.pid, signal.SIGSTOP)
+        for _ in range(100):
+            a.send("news", bytes(50_000))
+            assert a._up["x"].stream.queued <= 1 << 20
+            wait_until(lambda: a._up["y"].stream.queued == 0)
+        assert 50 < a.dropped < 100
+        assert set(a.ask("pid", timeout=10, to="y")) == {"y"}
+        os.kill(x.pid, signal.SIGCONT)
+        wait_until(lambda: "process x reads again" in caplog.text, 10)
+        assert set(a.ask("pid", timeout=10)) == {"x", "y"}
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_gone_at_once(make_bus: MakeBus, folder: Path) -> None:
+    with processes(folder, "x", "y") as children:
+        a = make_bus("a")
+        a.start()
+        wait_until(lambda: a.peers == ["x", "y"], 10)
+        assert a.ask("pid", timeout=10) == {
+            name: b"%d" % child.pid for name, child in zip(("x", "y"), children, strict=True)
+        }
+        os.kill(children[0].pid, signal.SIGKILL)
+        wait_until(lambda: a.peers == ["y"], 5)
+        began = time.monotonic()
+        assert set(a.ask("pid", timeout=30)) == {"y"}
+        assert time.monotonic() - began < 20  # it did not wait for the dead
