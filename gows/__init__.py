@@ -50,6 +50,7 @@ from gows.options import (
     set_origin_check_func,
     use_flate,
 )
+from gows.remote import RemoteConnection
 from gows.server import Server
 from gows.upgrade import accept
 from gows.websocket import MessageWriter, WebSocket
@@ -81,6 +82,7 @@ __all__ = [
     "ReceiveTimeoutError",
     "Reconnect",
     "ReconnectingClient",
+    "RemoteConnection",
     "Request",
     "Response",
     "Server",

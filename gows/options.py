@@ -77,6 +77,9 @@ class AcceptOptions:
     inbox_messages: int = 64
     """Received messages waiting for a busy handler above which the connection is not read from."""
 
+    group: str = ""
+    """A label for the connections accepted with these options, for `server.broadcast(…, group="chat")`."""
+
     keep_request: bool = False
     """Keep `ws.request` for the life of the connection (a few kB each); otherwise it is let go when `on_open` has
     returned."""
@@ -99,6 +102,8 @@ def check_options(options: AcceptOptions) -> None:
     if isinstance(options.subprotocols, str):
         raise TypeError("subprotocols must be a sequence of strings, not one string")
     options.subprotocols = tuple(options.subprotocols)
+    if not isinstance(options.group, str):
+        raise TypeError(f"group must be a string, not {type(options.group).__name__}")
     if options.check_origin is not None and not callable(options.check_origin):
         raise TypeError("check_origin must be a function of the request, or None")
     _in_range(options, "compression_level", 1, 9)

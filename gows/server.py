@@ -14,17 +14,22 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from gows.codes import CloseCause, CloseCode
+from gows.bus import Bus
+from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import HttpError, UsageError
+from gows.fanout import Audience, Fanout
 from gows.http.connection import HttpConnection
 from gows.http.request import Request
 from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
 from gows.options import AcceptOptions, check_seconds, default_options
+from gows.protocol.connection import to_bytes
+from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Listener, Loop, Stream
 from gows.reactor.loop import SIGNAL_INTERVAL
-from gows.websocket import WebSocket
+from gows.remote import Remote, RemoteConnection
+from gows.websocket import Data, WebSocket
 
 logger = logging.getLogger("gows")
 
@@ -93,6 +98,9 @@ class Server:
         self._own_loop = loop is None
         self.loop = loop or Loop(workers=workers, read_buffer_size=self.options.frame_read_buffer_size)
         self._listeners: list[Listener] = []
+        self._fanout = Fanout(self.loop)
+        self._remote: Remote | None = None
+        self._broadcasting = threading.Lock()  # so that the order is the same in all processes
         self._stop_lock = threading.Lock()
         self._stopping = False
         self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
@@ -148,10 +156,58 @@ class Server:
         return [listener.address for listener in self._listeners]
 
     @property
-    def connections(self) -> list[WebSocket]:
-        """The open WebSockets of this server, as of now. Any thread."""
-        found = [stream.observer for stream in list(self.loop.streams) if isinstance(stream, Stream)]
-        return [ws for ws in found if isinstance(ws, WebSocket) and ws.context.owner is self and not ws.closed]
+    def connections(self) -> list[WebSocket | RemoteConnection]:
+        """The open WebSockets of this server, as of now: first this process's own, then, when there are others, theirs,
+        as RemoteConnections. Those are asked for them, which takes some milliseconds, and a second at most; so with
+        `workers=0` not in a callback. Any thread."""
+        own: list[WebSocket | RemoteConnection] = [*Audience(self.loop, self).members()]
+        return own if self._remote is None else [*own, *self._remote.connections()]
+
+    def connection_count(self) -> int:
+        """How many open WebSockets there are, in all processes. Asks the others as `connections`, for a number only."""
+        own = len(Audience(self.loop, self).members())
+        return own if self._remote is None else own + self._remote.count()
+
+    @property
+    def bus(self) -> Bus | None:
+        """What joins this server's processes; None in a process of its own."""
+        return None if self._remote is None else self._remote.bus
+
+    def join(self, bus: Bus) -> None:
+        """Be one of several processes: `broadcast`, `connections` and `connection_count` reach all of them. Before
+        `start()`, which starts the bus if that was not done; the server does not close it. UsageError for a second bus.
+        """
+        if self._remote is not None:
+            raise UsageError("this server is on a bus already")
+        self._remote = Remote(bus, self.loop, self, self._fanout)
+
+    def broadcast(
+        self,
+        data: str | Data,
+        opcode: Opcode | int | None = None,
+        *,
+        group: str | None = None,
+        exclude: WebSocket | RemoteConnection | None = None,
+        compress: bool = True,
+    ) -> None:
+        """Send one message to every open WebSocket of this server, in all its processes. Any thread; never blocks.
+
+        `data`: a str goes as TEXT, bytes as BINARY unless `opcode` says TEXT (ValueError when they are not UTF-8).
+        `group`: only to connections accepted with `AcceptOptions(group=…)`. `exclude`: not to this one. What a process
+        broadcasts reaches everybody in that order, some turns of the loop later; what is written to a single connection
+        may overtake it. A connection over its high-water mark is treated by its overflow policy; with "refuse" it
+        misses the message. Raises ValueError for more than 16 MiB when there are other processes, QueueFullError (and
+        sends nothing) when 64 MiB of broadcasts wait for their turn, LoopClosedError once stopped.
+        """
+        if opcode is None:
+            opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
+        message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress)
+        own = exclude if isinstance(exclude, WebSocket) else None
+        with self._broadcasting:
+            self._fanout.check(message)
+            if self._remote is not None:
+                self._remote.broadcast(message, group, exclude)
+            self._fanout.send(message, Audience(self.loop, self, group), own)
 
     def listen(self, address: Any, **settings: Any) -> Any:
         """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
@@ -166,6 +222,8 @@ class Server:
         """Serve in a thread of its own; returns when the port is open. Any thread."""
         if address is not None:
             self.listen(address)
+        if self._remote is not None:
+            self._remote.bus.start()
         if self._own_loop:
             self.loop.start()
 

@@ -29,6 +29,7 @@ from gows.handler import Handler
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
+from gows.protocol.prepared import PreparedMessage
 from gows.reactor.observer import Observer
 from gows.reactor.timers import TICKS_PER_SECOND
 
@@ -692,6 +693,25 @@ class Session(Observer):
             self._pass_on(error)
 
     # ------------------------------------------------------------------ outgoing queue
+
+    def send_prepared(self, message: PreparedMessage) -> bool:
+        """Queue a message that is made for many; whether it was. The overflow policy decides as for any other, but
+        nothing is raised: who is closed, or too slow, does not get it. Any thread."""
+        stream = self.stream
+        lock = stream.lock
+        lock.acquire()
+        try:
+            if stream.queued > self.context.high_water and not self.make_room():
+                return False
+            if self._writer is None:
+                stream.write_locked(message.encode(self.connection))
+            else:
+                self._writer.defer(message.opcode, message.data, message.compress)
+        except (ConnectionClosedError, QueueFullError):
+            return False
+        finally:
+            lock.release()
+        return True
 
     def make_room(self, deferred: int = 0) -> bool:
         """Under stream.lock, with the queue over the high-water mark: send what can be sent, then apply the policy.

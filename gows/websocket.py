@@ -190,6 +190,11 @@ class WebSocket(Session):
         return self._subprotocol
 
     @property
+    def group(self) -> str:
+        """The label of its AcceptOptions."""
+        return self.context.options.group
+
+    @property
     def request(self) -> Any:
         """The `gows.Request` of the upgrade, until `on_open` has returned (then None, unless
         `AcceptOptions.keep_request`)."""

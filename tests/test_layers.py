@@ -21,8 +21,8 @@ LAYERS: list[list[list[str]]] = [
     [["gows.codes", "gows.errors", "gows.bytebuffer", "gows.options"]],
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.session", "gows.websocket"]],
-    [["gows.http"], ["gows.client"], ["gows.bus"]],
-    [["gows.upgrade", "gows.server"]],
+    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"]],
+    [["gows.upgrade", "gows.server", "gows.remote"]],
     [["gows"]],
     [["gows.__main__", "gows.commands"]],
 ]

@@ -62,6 +62,8 @@ BAD_VALUES: list[tuple[str, Any, type[Exception]]] = [
     ("low_water", -1, ValueError),
     ("low_water", 262145, ValueError),
     ("inbox_messages", 0, ValueError),
+    ("group", None, TypeError),
+    ("group", b"chat", TypeError),
     ("overflow", "panic", ValueError),
     ("ping_interval", 0, ValueError),
     ("ping_timeout", -1.0, ValueError),

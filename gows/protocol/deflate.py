@@ -277,6 +277,11 @@ class PerMessageDeflate:
         self._keep_inflater = theirs[1]
         self._stream: _Decompressor | None = None
 
+    @property
+    def shared(self) -> bool:
+        """Whether what it compresses depends on the message alone, and so fits every connection that has it."""
+        return not self._keep_window
+
     def compress(self, data: bytes, final: bool = True) -> bytes:
         """The payload of a compressed message's frame (RFC 7692 §7.2.1); `final` says that the message ends with it."""
         compressor = self._compressor or self._pool.take(self._settings)

@@ -1,0 +1,164 @@
+"""Fanout: one message to very many connections, a bounded number a turn."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from gows.errors import LoopClosedError, QueueFullError
+from gows.protocol.prepared import PreparedMessage
+from gows.reactor import Loop, Stream
+from gows.websocket import WebSocket
+
+logger = logging.getLogger("gows")
+
+DELIVERIES_PER_TURN = 256
+"""Messages put on queues in one turn: some two milliseconds with their sends. Others wait no longer than that."""
+MAX_JOINED = 32
+"""Messages that go to the same connections in one go."""
+MAX_WAITING = 64 << 20
+"""Bytes of messages that may wait for their turn."""
+
+
+@dataclass(frozen=True)
+class Audience:
+    """The open WebSockets of `owner` on a loop; of one `group` of AcceptOptions, or of all (None).
+
+    Iterating it goes through the loop's descriptors, one step each: None where there is no such connection. In the
+    loop's thread it may go on over many turns, and then has whoever was there all the time.
+    """
+
+    loop: Loop
+    owner: object
+    group: str | None = None
+
+    def __iter__(self) -> Iterator[WebSocket | None]:
+        owner, group = self.owner, self.group
+        for stream in self.loop.streams:  # a list that only grows
+            if isinstance(stream, Stream):
+                ws = stream.observer
+                if isinstance(ws, WebSocket):
+                    context = ws.context
+                    if context.owner is owner and (group is None or context.options.group == group):
+                        yield ws
+                        continue
+            yield None
+
+    def members(self) -> list[WebSocket]:
+        """Those that are open now. Any thread."""
+        return [ws for ws in self if ws is not None and not ws.closed]
+
+
+class Fanout:
+    """Sends messages to many connections of one loop. One message after the other, so everybody gets them in one order;
+    each goes on over as many turns as it takes. What a turn has for one connection goes out in one system call.
+
+    A message is encoded and compressed once for each variant of the connections, not for each connection.
+    """
+
+    __slots__ = ("_lock", "_loop", "_rounds", "delivered", "missed", "waiting")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._rounds: deque[_Round] = deque()  # the first one is under way
+        self.waiting = 0
+        """Bytes of the messages that are not with everybody yet."""
+        self.delivered = 0
+        """Messages put on queues, over all."""
+        self.missed = 0
+        """… and not put there: the connection had just ended, or its overflow policy dropped it."""
+
+    def send(
+        self, message: PreparedMessage, targets: Iterable[WebSocket | None], exclude: WebSocket | None = None
+    ) -> None:
+        """Queue `message` on every connection of `targets` but `exclude`. Any thread; never blocks.
+
+        `targets` is gone through in the loop's thread, later, and must not change until then: give a copy. None in it
+        is nobody. Messages that are sent to the very same object of targets, or an equal Audience, while earlier ones
+        are under way, go out together. Raises QueueFullError when 64 MiB of messages wait, LoopClosedError.
+        """
+        with self._lock:
+            self.check(message)
+            rounds = self._rounds
+            last = rounds[-1] if rounds else None
+            if last is None or last.begun or len(last.messages) >= MAX_JOINED or not _same(last.targets, targets):
+                last = _Round(targets)
+                rounds.append(last)
+                if len(rounds) == 1:
+                    try:
+                        self._loop.call_soon(self._turn)
+                    except LoopClosedError:
+                        rounds.clear()
+                        raise
+            last.messages.append((message, exclude))
+            self.waiting += len(message.data)
+
+    def check(self, message: PreparedMessage) -> None:
+        """Whether there is room for a message. Raises QueueFullError as `send`."""
+        if self.waiting and self.waiting + len(message.data) > MAX_WAITING:
+            raise QueueFullError(f"{self.waiting} bytes of messages to many wait already")
+
+    def _turn(self) -> None:
+        """One turn's share."""
+        budget = DELIVERIES_PER_TURN
+        while budget > 0:
+            first = self._rounds[0]
+            if not first.begun:
+                with self._lock:  # from now on nothing joins it
+                    first.begun = True
+            if budget < len(first.messages) and budget < DELIVERIES_PER_TURN:
+                break
+            steps = max(1, budget // len(first.messages))
+            try:
+                taken = self._deliver(first, steps)
+            except Exception:  # of iterating over targets that a user made
+                logger.exception("sending to many connections failed midway")
+                taken = 0
+            budget -= max(1, taken * len(first.messages))  # to find nobody costs something, too
+            if taken < steps:
+                with self._lock:
+                    self._rounds.popleft()
+                    self.waiting -= sum(len(message.data) for message, _ in first.messages)
+                    if not self._rounds:
+                        return
+        self._loop.call_soon(self._turn)
+
+    def _deliver(self, round_: _Round, steps: int) -> int:
+        """To the next `steps` targets; how many there were."""
+        taken = delivered = missed = 0
+        messages = round_.messages
+        for ws in islice(round_.rest, steps):
+            taken += 1
+            if ws is None:
+                continue
+            for message, exclude in messages:
+                if ws is exclude:
+                    continue
+                if ws.send_prepared(message):
+                    delivered += 1
+                else:
+                    missed += 1
+        self.delivered += delivered
+        self.missed += missed
+        return taken
+
+
+class _Round:
+    """Messages that go to the same targets."""
+
+    __slots__ = ("begun", "messages", "rest", "targets")
+
+    def __init__(self, targets: Iterable[WebSocket | None]) -> None:
+        self.targets = targets
+        self.rest = iter(targets)
+        self.messages: list[tuple[PreparedMessage, WebSocket | None]] = []
+        self.begun = False
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other or (isinstance(one, Audience) and one == other)

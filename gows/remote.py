@@ -1,0 +1,232 @@
+"""What a server knows of its connections in other processes: RemoteConnection, and the messages behind it.
+
+On the bus there are `broadcast` and `act` (something is to be done with one connection), both a header of JSON, a line
+feed, and the message; and three questions: `connections`, `count`, and `address`. A connection goes by a number, made
+of its descriptor and of how many connections had that descriptor before: so the number of one that has ended never
+means another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+from weakref import ref
+
+from gows.bus import Bus
+from gows.codes import CloseCode, Opcode
+from gows.errors import GowsError, LoopClosedError, QueueFullError
+from gows.fanout import Audience, Fanout
+from gows.protocol.connection import to_bytes
+from gows.protocol.frames import encode_close_body
+from gows.protocol.prepared import PreparedMessage
+from gows.reactor import Loop, Stream
+from gows.websocket import Data, WebSocket
+
+logger = logging.getLogger("gows")
+
+ASK_TIMEOUT = 1.0
+"""Seconds that the other processes have to answer."""
+
+_DESCRIPTOR_BITS = 24
+
+
+def pack(header: dict[str, Any], data: bytes) -> bytes:
+    """A header and a message as they travel on the bus."""
+    return json.dumps(header, separators=(",", ":")).encode() + b"\n" + data
+
+
+def unpack(packet: bytes) -> tuple[dict[str, Any], bytes]:
+    """The reverse."""
+    header, _, data = packet.partition(b"\n")
+    return json.loads(header), data
+
+
+class RemoteConnection:
+    """A connection of this server in another of its processes, as `server.connections` lists it.
+
+    It has the part of a WebSocket's methods that needs no answer. They may be called from any thread, never block, and
+    raise nothing when the connection has ended meanwhile, or is too slow for the message: that is known over there.
+    """
+
+    __slots__ = ("_address", "_bus", "_closed", "group", "number", "process", "subprotocol")
+
+    def __init__(self, bus: Bus, process: str, number: int, subprotocol: str | None, group: str) -> None:
+        self._bus = bus
+        self._address: Any = None
+        self._closed = False
+        self.process = process
+        """The name of its process."""
+        self.number = number
+        """What it goes by there."""
+        self.subprotocol = subprotocol
+        """The subprotocol agreed on, or None."""
+        self.group = group
+        """The label of its AcceptOptions."""
+
+    @property
+    def remote_addr(self) -> Any:
+        """The peer's address, as `WebSocket.remote_addr`; None once it has ended. Its process is asked when this is
+        first read, which takes a fraction of a millisecond, and a second at most."""
+        if self._address is None:
+            answer = self._bus.ask("address", b"%d" % self.number, ASK_TIMEOUT, to=self.process)
+            address = json.loads(answer.get(self.process, b"null"))
+            self._address = tuple(address) if isinstance(address, list) else address
+        return self._address
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed here, or its process is gone. Nobody is asked: it may have ended in another way."""
+        return self._closed or self.process not in self._bus.peers
+
+    def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True) -> None:
+        """Send a TEXT or BINARY message; ValueError for another opcode, for a TEXT that is not UTF-8, and for more than
+        16 MiB."""
+        message = PreparedMessage(opcode, to_bytes(data), compress)
+        self._act({"do": "write", "opcode": message.opcode, "compress": compress}, message.data)
+
+    def write_string(self, text: str, compress: bool = True) -> None:
+        """Send a text message."""
+        self.write_message(Opcode.TEXT, text.encode(), compress)
+
+    def write_text(self, data: Data, compress: bool = True) -> None:
+        """Send a text message that is UTF-8 already."""
+        self.write_message(Opcode.TEXT, data, compress)
+
+    def write_binary(self, data: Data, compress: bool = True) -> None:
+        """Send a binary message."""
+        self.write_message(Opcode.BINARY, data, compress)
+
+    def write_json(self, value: Any, compress: bool = True) -> None:
+        """Send `value` as JSON in a text message."""
+        self.write_string(json.dumps(value, ensure_ascii=False, separators=(",", ":")), compress)
+
+    def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
+        """Have it closed in order. Raises InvalidCloseCodeError as `WebSocket.close_handshake`."""
+        encode_close_body(code, text)
+        self._closed = True
+        self._act({"do": "close", "code": int(code), "text": text})
+
+    def close(self) -> None:
+        """Have it ended at once."""
+        self._closed = True
+        self._act({"do": "end"})
+
+    def _act(self, header: dict[str, Any], data: bytes = b"") -> None:
+        self._bus.send("act", pack({"to": self.number, **header}, data), to=self.process)
+
+    def __repr__(self) -> str:
+        return f"<RemoteConnection {self.number} in {self.process}>"
+
+
+class Remote:
+    """A server's side of the bus."""
+
+    def __init__(self, bus: Bus, loop: Loop, owner: object, fanout: Fanout) -> None:
+        self.bus = bus
+        self._loop = loop
+        self._owner = owner
+        self._fanout = fanout
+        self._everybody = Audience(loop, owner)
+        self._numbers = Numbers(loop)
+        bus.handle("broadcast", self._broadcast)
+        bus.handle("act", self._act)
+        bus.handle("connections", self._connections)
+        bus.handle("count", self._count)
+        bus.handle("address", self._address)
+
+    def broadcast(self, message: PreparedMessage, group: str | None, exclude: object) -> None:
+        """Have the other processes send `message` to their connections. Any thread. ValueError for more than 16 MiB."""
+        header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress, "group": group}
+        if isinstance(exclude, RemoteConnection):  # others than its process do not know the number
+            header["exclude"] = [exclude.process, exclude.number]
+        self.bus.send("broadcast", pack(header, message.data))
+
+    def connections(self) -> list[RemoteConnection]:
+        """The open WebSockets of the other processes. Waits for them, a second at most."""
+        return [
+            RemoteConnection(self.bus, process, number, subprotocol, group)
+            for process, answer in sorted(self.bus.ask("connections", timeout=ASK_TIMEOUT).items())
+            for subprotocol, group, numbers in json.loads(answer)
+            for number in numbers
+        ]
+
+    def count(self) -> int:
+        """How many those are."""
+        return sum(int(answer) for answer in self.bus.ask("count", timeout=ASK_TIMEOUT).values())
+
+    # ------------------------------------------------------------------ bus thread
+
+    def _broadcast(self, sender: str, packet: bytes) -> None:
+        header, data = unpack(packet)
+        process, number = header.get("exclude", ("", 0))
+        exclude = self._numbers.find(number) if process == self.bus.name else None
+        message = PreparedMessage(header["opcode"], data, header["compress"])
+        try:
+            self._fanout.send(message, Audience(self._loop, self._owner, header["group"]), exclude)
+        except LoopClosedError:  # this server has stopped
+            pass
+        except QueueFullError as error:
+            logger.error("a broadcast of process %s is lost here: %s", sender, error)
+
+    def _act(self, sender: str, packet: bytes) -> None:
+        header, data = unpack(packet)
+        ws = self._numbers.find(header["to"])
+        if ws is None:
+            return
+        try:
+            if header["do"] == "write":
+                ws.send_prepared(PreparedMessage(header["opcode"], data, header["compress"]))
+            elif header["do"] == "close":
+                ws.close_handshake(header["code"], header["text"])
+            else:
+                ws.close()
+        except GowsError as error:  # it has just ended
+            logger.debug("%r: %s", ws, error)
+
+    def _connections(self, sender: str, packet: bytes) -> bytes:
+        """A list for each kind of connection: its subprotocol, its group, the numbers."""
+        found: dict[tuple[str | None, str], list[int]] = {}
+        for fd, ws in enumerate(self._everybody):
+            if ws is not None and not ws.closed:
+                found.setdefault((ws.subprotocol, ws.group), []).append(self._numbers.give(fd, ws))
+        return json.dumps([[*kind, numbers] for kind, numbers in found.items()], separators=(",", ":")).encode()
+
+    def _count(self, sender: str, packet: bytes) -> bytes:
+        return b"%d" % len(self._everybody.members())
+
+    def _address(self, sender: str, packet: bytes) -> bytes:
+        ws = self._numbers.find(int(packet))
+        return json.dumps(None if ws is None else ws.remote_addr).encode()
+
+
+class Numbers:
+    """Gives numbers to connections of a loop, and finds those that have one. For one thread."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._known: list[ref[WebSocket] | None] = []  # by descriptor: who was seen there last
+        self._seen: list[int] = []  # … and how many before
+
+    def give(self, fd: int, ws: WebSocket) -> int:
+        """The number of `ws`, which has this descriptor."""
+        known, seen = self._known, self._seen
+        if fd >= len(known):
+            more = fd + 64 - len(known)
+            known.extend([None] * more)
+            seen.extend([0] * more)
+        last = known[fd]
+        if last is None or last() is not ws:
+            known[fd] = ref(ws)
+            seen[fd] += 1
+        return seen[fd] << _DESCRIPTOR_BITS | fd
+
+    def find(self, number: int) -> WebSocket | None:
+        """Whose number it is, if it is still there."""
+        fd = number & (1 << _DESCRIPTOR_BITS) - 1
+        if fd >= len(self._known) or self._seen[fd] != number >> _DESCRIPTOR_BITS:
+            return None
+        last = self._known[fd]
+        ws = None if last is None else last()
+        stream = None if ws is None else self._loop.streams[fd]
+        return ws if isinstance(stream, Stream) and stream.observer is ws else None
