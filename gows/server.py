@@ -15,7 +15,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from gows.bus import Bus
-from gows.codes import CloseCause, CloseCode, Opcode
+from gows.codes import Opcode
+from gows.drain import Drain
 from gows.errors import HttpError, UsageError
 from gows.fanout import Audience, Fanout
 from gows.http.connection import HttpConnection
@@ -227,12 +228,16 @@ class Server:
         if self._own_loop:
             self.loop.start()
 
-    def listen_and_serve(self, address: Any = None, *, ready: Callable[[], object] | None = None) -> None:
+    def listen_and_serve(
+        self, address: Any = None, *, ready: Callable[[], object] | None = None, drain: float | None = None
+    ) -> None:
         """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes.
 
-        A second signal ends it at once. `ready()` is called once connections are accepted and a signal would end it in
-        order: the place to print the address. Raises OSError when the address cannot be had.
+        A signal ends it as `stop(drain=drain)` does, a second one at once. `ready()` is called once connections are
+        accepted and a signal would end it in order: the place to print the address. Raises OSError when the address
+        cannot be had.
         """
+        check_seconds("drain", drain)
         if address is not None:
             self.listen(address)
         with self._signals():
@@ -244,10 +249,20 @@ class Server:
                     self._ended.get(timeout=SIGNAL_INTERVAL)
                 except Empty:
                     pass
-            self.stop()
+            self.stop(drain=drain)
 
-    def stop(self, timeout: float = 5.0) -> None:
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun: true from the first moment of `stop()`, so that whoever sends work here may look
+        elsewhere. Any thread."""
+        return self._stopping
+
+    def stop(self, timeout: float = 5.0, *, drain: float | None = None) -> None:
         """Stop listening, close every WebSocket with 1001, wait up to `timeout` seconds for that, then end the loop.
+
+        With `drain`, WebSockets are closed with 1012 at an even pace over so many seconds, in random order, so that
+        clients do not come back all at once. What they had sent is handled and answered before. Requests that are under
+        way are answered. The `timeout` begins after that. It ends earlier when nothing is left.
 
         Any thread but the loop's and its workers' (UsageError); idempotent. When it returns, `on_close` of every
         handler has been called, unless a callback was still blocking after the timeout. With `workers=0` such a
@@ -255,51 +270,23 @@ class Server:
         """
         if self.loop.in_loop() or self.loop.pool.in_worker():
             raise UsageError("stop() would wait for the thread it is called in; call it in another")
+        check_seconds("drain", drain)
         self._end()
         with self._stop_lock:
             if self._stopped:
                 return
-            deadline = time.monotonic() + timeout
+            deadline = time.monotonic() + (drain or 0.0) + timeout
             if self.loop.running:
-                self._drain(deadline)
+                self._drain(Drain(self.loop, self, self._listeners, drain, timeout), deadline)
             if self._own_loop:
                 self.loop.close(max(1.0, deadline - time.monotonic()))
             self._stopped = True
 
-    def _drain(self, deadline: float) -> None:
+    def _drain(self, drain: Drain, deadline: float) -> None:
         """Close what is open, in order, and wait for the end of it."""
-        finished = threading.Event()
-
-        def begin() -> None:
-            for listener in self._listeners:
-                listener.close()
-            look()
-
-        def look() -> None:
-            left = self._close_streams()
-            if left and time.monotonic() < deadline:
-                self.loop.call_later(0.1, look)
-                return
-            if left:
-                logger.warning("%d connections did not close in time; they are reset", left)
-            finished.set()
-
-        self.loop.call_soon(begin)
-        while not finished.wait(0.1) and self.loop.running and time.monotonic() < deadline + 1.0:
+        self.loop.call_soon(drain.begin)
+        while not drain.finished.wait(0.1) and self.loop.running and time.monotonic() < deadline + 1.0:
             pass  # a loop that was told to end by an earlier stop() does not call us any more
-
-    def _close_streams(self) -> int:
-        """Begin to close every connection of ours that is not closing yet; how many are left."""
-        left = 0
-        for stream in self.loop.streams:
-            observer = stream.observer if isinstance(stream, Stream) else None
-            if isinstance(observer, WebSocket) and observer.context.owner is self:
-                observer.begin_close(CloseCode.GOING_AWAY, "", CloseCause.SHUTDOWN)
-                left += 1
-            elif isinstance(observer, HttpConnection) and observer.app is self:
-                observer.end_when_idle()
-                left += 1
-        return left
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -48,6 +48,7 @@ _OPEN = 16  # the handler was attached
 _EOF = 17  # the peer half-closed without a close frame
 _LOST = 18  # the stream is gone
 _DRAIN = 19  # the outgoing queue fell to the low-water mark
+_DISMISS = 20  # we close, behind what came before
 
 _OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
 _FIRST_BYTES = {0x80 | opcode: opcode for opcode in (Opcode.TEXT, Opcode.BINARY)}
@@ -63,8 +64,9 @@ _MUTED = 8  # a callback raised: no more messages are delivered
 _CLOSED = 16  # on_close was called
 _LOST_EARLY = 32  # the stream was lost before a handler was attached
 _UNSERVED = 64  # no handler was attached yet
+_DISMISSED = 128  # a close waits in the inbox
 _SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not simply be delivered
-_PONG_UNIT = 128  # from here on: how many pongs were queued since the outgoing queue was last empty
+_PONG_UNIT = 256  # from here on: how many pongs were queued since the outgoing queue was last empty
 
 ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
 """Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
@@ -607,6 +609,8 @@ class Session(Observer):
             buff.release()
         elif kind == _DRAIN:
             self._call("on_drain")
+        elif kind == _DISMISS:
+            self.begin_close(*value)
         elif kind == _PONG:
             self._call("on_pong", value)
         elif not self.context.inline or self._pinged(value):
@@ -654,6 +658,24 @@ class Session(Observer):
             self.stream.write_locked(self.connection.encode_close(code, reason))
             self._blame(cause)
         self.context.loop.call_soon(self.arm)
+
+    def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
+        """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
+        with self.stream.lock:
+            self._flags |= _DISMISSED
+            unserved = self.handler is None
+            waits = self._inbox is not None and not unserved
+            if waits:
+                self._inbox.append((_DISMISS, (code, reason, cause)))  # type: ignore[union-attr]
+        if not waits:  # and nothing comes in between: that is the loop's doing, too
+            self.begin_close(code, reason, cause)
+        if unserved:  # nobody would read the answer
+            self.stream.close()
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether `dismiss` was called."""
+        return self._flags & _DISMISSED != 0
 
     def _peer_closed(self, code: int) -> None:
         """The peer's close frame, in its turn: answer it when it is not itself the answer (RFC 6455 §5.5.1)."""

@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import ssl
@@ -21,6 +22,7 @@ import trustme
 
 from gows import (
     AcceptOptions,
+    ByteBuffer,
     Handler,
     HttpError,
     LoopClosedError,
@@ -344,8 +346,11 @@ class Blocker(Recorder):
     def __init__(self) -> None:
         super().__init__()
         self.begun, self.let_go = threading.Event(), threading.Event()
+        self.seen: list[str] = []
 
-    def on_message(self, ws: WebSocket, opcode: Opcode, buff: object) -> None:
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        self.ws = ws
+        self.seen.append(buff.get_string())
         self.begun.set()
         self.let_go.wait(30)
 
@@ -478,6 +483,61 @@ def test_stop_again_before_the_start_and_after(make_server: MakeServer) -> None:
         server.start()
 
 
+@pytest.mark.slow
+def test_stop_with_a_drain_closes_one_after_the_other_with_1012(make_server: MakeServer) -> None:
+    """The pace of it is in tests/test_drain.py."""
+    server = make_server()
+    server.start(LOCAL)
+    peers = served(server, 8)
+    assert not server.draining
+    stopping = threading.Thread(target=server.stop, kwargs={"drain": 0.5})
+    stopping.start()
+    wait_until(lambda: server.draining)
+    left = [peer for peer, _ in peers]
+    while left:
+        ready, _, _ = select.select([peer.sock for peer in left], [], [], 10)
+        assert ready
+        for peer in [peer for peer in left if peer.sock in ready]:
+            assert peer.read().close_code == 1012
+            peer.send(wire.close(1012))
+            assert peer.read_end() == "FIN"
+            peer.close()
+            left.remove(peer)
+    stopping.join(10)
+    assert not server.loop.running
+    assert {handler.close_code for _, handler in peers} == {1012}
+
+
+@pytest.mark.slow
+@workers_only
+def test_a_drain_has_what_was_sent_before_answered(make_server: MakeServer) -> None:
+    server = make_server()
+    server.start(LOCAL)
+    peer, handler = blocked(server)
+    with peer:
+        peer.send(*[frame(TEXT, str(number)) for number in range(3)])
+        stopping = threading.Thread(target=server.stop, kwargs={"drain": 0.2})
+        stopping.start()
+        wait_until(lambda: handler.ws.dismissed)
+        handler.let_go.set()
+        assert peer.read().close_code == 1012
+        peer.send(wire.close(1012))
+        assert peer.read_end() == "FIN"
+        peer.close()
+        stopping.join(10)
+    assert handler.seen == ["go", "0", "1", "2"]
+
+
+@pytest.mark.parametrize(("drain", "error"), [(0, ValueError), (-1, ValueError), ("1", TypeError), (True, TypeError)])
+def test_a_drain_is_a_number_of_seconds(make_server: MakeServer, drain: Any, error: type[Exception]) -> None:
+    server = make_server()
+    with pytest.raises(error, match="drain must be"):
+        server.stop(drain=drain)
+    with pytest.raises(error, match="drain must be"):
+        server.listen_and_serve(LOCAL, drain=drain)
+    assert not server.draining
+
+
 def test_stop_from_several_threads(make_server: MakeServer) -> None:
     server = make_server()
     server.start(LOCAL)
@@ -581,7 +641,8 @@ def talk(request):
     gows.accept(request).serve(Talker())
 
 address = server.listen("127.0.0.1:0")
-server.listen_and_serve(ready=lambda: print(address[1], flush=True))
+drain = float(sys.argv[1]) if sys.argv[1:] else None
+server.listen_and_serve(ready=lambda: print(address[1], flush=True), drain=drain)
 print("stopped", threading.active_count(), flush=True)
 """
 
@@ -602,6 +663,52 @@ def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
             peer.close()
             assert process.stdout.read() == "on_close 1001\nstopped 1\n"
         assert process.wait(10) == 0
+
+
+@pytest.mark.slow
+def test_a_signal_drains_it() -> None:
+    with Children() as children:
+        command = [sys.executable, "-c", PROGRAM, "0.3"]
+        process = children.start(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        with process.stdout, RawPeer(("127.0.0.1", int(process.stdout.readline()))) as peer:
+            peer.upgrade()
+            assert peer.read_text() == "welcome"
+            process.send_signal(signal.SIGTERM)
+            assert peer.read().close_code == 1012
+            peer.send(wire.close(1012))
+            peer.read_end()
+            peer.close()
+            assert process.stdout.read() == "on_close 1012\nstopped 1\n"
+        assert process.wait(10) == 0
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_drain_at_once() -> None:
+    with Children() as children:
+        command = [sys.executable, "-c", PROGRAM, "600"]
+        process = children.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = ("127.0.0.1", int(process.stdout.readline()))
+        with process.stdout, process.stderr, RawPeer(address) as peer:
+            peer.upgrade()
+            peer.read_text()
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not listens(address))
+            while process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(0.1)
+                except subprocess.TimeoutExpired:
+                    continue
+            assert "KeyboardInterrupt" in process.stderr.read()
+            assert "stopped" not in process.stdout.read()
+
+
+def listens(address: tuple[str, int]) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(address) == 0
 
 
 @pytest.mark.slow

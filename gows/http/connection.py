@@ -216,8 +216,15 @@ class HttpConnection(Observer):
         self.stream.write(response_error(error))
         self._end()
 
-    def end_when_idle(self) -> None:
-        """The server stops: close now, or once the request that came is answered. Loop thread."""
+    def end_when_idle(self, *, patient: bool = False) -> None:
+        """The server stops: close now, or once the request that came is answered. Loop thread.
+
+        `patient`: only if it waits for a further request. One that is coming in is still taken, an upgrade too.
+        """
+        if patient:
+            if self._phase == _IDLE:
+                self._end()
+            return
         self._eof = True  # no further request is wanted, whoever says so
         if self._phase in (_HEAD, _BODY, _IDLE):
             self._end()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gows")
 
 ACCEPTS_PER_TURN = 128
+QUEUE_BATCHES = 32
+"""Batches that `take_queued` takes at most: 4,096 connections, a whole queue of the default length."""
 FIRST_BACK_OFF = 0.1
 LONGEST_BACK_OFF = 1.0
 
@@ -112,20 +114,20 @@ class Listener:
         if self._path is not None and self._inode is not None and _inode(self._path) == self._inode:
             os.unlink(self._path)  # only our own file: another process may have replaced it
 
-    def accept(self, sock: Sock) -> None:
-        """Take what waits, up to the budget of a turn."""
+    def accept(self, sock: Sock) -> bool:
+        """Take what waits, up to the budget of a turn; whether more may wait."""
         loop, accept = self.loop, self.loop.sockets.accept
         for _ in range(self.accepts_per_turn):
             if self._paused or self.closed:  # on_accept may have found that it is enough
-                return
+                return False
             try:
                 connection = accept(sock)
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     self._no_room(sock, error)
-                    return
+                    return False
                 # that connection died in the queue: ECONNABORTED, and on Linux any error of its network (accept(2))
                 continue
             self._back_off = 0.0
@@ -135,6 +137,7 @@ class Listener:
             else:
                 stream = TLSStream(loop, connection, self.ssl_context, server_side=True)
             loop.admit(stream, self.on_accept)
+        return True
 
     def _no_room(self, sock: Sock, error: OSError) -> None:
         """No descriptor is left: turn away who waits, then leave the kernel alone for a while."""
@@ -166,6 +169,13 @@ class Listener:
             pass
         self._reserve = sockets.take_reserve()
         return refused
+
+    def take_queued(self) -> None:
+        """Accept what waits in the kernel's queue, which `close` would reset. Loop thread."""
+        for acceptor in self._acceptors:
+            for _ in range(QUEUE_BATCHES):
+                if not self.accept(acceptor.sock):
+                    break
 
     def _retry(self) -> None:
         self._timer = None

@@ -63,6 +63,22 @@ def test_accepts_of_one_turn_are_bounded(world: World) -> None:
     assert counts == [10, 20, 25, 25]
 
 
+def test_what_is_queued_can_be_taken_before_the_end(world: World) -> None:
+    loop = world.loop()
+    acceptor = Acceptor()
+    listener = loop.listen("10.0.0.1:80", acceptor)
+    listener.accepts_per_turn = 10
+    world.run_for(0)
+    clients = [dial(world) for _ in range(35)]
+    listener.take_queued()
+    listener.close()
+    assert len(acceptor.recorders) == 35
+    world.run_for(1)
+    assert all(client.send(b"x") == 1 for client in clients)
+    world.run_for(1)
+    assert all(recorder.data == b"x" for recorder in acceptor.recorders)
+
+
 def test_paused_and_resumed(world: World) -> None:
     loop = world.loop()
     acceptor = Acceptor()
