@@ -12,6 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from websockets.sync.client import connect
 import gows
 from gows import errors
 from gows.__main__ import COMMANDS
+from gows.bus import Bus
 from gows.codes import may_travel
 from gows.reactor import Loop, shared_loop
 from tests.needs import need_module
@@ -65,7 +67,8 @@ class Running:
         def listen_alone(loop: Loop, *arguments: Any, **settings: Any) -> Any:
             listener = loop_listen(loop, *arguments, **settings)
             self.loops.append(loop)
-            self.port = listener.address[1]
+            if isinstance(listener.address, tuple):
+                self.port = listener.address[1]
             return listener
 
         def init(server: ThreadingHTTPServer, *arguments: Any) -> None:
@@ -239,6 +242,26 @@ def test_welcome(run: Callable[..., Running]) -> None:
         with pytest.raises(InvalidStatus) as refusal, connect(url + query, origin=origin):
             pass
         assert refusal.value.response.status_code == status
+
+
+def test_broadcast(run: Callable[..., Running]) -> None:
+    url = f"ws://127.0.0.1:{run('broadcast').serving()}"
+    with connect(f"{url}/hall") as one, connect(f"{url}/hall") as two, connect(f"{url}/desk") as desk:
+        one.send("hello")
+        assert two.recv(10) == "hello"
+        assert [desk.recv(10), desk.recv(10)] == ["hello", "somebody spoke"]
+        desk.send("yes?")
+        assert [one.recv(10), two.recv(10)] == ["yes?", "yes?"]
+
+
+def test_bus(run: Callable[..., Running], tmp_path: Path) -> None:
+    running = run("bus", "/tmp/gows-guide-bus", str(tmp_path / "bus"))
+    with connect(f"ws://127.0.0.1:{running.serving()}/ws") as ws:
+        assert ws.recv(10) == "1 are here"
+        with closing(Bus(str(tmp_path / "bus"), "another")) as other:
+            other.start()
+            wait_until(lambda: other.peers)
+            assert list(other.ask("count", timeout=10).values()) == [b"1"]
 
 
 def test_drain(run: Callable[..., Running]) -> None:
