@@ -390,6 +390,10 @@ class Loop:
             self.call_soon(self.wheel.add_timer, timer)
         return timer
 
+    def time(self) -> float:
+        """Seconds of the loop's clock. Any thread."""
+        return self._clock()
+
     def now(self) -> int:
         """The present tick, exactly; `ticks` is the one at which the turn began."""
         # a hair more, so that a clock that stands exactly at a deadline has reached it in floating point too
