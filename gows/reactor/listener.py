@@ -49,10 +49,13 @@ class Listener:
         address: Address,
         ssl_context: ssl.SSLContext | None = None,
         accepts_per_turn: int = ACCEPTS_PER_TURN,
+        *,
+        defer_tls: bool = False,
     ) -> None:
         self.loop = loop
         self.on_accept = on_accept
         self.ssl_context = ssl_context
+        self.defer_tls = defer_tls
         self.accepts_per_turn = accepts_per_turn
         self.addresses = [socket_address(sock.getsockname()) for sock in socks]
         self.address = self.addresses[0]
@@ -71,6 +74,11 @@ class Listener:
         """Accept no more for now; connections wait in the kernel's queue. Any thread; idempotent."""
         self._paused = True
         self.loop.run_soon(self._watch)
+
+    @property
+    def paused(self) -> bool:
+        """Whether `pause` was called last. Any thread."""
+        return self._paused
 
     def resume(self) -> None:
         """Accept again. Any thread; idempotent."""
@@ -133,7 +141,7 @@ class Listener:
             if self.ssl_context is None:
                 stream = Stream(loop, connection)
             else:
-                stream = TLSStream(loop, connection, self.ssl_context, server_side=True)
+                stream = TLSStream(loop, connection, self.ssl_context, server_side=True, deferred=self.defer_tls)
             loop.admit(stream, self.on_accept)
 
     def _no_room(self, sock: Sock, error: OSError) -> None:
