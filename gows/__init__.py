@@ -17,6 +17,7 @@ An echo server:
     server.listen_and_serve(":8080")
 """
 
+from gows.admission import Admission
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect
 from gows.codes import CloseCause, CloseCode, Opcode
@@ -59,6 +60,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcceptOptions",
+    "Admission",
     "BlockingWebSocket",
     "BufferReleasedError",
     "ByteBuffer",

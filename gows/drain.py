@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gows.codes import CloseCause, CloseCode
 from gows.http.connection import HttpConnection
+from gows.http.preface import ProxyPreface
 from gows.reactor import Listener, Loop, Stream
 from gows.reactor.timers import TICKS_PER_SECOND
 from gows.websocket import WebSocket
@@ -97,5 +98,9 @@ class Drain:
                     open_.append(observer)
             elif isinstance(observer, HttpConnection) and observer.app is self._owner:
                 observer.end_when_idle(patient=patient)
+                left += 1
+            elif isinstance(observer, ProxyPreface) and observer.http.app is self._owner:
+                if not patient:  # nobody's, until the proxy has said whose it is
+                    observer.stream.close()
                 left += 1
         return open_, left

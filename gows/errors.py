@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gows.codes import CloseCause
+
 
 class GowsError(Exception):
     """Base of all errors of this package."""
@@ -36,8 +38,11 @@ class PeerError(GowsError):
 class ProtocolError(PeerError):
     """The peer broke RFC 6455 or RFC 7692 after the upgrade.
 
-    `close_code` and `reason` (at most 123 bytes of UTF-8) are what our close frame says.
+    `close_code` and `reason` (at most 123 bytes of UTF-8) are what our close frame says, `cause` is what `close_cause`
+    becomes.
     """
+
+    cause = CloseCause.PROTOCOL_ERROR
 
     def __init__(self, close_code: int, reason: str) -> None:
         super().__init__(close_code, reason)

@@ -5,6 +5,7 @@ Every value is checked when it is set: a wrong one raises ValueError or TypeErro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,6 +81,15 @@ class AcceptOptions:
     group: str = ""
     """A label for the connections accepted with these options, for `server.broadcast(…, group="chat")`."""
 
+    max_message_rate: float | None = None
+    """Messages and control frames received a second, on the long run; more end the connection with 1008."""
+    message_burst: int | None = None
+    """… and so many at once. None: those of a second."""
+    max_byte_rate: float | None = None
+    """Bytes received a second, on the long run; more end the connection with 1008."""
+    byte_burst: int | None = None
+    """… and so many at once. None: those of a second, but at least a message of `max_message_size`."""
+
     keep_request: bool = False
     """Keep `ws.request` for the life of the connection (a few kB each); otherwise it is let go when `on_open` has
     returned."""
@@ -124,6 +134,25 @@ def check_options(options: AcceptOptions) -> None:
         raise ValueError(f"overflow must be one of {', '.join(OVERFLOW_POLICIES)}, not {options.overflow!r}")
     for name in ("ping_interval", "ping_timeout", "read_timeout", "write_timeout", "close_timeout"):
         check_seconds(name, getattr(options, name), optional=name != "close_timeout")
+    check_rate(options, "max_message_rate", "message_burst")
+    check_rate(options, "max_byte_rate", "byte_burst")
+
+
+def check_rate(holder: object, rate_name: str, burst_name: str) -> None:
+    """Raise unless both are positive numbers or None, and no burst is given without a rate."""
+    rate, burst = getattr(holder, rate_name), getattr(holder, burst_name)
+    if rate is not None:
+        if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+            raise TypeError(f"{rate_name} must be a number a second or None, not {type(rate).__name__}")
+        if not 0 < rate < math.inf:
+            raise ValueError(f"{rate_name} must be more than 0 a second, not {rate}")
+    if burst is not None:
+        if not isinstance(burst, int) or isinstance(burst, bool):
+            raise TypeError(f"{burst_name} must be an int or None, not {type(burst).__name__}")
+        if burst < 1:
+            raise ValueError(f"{burst_name} must be 1 or more, not {burst}")
+        if rate is None:
+            raise ValueError(f"{burst_name} is of no use without {rate_name}")
 
 
 def check_seconds(name: str, value: float | None, *, optional: bool = True) -> None:

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 import signal
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from gows.admission import MAX_CONNECTIONS, Admission, Refusal
 from gows.bus import Bus
 from gows.codes import Opcode
 from gows.drain import Drain
 from gows.errors import HttpError, UsageError
 from gows.fanout import Audience, Fanout
-from gows.http.connection import HttpConnection
+from gows.http.connection import HttpConnection, access_logger
+from gows.http.preface import ProxyPreface
+from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
 from gows.options import AcceptOptions, check_seconds, default_options
 from gows.protocol.connection import to_bytes
+from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
-from gows.reactor import Listener, Loop, Stream
+from gows.protocol.proxy import ProxyError
+from gows.reactor import Listener, Loop, Observer, Stream
 from gows.reactor.loop import SIGNAL_INTERVAL
+from gows.reactor.reserve import Reserve
 from gows.remote import Remote, RemoteConnection
 from gows.websocket import Data, WebSocket
 
@@ -37,12 +43,11 @@ logger = logging.getLogger("gows")
 View = Callable[..., Any]
 V = TypeVar("V", bound=View)
 
-DESCRIPTOR_RESERVE = 64
-"""Descriptors kept free for files, pipes and databases of the user's own: the server stops accepting before they
-are needed."""
 SECOND_SIGNAL = 0.3
 """Seconds after the first signal from which on another one counts: timeout(1) and some supervisors send each signal
 twice, to the process and to its group."""
+MAX_REFUSED = 512
+"""Refused connections that are left time to read their answer; more are cut off, for each takes a descriptor."""
 
 
 class Server:
@@ -59,7 +64,8 @@ class Server:
     - `max_body_size`: bytes of a request body; larger ones get 413.
     - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after), for
       its body, and for the next request to begin on a kept connection.
-    - `max_connections`: None: the descriptor limit of the process less a reserve of 64.
+    - `max_connections`: more get 503. None: as many as there are descriptors; near the limit, the others wait.
+    - `admission`: who may connect: caps per client, a rate, trusted proxies, the descriptor reserve; see Admission.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
     """
 
@@ -77,6 +83,7 @@ class Server:
         body_timeout: float = 60.0,
         keep_alive_timeout: float = 75.0,
         max_connections: int | None = None,
+        admission: Admission | None = None,
         loop: Loop | None = None,
     ) -> None:
         for name, value in (
@@ -93,15 +100,26 @@ class Server:
         self.head_timeout = head_timeout
         self.body_timeout = body_timeout
         self.keep_alive_timeout = keep_alive_timeout
-        self.max_connections = _connection_limit() if max_connections is None else max_connections
+        self.max_connections = max_connections
+        self.admission = admission or Admission()
+        if self.admission.attached:
+            raise UsageError("an Admission counts for one server; make another")
         self.router = Router()
         self._wsgi = None if wsgi is None else WsgiApp(wsgi)
         self._own_loop = loop is None
         self.loop = loop or Loop(workers=workers, read_buffer_size=self.options.frame_read_buffer_size)
+        self.admission.attach(self.loop)
         self._listeners: list[Listener] = []
         self._fanout = Fanout(self.loop)
         self._remote: Remote | None = None
         self._broadcasting = threading.Lock()  # so that the order is the same in all processes
+        self._refused = _Refused()
+        self._reserve = Reserve(
+            self.loop,
+            self._listeners,
+            self.admission.descriptor_reserve,
+            partial(self.admission.count, "descriptors"),
+        )
         self._stop_lock = threading.Lock()
         self._stopping = False
         self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
@@ -136,6 +154,11 @@ class Server:
     def static(self, prefix: str, folder: str) -> None:
         """Serve the files below `folder` under the path `prefix`. Raises ValueError when it is no folder."""
         StaticFolder(prefix, folder).register(self.router)
+
+    @property
+    def proxies(self) -> Proxies | None:
+        """The proxies that are believed; None: none are."""
+        return self.admission.proxies
 
     def handle(self, request: Request) -> Any:
         """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket.
@@ -210,12 +233,17 @@ class Server:
                 self._remote.broadcast(message, group, exclude)
             self._fanout.send(message, Audience(self.loop, self, group), own)
 
-    def listen(self, address: Any, **settings: Any) -> Any:
-        """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
-        which address."""
+    def listen(self, address: Any, *, proxy_protocol: bool | str | None = None, **settings: Any) -> Any:
+        """Bind and listen; accepting begins when the server runs. Returns the bound address. `proxy_protocol`: as in
+        Admission, for this address alone. Raises OSError, saying which address."""
         if self._stopping:
             raise UsageError("this server was stopped")
-        listener = self.loop.listen(address, self._accepted, ssl_context=self.ssl_context, **settings)
+        admission = self.admission
+        versions = admission.proxy_versions(admission.proxy_protocol if proxy_protocol is None else proxy_protocol)
+        accepted = partial(self._accepted_by_proxy, versions) if versions else self._accepted
+        listener = self.loop.listen(
+            address, accepted, ssl_context=self.ssl_context, defer_tls=bool(versions), **settings
+        )
         self._listeners.append(listener)
         return listener.address
 
@@ -280,6 +308,7 @@ class Server:
                 self._drain(Drain(self.loop, self, self._listeners, drain, timeout), deadline)
             if self._own_loop:
                 self.loop.close(max(1.0, deadline - time.monotonic()))
+            self.admission.detach()
             self._stopped = True
 
     def _drain(self, drain: Drain, deadline: float) -> None:
@@ -317,11 +346,74 @@ class Server:
     # ------------------------------------------------------------------ loop thread
 
     def _accepted(self, stream: Stream) -> None:
-        connection = stream.observer = HttpConnection(stream, self)
-        if self.loop.live_streams >= self.max_connections:
-            connection.refuse(HttpError(503, "too many connections", (("Retry-After", "5"),)))
+        if self._has_room(stream) and self._known(stream):
+            stream.observer = HttpConnection(stream, self)
+
+    def _accepted_by_proxy(self, versions: frozenset[int], stream: Stream) -> None:
+        if not self._has_room(stream):
+            return
+        admission = self.admission
+        if admission.proxies is not None and admission.proxies.trusts(stream.peer_address):
+            http = HttpConnection(stream, self)
+            stream.observer = ProxyPreface(stream, http, versions, self._known, self._no_proxy)
+        else:
+            self._no_proxy(stream, ProxyError("the peer is none of trusted_proxies"))
+            stream.abort()
+
+    def _has_room(self, stream: Stream) -> bool:
+        assert stream.sock is not None
+        self._reserve.accepted(stream.sock.fileno())
+        most = self.max_connections
+        if most is None or self.loop.live_streams - self._refused.count < most:
+            return True
+        self.admission.count(MAX_CONNECTIONS.cause)
+        self._refuse(stream, MAX_CONNECTIONS)
+        return False
+
+    def _known(self, stream: Stream) -> bool:
+        """It is known by now who is there: the peer, or whom a PROXY header names. Whether the connection goes on."""
+        admission = self.admission
+        if not admission.limited:
+            return True
+        address = stream.peer_address
+        if admission.proxies is not None and admission.proxies.trusts(address):
+            return True  # each upgrade will tell
+        refusal = admission.enter(stream, address)
+        if refusal is not None:
+            self._refuse(stream, refusal)
+        return refusal is None
+
+    def _refuse(self, stream: Stream, refusal: Refusal) -> None:
+        """Answer before anything was asked, and close in order, so that the answer arrives. Over TLS there is none: a
+        handshake would cost more than a connection that is admitted."""
+        refused = stream.observer = self._refused
+        refused.count += 1
+        if access_logger.isEnabledFor(logging.INFO):
+            access_logger.info('%s "-" %d 0', stream.peer_address, refusal.status)
+        if refused.count <= MAX_REFUSED:
+            stream.write(response_error(self.admission.error(refusal)))
+            stream.close()
+        else:
+            stream.abort()
+
+    def _no_proxy(self, stream: Stream, error: ProxyError) -> None:
+        """A connection that is to begin with a PROXY header does not."""
+        if not self.admission.counts["proxy_protocol"]:
+            logger.warning("%s was cut off: %s; further ones are only counted", stream.peer_address, error)
+        self.admission.count("proxy_protocol")
 
 
-def _connection_limit() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, soft - DESCRIPTOR_RESERVE)
+class _Refused(Observer):
+    """The observer of all connections that were refused."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def data_received(self, buf: bytearray, n: int, /) -> None:
+        """Nothing of it is of interest."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """One less."""
+        self.count -= 1

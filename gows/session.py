@@ -30,6 +30,8 @@ from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
 from gows.protocol.prepared import PreparedMessage
+from gows.protocol.frames import MAX_HEADER
+from gows.protocol.rates import Meter, MeteredConnection, Rates
 from gows.reactor.observer import Observer
 from gows.reactor.timers import TICKS_PER_SECOND
 
@@ -102,8 +104,9 @@ class SessionContext:
         self.owner = owner
         self.inline = loop.pool.inline if inline is None else inline
         self.high_water = options.high_water
-        self.whole = _connection_config(loop, options, role, chunked=False)
-        self.chunked = _connection_config(loop, options, role, chunked=True)
+        rates = _rates(loop, options)
+        self.whole = _connection_config(loop, options, role, rates, chunked=False)
+        self.chunked = _connection_config(loop, options, role, rates, chunked=True)
         self.deflate_pool: DeflatePool = loop.shared.setdefault(DeflatePool, DeflatePool())
         self.deflate_options = DeflateOptions(
             level=options.compression_level,
@@ -115,10 +118,11 @@ class SessionContext:
 
     def connection(self, params: DeflateParams | None) -> Connection:
         """A protocol machine for a connection that negotiated `params`."""
+        kind = Connection if self.whole.rates is None else MeteredConnection
         if params is None:
-            return Connection(self.whole)
+            return kind(self.whole)
         server = self.role is Role.SERVER
-        return Connection(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
+        return kind(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
 
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
         """A context for one connection that differs in its timeouts; the tables are shared."""
@@ -127,7 +131,20 @@ class SessionContext:
         return context
 
 
-def _connection_config(loop: Loop, options: AcceptOptions, role: Role, *, chunked: bool) -> ConnectionConfig:
+def _rates(loop: Loop, options: AcceptOptions) -> Rates | None:
+    messages = size = None
+    if options.max_message_rate is not None:
+        burst = options.message_burst or max(1.0, options.max_message_rate)
+        messages = Meter(options.max_message_rate, burst, loop.time)
+    if options.max_byte_rate is not None:
+        most = options.max_message_size + MAX_HEADER
+        size = Meter(options.max_byte_rate, options.byte_burst or max(most, options.max_byte_rate), loop.time)
+    return None if messages is None and size is None else Rates(messages, size)
+
+
+def _connection_config(
+    loop: Loop, options: AcceptOptions, role: Role, rates: Rates | None, *, chunked: bool
+) -> ConnectionConfig:
     return ConnectionConfig(
         role=role,
         max_message_size=options.max_message_size,
@@ -137,6 +154,7 @@ def _connection_config(loop: Loop, options: AcceptOptions, role: Role, *, chunke
         message_buffer_size=options.message_buffer_size,
         min_compress_size=options.min_compress_size,
         pool=loop.buffers,
+        rates=rates,
     )
 
 
@@ -692,7 +710,7 @@ class Session(Observer):
 
     def _peer_failed(self, error: ProtocolError) -> None:
         """The peer broke the protocol: tell it, and read no more (RFC 6455 §7.1.7)."""
-        self._blame(CloseCause.PROTOCOL_ERROR)
+        self._blame(error.cause)
         with self.stream.lock:
             if self.connection.state is ConnectionState.FAILED:
                 self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError, UsageError
+from gows.http.connection import HttpConnection
 from gows.http.request import Request
 from gows.options import AcceptOptions, default_options
 from gows.protocol.connection import Role
@@ -55,9 +56,10 @@ def accept(
     extra headers of the 101. Connections from outside a `gows.Server` live on `loop`, or on the process-wide loop,
     which starts at first use.
 
-    Raises HandshakeError with the HTTP status of the refusal (405, 426, 400, 403), InvalidHeaderError for a header
-    that may not be sent, ConnectionClosedError when the peer has gone, UsageError for a socket that cannot be taken
-    over. Uncaught in a route of a Server, a HandshakeError becomes the HTTP answer.
+    Raises HandshakeError with the HTTP status of the refusal (405, 426, 400, 403; behind a trusted proxy 429 and 503,
+    by the server's Admission), InvalidHeaderError for a header that may not be sent, ConnectionClosedError when the
+    peer has gone, UsageError for a socket that cannot be taken over. Uncaught in a route of a Server, a HandshakeError
+    becomes the HTTP answer.
     """
     extra = check_headers(headers or ())
     if isinstance(source, dict):
@@ -114,8 +116,8 @@ class Agreement:
 def _origin_passes(request: Request, options: AcceptOptions) -> bool:
     if options.check_origin is not None:
         return options.check_origin(request)
-    headers = request.head.headers
-    return same_origin(headers.get("origin"), headers.get("host"), request.scheme == "https")
+    origin = request.head.headers.get("origin")
+    return same_origin(origin, request.host, request.scheme == "https")
 
 
 def _websocket(stream: Stream, agreement: Agreement, request: Request) -> WebSocket:
@@ -130,13 +132,40 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
     carrier = request.connection
     if carrier is None:
         raise UsageError("this request did not come by a connection that can be upgraded")
+    app, stream = carrier.app, carrier.stream
+    if app.proxies is not None:
+        try:
+            _ = request.remote_addr
+        except HttpError as error:
+            raise HandshakeError(error.status, error.reason) from None
     if options is None:
-        options = carrier.app.options if isinstance(carrier.app, Server) else default_options()
-    agreement = Agreement(request, carrier.stream.loop, options, headers, carrier.app)
-    ws = _websocket(carrier.stream, agreement, request)
-    carrier.upgrade(agreement.answer, ws)
+        options = app.options if isinstance(app, Server) else default_options()
+    agreement = Agreement(request, stream.loop, options, headers, app)
+    ws = _websocket(stream, agreement, request)
+    if app.proxies is None or not app.proxies.trusts(stream.peer_address):
+        carrier.upgrade(agreement.answer, ws)
+    else:
+        _upgrade_for_proxy(carrier, agreement, ws)
     agreement.context.loop.call_soon(ws.arm)  # serve() must follow in time
     return ws
+
+
+def _upgrade_for_proxy(carrier: HttpConnection, agreement: Agreement, ws: WebSocket) -> None:
+    """The connection of a trusted proxy is one client's from here on: it is admitted now, and its peer has a name."""
+    client = ws.request.remote_addr
+    admission = carrier.app.admission if isinstance(carrier.app, Server) else None
+    if admission is not None:
+        refusal = admission.enter(carrier.stream, client)
+        if refusal is not None:
+            raise admission.error(refusal)
+    try:
+        carrier.upgrade(agreement.answer, ws)
+    except BaseException:
+        if admission is not None:
+            admission.leave(carrier.stream)
+        raise
+    if client is not None:
+        carrier.stream.name_peer(client)
 
 
 # ---------------------------------------------------------------------- from sockets of somebody else

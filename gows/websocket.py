@@ -208,7 +208,7 @@ class WebSocket(Session):
     @property
     def remote_addr(self) -> Any:
         """The peer's address, e.g. ("127.0.0.1", 50000); asked of the kernel each time. None once the socket is
-        gone."""
+        gone. Behind a proxy of `Admission(trusted_proxies=…)`, the client's; its port is 0 where nobody told it."""
         return self.stream.peer_address
 
     # ------------------------------------------------------------------ timeouts

@@ -139,17 +139,17 @@ class Stage:
         self.handlers.append(self.make_handler())
         ws.serve(self.handlers[-1])
 
-    def connect(self) -> Guest:
-        """One more connection; nothing was said yet."""
-        before = self.loop.live_streams
+    def connect(self, host: str = "10.0.0.9") -> Guest:
+        """One more connection, from `host`; nothing was said yet."""
+        self.world.network.host = host
         sock, _ = self.world.network.dial(Target(socket.AF_INET, ADDRESS))
-        self.world.run_until(lambda: self.loop.live_streams > before)
+        self.world.run_until(lambda: sock.accepted)
         self.guests.append(Guest(self, sock))
         return self.guests[-1]
 
-    def guest(self, *headers: str) -> tuple[Guest, Any]:
+    def guest(self, *headers: str, host: str = "10.0.0.9") -> tuple[Guest, Any]:
         """A guest that was upgraded, and the handler of its connection, whose `on_open` has returned."""
-        guest = self.connect()
+        guest = self.connect(host)
         before = len(self.handlers)
         answer = guest.upgrade(*headers)
         assert answer.status == 101, answer

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 import gows
@@ -299,6 +299,17 @@ def test_listen(run: Callable[..., Running], tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_admission(run: Callable[..., Running]) -> None:
+    port = run("admission").serving()
+    with connect(f"ws://127.0.0.1:{port}/chat") as ws:
+        for _ in range(101):
+            ws.send("x")
+        with pytest.raises(ConnectionClosed):
+            ws.recv(10)
+        assert (ws.close_code, ws.close_reason) == (1008, "too many messages a second")
+    assert fetch(port, "/refused")[1].startswith('{"max_connections":0,"per_ip":0,')
+
+
 def test_reactor(run: Callable[..., Running]) -> None:
     running = run("reactor")
     with socket.create_connection(("127.0.0.1", running.serving()), timeout=10) as sock:
@@ -329,6 +340,11 @@ def test_the_table_of_options_is_the_code() -> None:
 def test_the_table_of_the_server_is_the_code() -> None:
     parameters = list(inspect.signature(gows.Server).parameters.values())
     assert [row[:2] for row in rows("Server")] == [[each.name, repr(each.default)] for each in parameters]
+
+
+def test_the_table_of_admission_is_the_code() -> None:
+    parameters = list(inspect.signature(gows.Admission).parameters.values())
+    assert [row[:2] for row in rows("Admission")] == [[each.name, repr(each.default)] for each in parameters]
 
 
 def test_the_table_of_close_codes_is_the_code() -> None:

@@ -196,20 +196,13 @@ def test_more_connections_than_allowed(make_server: MakeServer) -> None:
     for _ in range(5):
         with RawPeer(address) as peer:
             answer, _ = peer.read_answer()
-            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            assert answer.status == 503
+            assert 5 <= int(answer.headers["retry-after"]) <= 30
             assert peer.read_end() == "FIN"
     peers[0][0].close()
     wait_until(lambda: server.loop.live_streams < 2)
     echoes(address)
     peers[1][0].close()
-
-
-def test_the_descriptor_limit_less_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit, expected in ((1024, 960), (70, 16)):
-        monkeypatch.setattr("resource.getrlimit", lambda which, limit=limit: (limit, limit))
-        server = Server()
-        assert server.max_connections == expected
-        server.stop()
 
 
 # ---------------------------------------------------------------------- where it listens

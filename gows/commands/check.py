@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import gows
+from gows.admission import DESCRIPTOR_RESERVE
 from gows.reactor.poller import make_poller
-from gows.server import DESCRIPTOR_RESERVE
 
 BACKLOG = 4096
 """The listen queue that `Loop.listen` asks for; the kernel cuts it to somaxconn (listen(2))."""

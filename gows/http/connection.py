@@ -24,10 +24,12 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError
+from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.http.response import BODILESS, Response, as_response, error_response
 from gows.protocol.handshake import response_error
 from gows.protocol.http import RequestParser
+from gows.reactor.networks import PeerAddress
 from gows.reactor.observer import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
@@ -61,6 +63,10 @@ class Application(Protocol):
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float
+
+    @property
+    def proxies(self) -> Proxies | None:
+        """The proxies that are believed; None: none are."""
 
     def handle(self, request: Request) -> Any:
         """The answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""
@@ -448,4 +454,12 @@ class HttpConnection(Observer):
         if access_logger.isEnabledFor(logging.INFO):
             head = self._parser.head
             line = "-" if head is None else f"{head.method} {head.target} {head.version}"
-            access_logger.info('%s "%s" %d %d', self.stream.peer_address, line, status, size)
+            access_logger.info('%s "%s" %d %d', self._client_address(), line, status, size)
+
+    def _client_address(self) -> PeerAddress:
+        if self._request is not None:
+            try:
+                return self._request.remote_addr
+            except HttpError:  # it cannot be read, which may be what is being logged
+                pass
+        return self.stream.peer_address

@@ -8,12 +8,14 @@ from urllib.parse import unquote
 
 from gows.errors import HttpError
 from gows.http.forms import UploadedFile, Values, parse_cookies, parse_multipart, parse_query
+from gows.http.proxies import Client
 from gows.protocol.headers import Headers
 from gows.protocol.http import RequestHead
 
 if TYPE_CHECKING:
     from gows.http.connection import HttpConnection
 
+_NOTHING_TOLD = Client(None)
 _NOTHING: tuple[Values[str], Values[UploadedFile]] = (Values([]), Values([]))
 
 
@@ -25,7 +27,7 @@ class Request:
     What is malformed raises HttpError (400) when it is looked at; that becomes the answer if the route lets it pass.
     """
 
-    __slots__ = ("_form", "_query", "body", "connection", "head", "path", "path_params")
+    __slots__ = ("_client", "_form", "_query", "body", "connection", "head", "path", "path_params")
 
     def __init__(self, head: RequestHead, body: bytes = b"", connection: HttpConnection | None = None) -> None:
         self.head = head
@@ -37,6 +39,7 @@ class Request:
         self.path_params: dict[str, str] = {}
         self._query: Values[str] | None = None
         self._form: tuple[Values[str], Values[UploadedFile]] | None = None
+        self._client: Client | None = None
 
     @property
     def method(self) -> str:
@@ -60,18 +63,35 @@ class Request:
 
     @property
     def host(self) -> str:
-        """The Host field, with the port if it names one; empty when HTTP/1.0 sent none."""
-        return self.head.headers.get("host") or ""
+        """The Host field, with the port if it names one; empty when HTTP/1.0 sent none. From a trusted proxy, what it
+        forwards in its place."""
+        return self._told().host or self.head.headers.get("host") or ""
 
     @property
     def scheme(self) -> str:
-        """ "https" when the connection itself is TLS, else "http". Forwarded headers are not believed."""
-        return "https" if self.connection is not None and self.connection.secure else "http"
+        """ "https" when the connection itself is TLS, else "http". From a trusted proxy, what it forwards."""
+        secure = self.connection is not None and self.connection.secure
+        return self._told().scheme or ("https" if secure else "http")
 
     @property
     def remote_addr(self) -> tuple[str, int] | str | None:
-        """The peer: (host, port), or the path of a Unix-domain socket; None once it has gone."""
-        return None if self.connection is None else self.connection.stream.peer_address
+        """The peer: (host, port), or the path of a Unix-domain socket; None once it has gone. From a trusted proxy,
+        whom it names; the port is 0 where it does not tell that."""
+        told = self._told()
+        if told is _NOTHING_TOLD:
+            return None if self.connection is None else self.connection.stream.peer_address
+        return told.address
+
+    def _told(self) -> Client:
+        """What a trusted proxy says."""
+        if self._client is None:
+            connection = self.connection
+            proxies = None if connection is None else connection.app.proxies
+            if connection is None or proxies is None:
+                self._client = _NOTHING_TOLD
+            else:
+                self._client = proxies.client(connection.stream.peer_address, self.head.headers)
+        return self._client
 
     @property
     def query(self) -> Values[str]:

@@ -168,7 +168,9 @@ def make_environ(request: Request) -> Environ:
     environ["SERVER_NAME"], environ["SERVER_PORT"] = _server_address(request)
     remote = request.remote_addr
     if isinstance(remote, tuple):
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote[0], str(remote[1])
+        environ["REMOTE_ADDR"] = remote[0]
+        if remote[1]:  # a proxy may not tell it
+            environ["REMOTE_PORT"] = str(remote[1])
     else:
         environ["REMOTE_ADDR"] = ""  # a Unix-domain socket
     for name in head.headers:
@@ -177,6 +179,8 @@ def make_environ(request: Request) -> Environ:
         if "_" not in name and name not in ("content-type", "content-length", "proxy"):
             values = head.headers.get_all(name)
             environ["HTTP_" + name.upper().replace("-", "_")] = ("; " if name == "cookie" else ",").join(values)
+    if request.host:
+        environ["HTTP_HOST"] = request.host
     return environ
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gows.bytebuffer import BufferPool
 from gows.protocol.frames import MAX_CONTROL
 from gows.protocol.masking import REPEATS
 from gows.protocol.states import Role
+
+if TYPE_CHECKING:
+    from gows.protocol.rates import Rates
 
 _MIN_BUDGET = 1 << 18
 
@@ -50,6 +53,7 @@ class ConnectionConfig:
         "message_buffer_size",
         "min_compress_size",
         "pool",
+        "rates",
         "role",
     )
 
@@ -64,6 +68,7 @@ class ConnectionConfig:
         message_buffer_size: int = 4096,
         min_compress_size: int = 1024,
         pool: BufferPool | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self.role = role
         self.masked = role is Role.SERVER
@@ -79,6 +84,8 @@ class ConnectionConfig:
         """In chunked mode: pieces of an unfinished frame are gathered to this size before they are handed over."""
         self.min_compress_size = min_compress_size
         self.pool = BufferPool() if pool is None else pool
+        self.rates = rates
+        """What a MeteredConnection may receive in a second."""
         self.budget = max(max_message_size, _MIN_BUDGET)
         """`receive` stops after so many decoded bytes, for a few compressed ones may hold very many."""
         self.forms = _forms_up_to(max_message_size if self.masked and not chunked else -1)

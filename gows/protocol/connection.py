@@ -203,8 +203,12 @@ class Connection:
                         assembly.pending = True
                         return
         except ProtocolError as error:
-            self._stop(FAULT)
-            events.append((FAIL, error.with_traceback(None)))  # it holds this frame, which holds `events`
+            self.fail(error.with_traceback(None), events)  # it holds this frame, which holds `events`
+
+    def fail(self, error: ProtocolError, events: list[Event]) -> None:
+        """The peer is at fault: nothing more is parsed. Reading thread."""
+        self._stop(FAULT)
+        events.append((FAIL, error))
 
     def receive_eof(self) -> None:
         """The stream is gone: nothing can be sent, and what is unfinished is given back. Reading thread; idempotent."""

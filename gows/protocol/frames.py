@@ -22,6 +22,7 @@ FIN = 0x80
 RSV1 = 0x40
 _MASKED = 0x80
 MAX_CONTROL = 125
+MAX_HEADER = 14  # with a 64-bit length and a masking key
 MAX_REASON = MAX_CONTROL - 2
 
 _PACK_16 = struct.Struct("!BBH").pack

@@ -37,8 +37,7 @@ class Listener:
     all of them, for a name may stand for several.
 
     When the process or the system has no descriptor left, connections would wait in the kernel's queue, and the
-    poller
-    would report them over and over. The listener therefore keeps one descriptor in reserve: it gives that up, accepts
+    poller would report them over and over. The listener therefore keeps one descriptor in reserve: it gives that up, accepts
     and closes what waits, so that those peers are told at once, and then does not accept for 0.1 s, doubling to 1 s
     as long as it lasts.
     """
@@ -51,10 +50,13 @@ class Listener:
         address: Address,
         ssl_context: ssl.SSLContext | None = None,
         accepts_per_turn: int = ACCEPTS_PER_TURN,
+        *,
+        defer_tls: bool = False,
     ) -> None:
         self.loop = loop
         self.on_accept = on_accept
         self.ssl_context = ssl_context
+        self.defer_tls = defer_tls
         self.accepts_per_turn = accepts_per_turn
         self.addresses = [socket_address(sock.getsockname()) for sock in socks]
         self.address = self.addresses[0]
@@ -73,6 +75,11 @@ class Listener:
         """Accept no more for now; connections wait in the kernel's queue. Any thread; idempotent."""
         self._paused = True
         self.loop.run_soon(self._watch)
+
+    @property
+    def paused(self) -> bool:
+        """Whether `pause` was called last. Any thread."""
+        return self._paused
 
     def resume(self) -> None:
         """Accept again. Any thread; idempotent."""
@@ -135,7 +142,7 @@ class Listener:
             if self.ssl_context is None:
                 stream = Stream(loop, connection)
             else:
-                stream = TLSStream(loop, connection, self.ssl_context, server_side=True)
+                stream = TLSStream(loop, connection, self.ssl_context, server_side=True, deferred=self.defer_tls)
             loop.admit(stream, self.on_accept)
         return True
 

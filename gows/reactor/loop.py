@@ -90,6 +90,8 @@ class Loop:
         "buffers",
         "dirty",
         "live_streams",
+        "on_end",
+        "peer_names",
         "poller",
         "pool",
         "scratch",
@@ -121,6 +123,8 @@ class Loop:
         self.shared: dict[Any, Any] = {}  # what upper layers keep once a loop
         self.streams: list[Endpoint | None] = []  # by descriptor
         self.live_streams = 0
+        self.on_end: list[Callable[[Stream], object]] = []  # told of each stream that ends, its descriptor still open
+        self.peer_names: dict[Stream, tuple[str, int] | str] = {}  # where `Stream.name_peer` knew better
         self.wheel = TimingWheel()
         self._clock = clock
         self._base = clock() - 1.0 / TICKS_PER_SECOND  # so that tick 0 is never now, and may mean "none"
@@ -390,6 +394,10 @@ class Loop:
             self.call_soon(self.wheel.add_timer, timer)
         return timer
 
+    def time(self) -> float:
+        """Seconds of the loop's clock. Any thread."""
+        return self._clock()
+
     def now(self) -> int:
         """The present tick, exactly; `ticks` is the one at which the turn began."""
         # a hair more, so that a clock that stands exactly at a deadline has reached it in floating point too
@@ -413,6 +421,7 @@ class Loop:
         *,
         backlog: int = 4096,
         ssl_context: ssl.SSLContext | None = None,
+        defer_tls: bool = False,
         reuse_port: bool = False,
         mode: int | None = None,
     ) -> Listener:
@@ -421,8 +430,8 @@ class Loop:
 
         `on_accept(stream)` is called in the loop's thread for each and must set `stream.observer`. With `ssl_context`
         the stream speaks TLS; the handshake goes on after `on_accept`, under the deadline that the observer sets
-        there. `mode`: permission bits for the file of a Unix-domain socket. `reuse_port`: SO_REUSEPORT, several
-        processes share the port.
+        there. With `defer_tls` it waits for `TLSStream.start_tls`. `mode`: permission bits for the file of a
+        Unix-domain socket. `reuse_port`: SO_REUSEPORT, several processes share the port.
 
         Bound and listening when this returns. Raises OSError naming the address, ValueError for one that cannot be
         read.
@@ -430,7 +439,7 @@ class Loop:
         self._check_open()
         place = parse_address(address)
         socks = self.sockets.listen(place, backlog=backlog, reuse_port=reuse_port, mode=mode)
-        listener = Listener(self, socks, on_accept, place, ssl_context)
+        listener = Listener(self, socks, on_accept, place, ssl_context, defer_tls=defer_tls)
         self._listeners.append(listener)
         self.run_soon(listener.open)
         return listener
@@ -557,6 +566,10 @@ class Loop:
             fd = stream.sock.fileno()
             self.streams[fd] = None
             self.live_streams -= 1
+            for fn in self.on_end:
+                fn(stream)
+        if self.peer_names:
+            self.peer_names.pop(stream, None)
         return error
 
     def listener_closed(self, listener: Listener) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 import sys
@@ -48,6 +49,11 @@ class SocketLayer:
         """Give it up."""
         if fd >= 0:
             os.close(fd)
+
+    def descriptor_limit(self) -> int:
+        """How many descriptors this process may have open."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
     def resolve(self, address: Address) -> list[Target]:
         """The socket addresses of `address`, best first. May block on a name server. Raises OSError

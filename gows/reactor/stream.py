@@ -122,12 +122,22 @@ class Stream(Endpoint):
 
     @property
     def peer_address(self) -> tuple[str, int] | str | None:
-        """(host, port), or the path of a Unix-domain socket; None once the socket is gone. Looked up when asked for.
-        Any thread."""
+        """(host, port), or the path of a Unix-domain socket; None once the socket is gone. Looked up when asked for,
+        unless `name_peer` told it. Any thread."""
+        if self.loop.peer_names:
+            name = self.loop.peer_names.get(self)
+            if name is not None:
+                return name
         try:
             return None if self.sock is None else socket_address(self.sock.getpeername())
         except OSError:
             return None
+
+    def name_peer(self, address: tuple[str, int] | str) -> None:
+        """Have `peer_address` be this from now on: the socket's peer only passes the bytes on. Any thread."""
+        with self.lock:
+            if not self._state & LOST:  # else nobody would forget it
+                self.loop.peer_names[self] = address
 
     @property
     def local_address(self) -> tuple[str, int] | str | None:

@@ -44,11 +44,18 @@ if TYPE_CHECKING:
 PORTION = 131072
 """Plain bytes enciphered for one send at most."""
 
-GOODBYE = 1 << 24  # a bit of `_state`: close_notify was queued
+# Bits of `_state`, beside those of Stream.
+GOODBYE = 1 << 24  # close_notify was queued
+DEFERRED = 1 << 25  # what comes is not TLS yet: it goes to the observer as it is
+
+NO_CIPHER = DEFERRED | EOF | CLOSING | ABORTED | LOST  # what comes is not to be deciphered
 
 
 class TLSStream(Stream):
-    """A connection under TLS. For observers it is a Stream; `ssl_object` tells about the session."""
+    """A connection under TLS. For observers it is a Stream; `ssl_object` tells about the session.
+
+    When it is `deferred`, something else comes first: the observer gets it as it is, until it calls `start_tls`.
+    """
 
     __slots__ = ("_cipher", "_incoming", "_outgoing", "ssl_object")
 
@@ -61,13 +68,14 @@ class TLSStream(Stream):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        deferred: bool = False,
     ) -> None:
         super().__init__(loop, sock, observer)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._cipher: bytes | memoryview | None = None  # enciphered and not yet taken by the kernel
         self.ssl_object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
-        self._state |= CONNECTING
+        self._state |= CONNECTING | (DEFERRED if deferred else 0)
 
     # ------------------------------------------------------------------ handshake; loop thread
 
@@ -82,7 +90,16 @@ class TLSStream(Stream):
         with self.lock:
             if not self._state & (ABORTED | LOST):
                 self._watch(self._state & WATCHED | READ)
-        self._shake()
+        if not self._state & DEFERRED:
+            self._shake()
+
+    def start_tls(self, data: bytes) -> None:
+        """The handshake begins, of which `data` came already. Of a deferred stream, once; loop thread."""
+        with self.lock:
+            self._state &= ~DEFERRED
+            self._incoming.write(data)
+        if self._shake():
+            self._deliver(self.loop.scratch)
 
     def _shake(self) -> bool:
         """Take the handshake one step on. Whether it is over, and well."""
@@ -108,8 +125,11 @@ class TLSStream(Stream):
         """One read of enciphered bytes; then everything that can be deciphered, for no event would tell of the
         rest."""
         state = self._state
-        if state & (EOF | CLOSING | ABORTED | LOST) or state & (PAUSED | CONNECTING) == PAUSED:
-            self._refuse(scratch)
+        if state & NO_CIPHER or state & (PAUSED | CONNECTING) == PAUSED:
+            if state & NO_CIPHER == DEFERRED:
+                self._read_plain(scratch, ticks)
+            else:
+                self._refuse(scratch)
             return
         try:
             n = self.sock.recv_into(scratch)  # type: ignore[union-attr]
@@ -126,6 +146,21 @@ class TLSStream(Stream):
         self.seen = ticks
         if not state & CONNECTING or self._shake():
             self._deliver(scratch)
+
+    def _read_plain(self, scratch: bytearray, ticks: int) -> None:
+        """One read of what comes before TLS."""
+        try:
+            n = self.sock.recv_into(scratch)  # type: ignore[union-attr]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.abort(error)
+            return
+        if n:
+            self.seen = ticks
+            self.observer.data_received(scratch, n)
+        else:
+            self._eof()
 
     def _deliver(self, scratch: bytearray) -> None:
         """Hand over what can be deciphered, a scratch buffer full at a time, as long as the observer wants it."""

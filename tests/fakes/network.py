@@ -22,6 +22,8 @@ from tests.fakes.clock import VirtualClock
 from tests.fakes.pipe import FIN, Pipe
 
 FIRST_DESCRIPTOR = 3
+ELSEWHERE = 1 << 24
+"""From here on they are another process's."""
 
 
 class MemoryNetwork(SocketLayer):
@@ -40,6 +42,8 @@ class MemoryNetwork(SocketLayer):
         self.latency = latency
         self.buffer_size = buffer_size
         self.descriptors = descriptors
+        self.host = "10.0.0.9"  # where connections come from
+        self.elsewhere = False  # whether the next sockets are another process's, and take no descriptor of this one
         self.names: dict[str, list[str]] = {}
         self.unreachable: set[str] = set()  # hosts that never answer
         self.open: dict[int, MemorySocket | MemoryListener | MemoryWakeup | None] = {}
@@ -47,6 +51,7 @@ class MemoryNetwork(SocketLayer):
         self.peers: list[MemorySocket] = []
         self._free: list[int] = []
         self._next = FIRST_DESCRIPTOR
+        self._last_elsewhere = ELSEWHERE
         self._listeners: dict[Any, MemoryListener] = {}
         self._next_port = 40000
 
@@ -54,6 +59,9 @@ class MemoryNetwork(SocketLayer):
 
     def make_wakeup(self) -> Wakeup:
         return MemoryWakeup(self)
+
+    def descriptor_limit(self) -> int:
+        return FIRST_DESCRIPTOR + self.descriptors
 
     def take_reserve(self) -> int:
         try:
@@ -103,6 +111,11 @@ class MemoryNetwork(SocketLayer):
         self.peers.append(other)
         return one, other
 
+    @property
+    def taken(self) -> int:
+        """How many descriptors of this process are open."""
+        return self._next - FIRST_DESCRIPTOR - len(self._free)
+
     def readiness(self, fd: int) -> int:
         """The mask that a poller would report for an open descriptor."""
         owner = self.open[fd]
@@ -118,7 +131,8 @@ class MemoryNetwork(SocketLayer):
         """Close a descriptor."""
         assert fd not in self.registered, f"descriptor {fd} is closed while a poller watches it"
         del self.open[fd]
-        heapq.heappush(self._free, fd)
+        if fd < ELSEWHERE:
+            heapq.heappush(self._free, fd)
 
     def forget_listener(self, name: Any) -> None:
         del self._listeners[name]
@@ -128,7 +142,11 @@ class MemoryNetwork(SocketLayer):
         return self._allocate(owner)
 
     def _allocate(self, owner: MemorySocket | MemoryListener | MemoryWakeup | None) -> int:
-        if len(self.open) >= self.descriptors:
+        if self.elsewhere:
+            self._last_elsewhere += 1
+            self.open[self._last_elsewhere] = owner
+            return self._last_elsewhere
+        if self.taken >= self.descriptors:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if self._free:
             fd = heapq.heappop(self._free)
@@ -227,7 +245,7 @@ class MemorySocket:
         self._incoming: Pipe | None = None
         self._outgoing: Pipe | None = None
         self._peer: MemorySocket | None = None
-        self._names: tuple[Any, Any] = (("10.0.0.9", 0), None)
+        self._names: tuple[Any, Any] = ((network.host, 0), None)
         self._connected_at: float | None = None
         self._refused = False
         self._error = 0  # what SO_ERROR tells, once
@@ -239,7 +257,7 @@ class MemorySocket:
 
     def begin_connect(self, name: Any, listener: MemoryListener | None) -> None:
         network = self._network
-        self._names = ("10.0.0.9", network._free_port()) if isinstance(name, tuple) else "", name
+        self._names = (network.host, network._free_port()) if isinstance(name, tuple) else "", name
         if isinstance(name, tuple) and name[0] in network.unreachable:
             return
         self._connected_at = network.clock() + network.latency
@@ -266,6 +284,11 @@ class MemorySocket:
 
     def _pipes(self, incoming: Pipe, outgoing: Pipe) -> None:
         self._incoming, self._outgoing = incoming, outgoing
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the other end is there."""
+        return self._peer is not None
 
     def partition(self) -> None:
         """From now on nothing that either end sends arrives, and nobody is told."""
@@ -362,6 +385,8 @@ class MemorySocket:
 
     def getpeername(self) -> Any:
         self._check_open()
+        if self._broken:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return self._names[1]
 
     def getsockopt(self, level: int, option: int) -> int:

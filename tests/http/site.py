@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gows.http.connection import HttpConnection
+from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.reactor import Stream, Target
 from tests.fakes import MemorySocket, World
@@ -26,6 +27,7 @@ class App:
     head_timeout: float = 10.0
     body_timeout: float = 20.0
     keep_alive_timeout: float = 75.0
+    proxies: Proxies | None = None
     requests: list[Request] = field(default_factory=list)
 
     def handle(self, request: Request) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gows.reactor import Stream
 from gows.reactor.stream import JOIN_SIZE, drop_sent, join_small
 from tests.reactor.bench import Bench, Peer
 from tests.reactor.recorder import Recorder
@@ -800,3 +801,43 @@ def test_dropping_what_was_sent(sent: int) -> None:
     pieces: list[bytes | memoryview] = [b"ab", b"cd", b"ef"]
     drop_sent(pieces, sent)
     assert b"".join(pieces) == b"abcdef"[sent:]
+
+
+# ---------------------------------------------------------------------- what upper layers know of a stream
+
+
+def test_a_peer_with_a_name(bench: Bench) -> None:
+    streams = [bench.connect(Recorder())[0] for _ in range(2)]
+    bench.settle()
+    unnamed = streams[1].peer_address
+    streams[0].name_peer(("192.0.2.1", 7))
+    assert [stream.peer_address for stream in streams] == [("192.0.2.1", 7), unnamed]
+    streams[0].name_peer("")
+    assert streams[0].peer_address == ""
+    for stream in streams:
+        stream.abort()
+    bench.until(lambda: not bench.loop.live_streams)
+    assert streams[0].peer_address is None
+    streams[0].name_peer("too late")
+    assert bench.loop.peer_names == {}
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "RST", "loop"])
+def test_the_end_of_each_stream_is_told_while_its_descriptor_is_open(bench: Bench, end: str) -> None:
+    ended: list[tuple[Stream, int]] = []
+    bench.loop.on_end.append(lambda stream: ended.append((stream, stream.sock.fileno() if stream.sock else -1)))
+    observer = Recorder()
+    stream, peer = bench.connect(observer)
+    assert stream.sock is not None
+    fd = stream.sock.fileno()
+    bench.settle()
+    if end == "RST":
+        peer.abort()
+    elif end == "loop":
+        bench.loop.close()
+    else:
+        getattr(stream, end)()
+        peer.close()
+    if end != "loop":
+        bench.until(lambda: observer.lost)
+    assert ended == [(stream, fd)]

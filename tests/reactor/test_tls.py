@@ -541,3 +541,138 @@ def test_a_client_that_leaves_without_a_word(echo_server: tuple[Any, Acceptor], 
         client.sendall(b"x")
         assert client.recv(1) == b"x"
         client.close()
+
+
+# ---------------------------------------------------------------------- something before TLS
+
+
+class Prefaced(Recorder):
+    """Takes a line as it comes, then TLS begins, and another recorder takes over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind = Recorder()
+
+    def data_received(self, buf: bytearray, n: int) -> None:
+        super().data_received(buf, n)
+        line, newline, rest = bytes(self.data).partition(b"\n")
+        if newline:
+            assert isinstance(self.stream, TLSStream)
+            self.data[:] = line
+            self.stream.observer = self.behind
+            self.stream.start_tls(rest)
+
+
+class RawClient:
+    """A TLS client whose bytes the test moves, so that it can put others before them."""
+
+    def __init__(self, world: World, contexts: Contexts) -> None:
+        self.world = world
+        self.sock: Any
+        self.sock, _ = world.network.dial(Target(socket.AF_INET, ("10.0.0.1", 443)))
+        world.network.peers.append(self.sock)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = contexts.client.wrap_bio(self._incoming, self._outgoing, server_hostname="example.org")
+
+    def hello(self) -> bytes:
+        """The first bytes of the handshake."""
+        with pytest.raises(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        return self._outgoing.read()
+
+    def shake(self) -> bool:
+        """A step of the handshake; whether it is over."""
+        try:
+            self._incoming.write(self.sock.recv(65536))
+        except BlockingIOError:
+            pass
+        try:
+            self.tls.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            if self._outgoing.pending:
+                self.sock.send(self._outgoing.read())
+
+
+def prefaced(world: World, contexts: Contexts) -> tuple[RawClient, Prefaced]:
+    loop = world.loop()
+    observers: list[Prefaced] = []
+
+    def accept(stream: Stream) -> None:
+        observers.append(Prefaced())
+        observers[-1].stream = stream
+        stream.observer = observers[-1]
+
+    loop.listen("10.0.0.1:443", accept, ssl_context=contexts.server, defer_tls=True)
+    client = RawClient(world, contexts)
+    world.run_until(lambda: observers)
+    return client, observers[0]
+
+
+@pytest.mark.parametrize("cut", ["together", "apart", "in the hello"])
+def test_what_comes_before_tls(world: World, contexts: Contexts, cut: str) -> None:
+    client, before = prefaced(world, contexts)
+    hello = client.hello()
+    pieces = {
+        "together": [b"the line\n" + hello],
+        "apart": [b"the ", b"line\n", hello],
+        "in the hello": [b"the line\n" + hello[:20], hello[20:]],
+    }[cut]
+    for piece in pieces:
+        client.sock.send(piece)
+        world.run_for(0)
+    world.run_until(client.shake)
+    client.tls.write(b"under TLS")
+    client.sock.send(client._outgoing.read())
+    world.run_until(lambda: before.behind.data == b"under TLS")
+    assert before.data == b"the line"
+    assert not before.lost
+    assert before.stream is not None
+    before.stream.write(b"answer")
+    world.run_for(0)
+    client._incoming.write(client.sock.recv(65536))
+    assert client.tls.read(100) == b"answer"
+
+
+def test_what_is_written_before_tls_waits(world: World, contexts: Contexts) -> None:
+    client, before = prefaced(world, contexts)
+    assert before.stream is not None
+    before.stream.write(b"early")
+    world.run_for(0)
+    with pytest.raises(BlockingIOError):
+        client.sock.recv(100)
+    client.sock.send(b"\n" + client.hello())
+    world.run_for(0)
+    world.run_until(client.shake)
+    world.run_for(0)
+    try:
+        client._incoming.write(client.sock.recv(65536))
+    except BlockingIOError:
+        pass
+    assert client.tls.read(100) == b"early"
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "FIN", "RST", "handshake"])
+def test_ends_before_tls(world: World, contexts: Contexts, end: str) -> None:
+    client, before = prefaced(world, contexts)
+    stream = before.stream
+    assert stream is not None
+    client.sock.send(b"half")
+    world.run_for(0)
+    if end in ("close", "abort"):
+        getattr(stream, end)()
+        client.sock.send(b" more\n")
+    elif end == "FIN":
+        client.sock.shutdown(socket.SHUT_WR)
+        world.run_until(lambda: "eof_received" in before.calls)
+        stream.close()
+    elif end == "RST":
+        client.sock._peer.reset_by_peer()
+    else:
+        client.sock.send(b"\nno handshake at all, but long enough")
+    world.run_until(lambda: before.lost or before.behind.lost)
+    assert before.data == b"half"
+    assert isinstance(before.behind.error, ssl.SSLError) == (end == "handshake")
+    assert stream.loop.live_streams == 0
