@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gows.reactor.endpoint import Sock
 from gows.reactor.observer import Observer
 from gows.reactor.poller import READ
-from gows.reactor.stream import (
+from gows.reactor.states import (
     ABORTED,
     BLOCKED,
     CLOSING,
@@ -27,24 +27,19 @@ from gows.reactor.stream import (
     ENDED,
     ENDING,
     EOF,
-    GONE,
+    GOODBYE,
     LOST,
     OVER,
     PAUSED,
-    SMALL_PIECE,
     WATCHED,
-    Stream,
-    drop_sent,
-    join_small,
 )
+from gows.reactor.stream import GONE, SMALL_PIECE, Stream, drop_sent, join_small
 
 if TYPE_CHECKING:
     from gows.reactor.loop import Loop
 
 PORTION = 131072
 """Plain bytes enciphered for one send at most."""
-
-GOODBYE = 1 << 24  # a bit of `_state`: close_notify was queued
 
 
 class TLSStream(Stream):
