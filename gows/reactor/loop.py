@@ -257,7 +257,7 @@ class Loop:
     def _abort_all(self) -> None:
         """End every stream, and what their observers ask for when they hear of it."""
         self._run_jobs()  # an adopted socket may still wait to be taken in
-        while self.live_streams or self._connectors:
+        while self.live_streams or self._connectors or self._settling:
             for endpoint in self.streams:
                 if isinstance(endpoint, Stream):
                     endpoint.abort()
@@ -344,10 +344,14 @@ class Loop:
     def _settle(self) -> None:
         settling = self._settling
         for stream in list(settling):
+            reason = settling.pop(stream)
             try:
-                stream.settle(settling.pop(stream))
+                stream.settle(reason)
             except Exception as error:
                 self._endpoint_failed(stream, error)
+            except BaseException:  # Ctrl-C, amid the end of a stream: close() has to take the steps that are left
+                settling[stream] = reason
+                raise
 
     # ------------------------------------------------------------------ work for the loop's thread
 
@@ -541,8 +545,9 @@ class Loop:
             error = connector.finish(error)
         if stream.sock is not None:
             fd = stream.sock.fileno()
-            self.streams[fd] = None
-            self.live_streams -= 1
+            if self.streams[fd] is stream:
+                self.streams[fd] = None
+                self.live_streams -= 1
         return error
 
     def listener_closed(self, listener: Listener) -> None:

@@ -556,6 +556,8 @@ class Stream(Endpoint):
         """The loop, at the end of a turn: take the next step towards the end."""
         state = self._state
         if state & LOST:
+            if self.sock is not None and self.sock.fileno() >= 0:  # what a signal handler raised came amid the end
+                self._leave(error)
             return
         if not state & (ABORTED | CONNECTING | ENDED):
             with self.lock:
@@ -591,7 +593,6 @@ class Stream(Endpoint):
     def _finish(self, error: Exception | None) -> None:
         """The end: tell the observer, then close the descriptor."""
         with self.lock:
-            reset = self._state & RESET
             try:
                 if self.sock is not None:
                     self._watch(0)
@@ -600,6 +601,10 @@ class Stream(Endpoint):
             self._state |= LOST
             self._clear_queue()
             self.deadline = 0
+        self._leave(error)
+
+    def _leave(self, error: Exception | None) -> None:
+        """Every step once, also when this is called again because a signal handler raised amid them."""
         error = self.loop.connection_over(self, error)
         observer, self.observer = self.observer, GONE
         try:
@@ -608,7 +613,7 @@ class Stream(Endpoint):
             logger.exception("connection_lost of %r raised", observer)
         if self.sock is not None:
             try:
-                if reset:
+                if self._state & RESET:
                     self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             except OSError:  # the peer's RST came first
                 pass
