@@ -4,6 +4,8 @@
 #   VENV=.venv-3.12              where its environment goes (default .venv)
 #   ARGS="..."                   more words for what is run: make demo ARGS="--port 9000", make test ARGS="-k deflate"
 #
+#   GOWS_PURE=1              run plain Python, though the hot modules are compiled
+#
 # All paths are relative, and every tool is run as `python -m TOOL`, so the checkout may lie under any path, spaces and all.
 # A stamp file in the environment says what it already holds; while pyproject.toml stays as it is, nothing is asked of a network.
 
@@ -17,16 +19,24 @@ ARGS ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check install
 
-.PHONY: help demo test lint conformance conformance-quick load clean
+# What the hot modules are compiled from; they are compiled again when any of it has changed.
+DECLARED := $(shell find gows -name '*.pxd')
+HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
+COMPILED := $(if $(filter-out 0,$(GOWS_PURE)),,$(VENV)/compiled)
+
+.PHONY: help demo test coverage lint conformance conformance-quick load clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/has-gows ## the chat page: open the address it prints in two tabs
+demo: $(VENV)/has-gows $(COMPILED) ## the chat page: open the address it prints in two tabs
 	@exec $(PY) -m gows demo $(ARGS)
 
-test: $(VENV)/has-test ## the test suite, with coverage
-	@$(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+test: $(VENV)/has-test $(COMPILED) ## the test suite
+	@$(PY) -m pytest $(ARGS)
+
+coverage: $(VENV)/has-test ## the test suite in plain Python, with coverage
+	@GOWS_PURE=1 $(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/has-lint ## formatting, lint, types
 	@status=0; \
@@ -35,18 +45,19 @@ lint: $(VENV)/has-lint ## formatting, lint, types
 	$(PY) -m mypy || status=1; \
 	exit $$status
 
-conformance: $(VENV)/has-gows ## all 517 Autobahn cases against the server, then the client (about 20 minutes)
+conformance: $(VENV)/has-gows $(COMPILED) ## all 517 Autobahn cases against the server, then the client (about 20 minutes)
 	@status=0; for end in server client; do $(PY) -m tests.conformance.run_$$end $(ARGS) || status=1; done; exit $$status
 
-conformance-quick: $(VENV)/has-gows ## 337 of them: fewer compression cases (about 2 minutes)
+conformance-quick: $(VENV)/has-gows $(COMPILED) ## 337 of them: fewer compression cases (about 2 minutes)
 	@status=0; for end in server client; do $(PY) -m tests.conformance.run_$$end --quick $(ARGS) || status=1; done; exit $$status
 
-load: $(VENV)/has-gows ## 2,000 connections echo for a few seconds (needs a C compiler)
+load: $(VENV)/has-gows $(COMPILED) ## 2,000 connections echo for a few seconds (needs a C compiler)
 	@$(PY) -m tests.load.run $(ARGS)
 
 clean: ## remove all that was made, the environment too
 	rm -rf .venv .venv-* build dist artifacts .conformance *.egg-info .coverage .coverage.* \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find gows -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A Python fit for an environment: new enough, and with venv and pip (Debian keeps them in python3-venv). An environment
@@ -73,17 +84,26 @@ $(VENV)/made:
 	fi
 	@touch "$@"
 
-$(VENV)/has-gows: $(VENV)/made pyproject.toml
-	@echo "installing gows into $(VENV)"
-	@$(PIP) --editable .
+# Cython and setuptools are in the environment itself, so that compiling again asks nothing of a network either.
+$(VENV)/can-build: $(VENV)/made pyproject.toml
+	@$(PIP) 'setuptools>=77' 'cython>=3.1,<4'
 	@touch "$@"
 
-$(VENV)/has-test: $(VENV)/made pyproject.toml
+$(VENV)/compiled: $(VENV)/can-build $(HOT)
+	@$(PY) setup.py --quiet build_ext --inplace
+	@touch "$@"
+
+$(VENV)/has-gows: $(VENV)/can-build
+	@echo "installing gows into $(VENV)"
+	@$(PIP) --no-build-isolation --editable .
+	@touch "$@"
+
+$(VENV)/has-test: $(VENV)/can-build
 	@echo "installing gows and what its tests need into $(VENV) (about a minute)"
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --no-build-isolation --editable '.[test]'
 	@touch "$(VENV)/has-gows" "$@"
 
-$(VENV)/has-lint: $(VENV)/made pyproject.toml
+$(VENV)/has-lint: $(VENV)/can-build
 	@echo "installing gows, ruff and mypy into $(VENV)"
-	@$(PIP) --editable '.[lint]'
+	@$(PIP) --no-build-isolation --editable '.[lint]'
 	@touch "$(VENV)/has-gows" "$@"

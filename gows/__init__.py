@@ -17,6 +17,10 @@ An echo server:
     server.listen_and_serve(":8080")
 """
 
+from gows import variant
+
+variant.choose()  # before anything else is imported
+
 from gows.admission import Admission
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect

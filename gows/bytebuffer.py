@@ -1,58 +1,24 @@
-"""ByteBuffer: the bytes of one received message, lent to a callback; BufferPool: where assembled ones live.
+"""ByteBuffer: the bytes of one received message, lent to a callback.
 
 A message that came in one frame is an immutable `bytes` object. One that was assembled from pieces lies in a
-`bytearray` that the pool takes back. The wrapper is never reused: a caller who keeps it past its release gets
+`bytearray` that a BufferPool takes back. The wrapper is never reused: a caller who keeps it past its release gets
 BufferReleasedError, not the bytes of another connection. Storage that is still exported (a caller kept the view of
 `get_bytes`) is dropped instead of reused, so a kept view stays what it was.
 """
 
 from __future__ import annotations
 
+from gows.bufferpool import BufferPool
 from gows.errors import BufferReleasedError
 
 _RELEASED = "the buffer was given back when the callback returned; copy it there with clone_bytes()"
 
 
-class BufferPool:
-    """Growing buffers for messages that arrive in pieces. `take` and `give` may be called from any thread.
-
-    At most `keep` buffers of at most `max_size` bytes of capacity are kept for reuse; the others go back to the
-    allocator.
-    """
-
-    __slots__ = ("_free", "keep", "lent", "max_size")
-
-    def __init__(self, keep: int = 64, max_size: int = 1 << 18) -> None:
-        self.keep = keep
-        self.max_size = max_size
-        self.lent = 0
-        self._free: list[bytearray] = []
-
-    def take(self) -> bytearray:
-        """An empty bytearray; give it back once with `give`."""
-        self.lent += 1
-        try:
-            return self._free.pop()
-        except IndexError:
-            return bytearray()
-
-    def give(self, storage: bytearray) -> None:
-        """Take storage back."""
-        self.lent -= 1
-        if len(self._free) < self.keep and len(storage) <= self.max_size:
-            try:
-                storage.append(0)  # for an empty one lets itself be cleared although it is exported
-                storage.clear()
-            except BufferError:  # somebody still holds a view: it keeps these bytes, we drop them
-                return
-            self._free.append(storage)
-
-
 class ByteBuffer:
     """The payload of one message or chunk. Valid until the callback it was lent to returns.
 
-    Supports `len()`, `bytes()`, and, from Python 3.12 on (PEP 688), the buffer protocol; on older Pythons use
-    `get_bytes()`.
+    Supports `len()`, `bytes()`, and the buffer protocol: wherever the modules are compiled, and in plain Python from
+    3.12 on (PEP 688); elsewhere use `get_bytes()`.
     Raises BufferReleasedError when used after it was given back. May be read from any thread while it is lent.
     """
 

@@ -29,10 +29,9 @@ from gows.handler import Handler
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
-from gows.protocol.prepared import PreparedMessage
 from gows.protocol.frames import MAX_HEADER
+from gows.protocol.prepared import PreparedMessage
 from gows.protocol.rates import Meter, MeteredConnection, Rates
-from gows.reactor.observer import Observer
 from gows.reactor.timers import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -72,6 +71,8 @@ _PONG_UNIT = 256  # from here on: how many pongs were queued since the outgoing 
 
 ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
 """Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
+SERVE_TIMEOUT = 10.0
+"""Seconds between accept() and serve()."""
 MAX_QUEUED_PONGS = 16
 """Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
 latest)."""
@@ -174,8 +175,9 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-class Session(Observer):
-    """The engine's side of one connection; `WebSocket` adds the user's side. Nothing here is called by users."""
+class Session:
+    """The engine's side of one connection, an Observer of its stream; `WebSocket` adds the user's side. Nothing here is
+    called by users."""
 
     __slots__ = (
         "_cause",
@@ -222,6 +224,9 @@ class Session(Observer):
     def low_water(self) -> int:
         """Queued bytes at which the stream reports `drained`."""
         return self.context.options.low_water
+
+    def connected(self, stream: Stream) -> None:
+        """An outgoing connection is made; by the time that there is a session it has been so for long."""
 
     def data_received(self, buf: bytearray | bytes, n: int) -> None:
         """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
@@ -326,7 +331,7 @@ class Session(Observer):
                 self.arm()
             return
         if self.handler is None:
-            logger.warning("%r was accepted but not served within %g s; closing it", self, self.serve_timeout)
+            logger.warning("%r was accepted but not served within %g s; closing it", self, SERVE_TIMEOUT)
             self.begin_close(CloseCode.INTERNAL_ERROR, "not served", CloseCause.UNSERVED)
             stream.close()
             return
@@ -342,8 +347,6 @@ class Session(Observer):
         else:
             self.arm()
 
-    serve_timeout = 10.0  # seconds between accept() and serve()
-
     # ------------------------------------------------------------------ deadlines (loop thread)
 
     def arm(self) -> None:
@@ -355,7 +358,7 @@ class Session(Observer):
             stream.set_deadline(options.close_timeout)
             return
         if self.handler is None:
-            stream.set_deadline(self.serve_timeout)
+            stream.set_deadline(SERVE_TIMEOUT)
             return
         due = math.inf
         silent = stream.silent_for()
@@ -585,10 +588,11 @@ class Session(Observer):
                     self._callback_failed("on_message", error)
                     value.release()
                     return self._deliver_muted(list(waiting))
-                if value._pool is None:
-                    value._data = None  # what release() would do, without the call
+                buffer = value
+                if buffer._pool is None:
+                    buffer._data = None  # what release() would do, without the call
                 else:
-                    value.release()
+                    buffer.release()
             else:
                 self._deliver_other(kind, value)
                 if self._flags & _MUTED:

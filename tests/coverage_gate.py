@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-WHOLE = ("gows/protocol/", "gows/bytebuffer.py", "gows/codes.py", "gows/errors.py")
+WHOLE = ("gows/protocol/", "gows/bufferpool.py", "gows/bytebuffer.py", "gows/codes.py", "gows/errors.py")
 REST = 95.0
 
 Files = dict[str, dict[str, Any]]

@@ -1,19 +1,28 @@
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
+from types import ModuleType
 
 import pytest
 
-from gows.bytebuffer import BufferPool, ByteBuffer
+from gows.bufferpool import BufferPool
 from gows.errors import BufferReleasedError
+from tests.twins import is_compiled, twins
 
 KINDS = [bytes, bytearray]
 
 
+@pytest.fixture(params=twins("gows.bytebuffer"), ids=lambda module: "compiled" if is_compiled(module) else "plain")
+def bytebuffer(request: pytest.FixtureRequest) -> ModuleType:
+    module: ModuleType = request.param
+    return module
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_reading(kind: type[bytes] | type[bytearray]) -> None:
-    buffer = ByteBuffer.of(kind("κόσμε".encode()))
+def test_reading(bytebuffer: ModuleType, kind: type[bytes] | type[bytearray]) -> None:
+    buffer = bytebuffer.ByteBuffer.of(kind("κόσμε".encode()))
     assert buffer.size() == len(buffer) == 10
     assert buffer.get_string() == "κόσμε"
     assert buffer.clone_bytes() == bytes(buffer) == "κόσμε".encode()
@@ -23,40 +32,59 @@ def test_reading(kind: type[bytes] | type[bytearray]) -> None:
     assert buffer
 
 
-def test_an_empty_message_is_still_something() -> None:
-    buffer = ByteBuffer.of(b"")
+def test_an_empty_message_is_still_something(bytebuffer: ModuleType) -> None:
+    buffer = bytebuffer.ByteBuffer.of(b"")
     assert len(buffer) == 0
     assert buffer
     assert buffer.get_string() == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_view_cannot_change_the_message(kind: type[bytes] | type[bytearray]) -> None:
-    view = ByteBuffer.of(kind(b"abc")).get_bytes()
+def test_a_view_cannot_change_the_message(bytebuffer: ModuleType, kind: type[bytes] | type[bytearray]) -> None:
+    view = bytebuffer.ByteBuffer.of(kind(b"abc")).get_bytes()
     assert view.readonly
     with pytest.raises(TypeError):
         view[0] = 0
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 688")
-def test_the_buffer_protocol() -> None:
-    buffer = ByteBuffer.of(bytearray(b"abc"))
+def test_the_buffer_protocol(bytebuffer: ModuleType) -> None:
+    if sys.version_info < (3, 12) and not is_compiled(bytebuffer):
+        pytest.skip("PEP 688")
+    buffer = bytebuffer.ByteBuffer.of(bytearray(b"abc"))
     assert memoryview(buffer) == b"abc"  # type: ignore[arg-type,unused-ignore]
     assert b"-".join([buffer, buffer]) == b"abc-abc"  # type: ignore[list-item,unused-ignore]
+    with pytest.raises((BufferError, TypeError)):
+        (ctypes.c_char * 3).from_buffer(buffer)
 
 
-def test_the_buffer_protocols_method() -> None:
-    assert ByteBuffer.of(bytearray(b"abc")).__buffer__(0) == b"abc"
+def test_a_view_by_the_buffer_protocol_keeps_the_bytes_past_the_release(bytebuffer: ModuleType) -> None:
+    if sys.version_info < (3, 12) and not is_compiled(bytebuffer):
+        pytest.skip("PEP 688")
+    pool = BufferPool()
+    storage = pool.take()
+    storage += b"abc"
+    buffer = bytebuffer.ByteBuffer.of(storage, pool)
+    view = memoryview(buffer)
+    assert view.readonly
+    buffer.release()
+    with pytest.raises(BufferReleasedError):
+        memoryview(buffer)
+    assert pool.take() is not storage
+    assert view == b"abc"
 
 
-def test_bytes_that_are_not_utf8_have_no_string() -> None:
+def test_the_buffer_protocols_method(bytebuffer: ModuleType) -> None:
+    assert bytebuffer.ByteBuffer.of(bytearray(b"abc")).__buffer__(0) == b"abc"
+
+
+def test_bytes_that_are_not_utf8_have_no_string(bytebuffer: ModuleType) -> None:
     with pytest.raises(UnicodeDecodeError):
-        ByteBuffer.of(b"\xff").get_string()
+        bytebuffer.ByteBuffer.of(b"\xff").get_string()
 
 
-def test_use_after_release_raises() -> None:
+def test_use_after_release_raises(bytebuffer: ModuleType) -> None:
     for pool in (None, BufferPool()):
-        buffer = ByteBuffer.of(bytearray(b"abc") if pool is None else pool.take(), pool)
+        buffer = bytebuffer.ByteBuffer.of(bytearray(b"abc") if pool is None else pool.take(), pool)
         buffer.release()
         for use in (
             buffer.get_bytes,
@@ -73,21 +101,21 @@ def test_use_after_release_raises() -> None:
         assert buffer
 
 
-def test_a_second_release_gives_nothing_back_twice() -> None:
+def test_a_second_release_gives_nothing_back_twice(bytebuffer: ModuleType) -> None:
     """In the seed a double Close put one buffer into the pool twice, and so into two messages."""
     pool = BufferPool()
-    buffer = ByteBuffer.of(pool.take(), pool)
+    buffer = bytebuffer.ByteBuffer.of(pool.take(), pool)
     for _ in range(3):
         buffer.release()
     assert pool.lent == 0
     assert pool.take() is not pool.take()
 
 
-def test_a_released_wrapper_never_shows_what_the_pool_lent_next() -> None:
+def test_a_released_wrapper_never_shows_what_the_pool_lent_next(bytebuffer: ModuleType) -> None:
     pool = BufferPool()
     first = pool.take()
     first += b"secret of one"
-    buffer = ByteBuffer.of(first, pool)
+    buffer = bytebuffer.ByteBuffer.of(first, pool)
     buffer.release()
     second = pool.take()
     assert second is first
@@ -97,11 +125,11 @@ def test_a_released_wrapper_never_shows_what_the_pool_lent_next() -> None:
 
 
 @pytest.mark.parametrize("data", [b"kept", b""])
-def test_storage_that_is_still_viewed_is_not_used_again(data: bytes) -> None:
+def test_storage_that_is_still_viewed_is_not_used_again(bytebuffer: ModuleType, data: bytes) -> None:
     pool = BufferPool()
     storage = pool.take()
     storage += data
-    buffer = ByteBuffer.of(storage, pool)
+    buffer = bytebuffer.ByteBuffer.of(storage, pool)
     view = buffer.get_bytes()
     buffer.release()
     assert pool.lent == 0
@@ -111,9 +139,9 @@ def test_storage_that_is_still_viewed_is_not_used_again(data: bytes) -> None:
     assert view == data
 
 
-def test_an_immutable_message_is_not_the_pools() -> None:
+def test_an_immutable_message_is_not_the_pools(bytebuffer: ModuleType) -> None:
     pool = BufferPool()
-    buffer = ByteBuffer.of(b"", pool)
+    buffer = bytebuffer.ByteBuffer.of(b"", pool)
     buffer.release()
     assert pool.lent == 0
 

@@ -14,8 +14,8 @@ from gows import AcceptOptions, Opcode, QueueFullError, WebSocket, accept
 from gows.errors import LoopClosedError
 from gows.fanout import Audience, Fanout
 from gows.protocol.prepared import PreparedMessage
-from gows.reactor import Stream
 from tests import wire
+from tests.fakes.network import MemorySocket
 from tests.stage import Actor, Guest, Stage
 
 MakeStage = Callable[..., Stage]
@@ -257,9 +257,9 @@ def test_messages_to_the_same_targets_go_out_together(make_stage: MakeStage, mon
     many = guests(stage, 3)
     targets = sockets(stage)
     fanout = Fanout(stage.loop)
-    flushed: list[Stream] = []
-    flush = Stream.flush_dirty
-    monkeypatch.setattr(Stream, "flush_dirty", lambda stream: (flushed.append(stream), flush(stream)))
+    sent: list[MemorySocket] = []
+    send = MemorySocket.send
+    monkeypatch.setattr(MemorySocket, "send", lambda sock, data: (sent.append(sock), send(sock, data))[1])
     for number in range(10):
         fanout.send(PreparedMessage(wire.TEXT, b"%d" % number), targets, targets[0] if number == 5 else None)
     assert len(fanout._rounds) == 1
@@ -269,7 +269,7 @@ def test_messages_to_the_same_targets_go_out_together(make_stage: MakeStage, mon
     assert texts(many[0]) == [str(number) for number in range(11) if number != 5]
     assert texts(many[1]) == [str(number) for number in range(11)]
     assert (fanout.delivered, fanout.missed, fanout.waiting) == (32, 0, 0)
-    assert flushed == [ws.stream for ws in targets], "one send for each"
+    assert sent == [ws.stream.sock for ws in targets], "one send for each"
 
 
 def test_a_newcomer_hears_of_later_broadcasts(make_stage: MakeStage) -> None:

@@ -20,7 +20,7 @@ from gows import (
     WebSocket,
     accept,
 )
-from gows.reactor import WRITE, Stream
+from gows.reactor import WRITE
 from gows.session import SessionContext
 from tests import wire
 from tests.stage import Actor, Echo, Stage
@@ -186,19 +186,21 @@ def test_a_loop_that_was_held_up_does_not_take_it_out_on_the_peer(make_stage: Ma
     assert "ping timeout" in handler.close_reason
 
 
-def test_a_close_from_another_thread_may_come_between_look_and_ping(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_close_from_another_thread_may_come_between_look_and_ping(make_stage: MakeStage) -> None:
     stage = make_stage(ping_interval=30)
     guest, handler = stage.guest()
-    silent_for = Stream.silent_for
+    context = handler.ws.context
+    asked = context.options
 
-    def close_meanwhile(stream: Stream) -> float:
-        if silent_for(stream) >= 30:
-            handler.ws.close_handshake()
-        return silent_for(stream)
+    class Meddling:
+        """The options, which close the connection when the heartbeat looks at them."""
 
-    monkeypatch.setattr(Stream, "silent_for", close_meanwhile)
+        def __getattr__(self, name: str) -> object:
+            if name == "ping_interval" and handler.ws.stream.silent_for() >= 30:
+                handler.ws.close_handshake()
+            return getattr(asked, name)
+
+    context.options = Meddling()  # type: ignore[assignment]
     assert guest.close_frame() == (1000, "")
     guest.send(wire.close(1000))
     assert guest.wait_end() == "FIN"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pkgutil
 import platform
 import resource
@@ -18,6 +17,7 @@ from pathlib import Path
 import gows
 from gows.admission import DESCRIPTOR_RESERVE
 from gows.reactor.poller import make_poller
+from gows.variant import plain_wanted
 
 BACKLOG = 4096
 """The listen queue that `Loop.listen` asks for; the kernel cuts it to somaxconn (listen(2))."""
@@ -65,7 +65,7 @@ def engine() -> str:
     compiled = sum(is_compiled(module.name) for module in pkgutil.walk_packages(gows.__path__, "gows."))
     if compiled:
         return f"compiled ({compiled} modules)"
-    return "plain Python (GOWS_PURE is set)" if os.environ.get("GOWS_PURE") else "plain Python"
+    return "plain Python (GOWS_PURE is set)" if plain_wanted() else "plain Python"
 
 
 def is_compiled(name: str) -> bool:

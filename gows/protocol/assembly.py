@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gows.bytebuffer import BufferPool
+from gows.bufferpool import BufferPool
 from gows.codes import CloseCode
 from gows.errors import ProtocolError
 from gows.protocol.deflate import Inflater

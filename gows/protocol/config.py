@@ -1,40 +1,17 @@
-"""What many connections have in common: role, limits, and the table of frames that are taken apart in one go."""
+"""What many connections have in common: role, limits, and who takes whole messages apart."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gows.bytebuffer import BufferPool
-from gows.protocol.frames import MAX_CONTROL
-from gows.protocol.masking import REPEATS
+from gows.bufferpool import BufferPool
 from gows.protocol.states import Role
+from gows.protocol.whole import WholeMessages
 
 if TYPE_CHECKING:
     from gows.protocol.rates import Rates
 
 _MIN_BUDGET = 1 << 18
-
-SmallForm = tuple[Callable[[bytes | bytearray, int], tuple[int, int, bytes]], int, int, int]
-
-
-def _small_forms() -> list[SmallForm | None]:
-    """By the second byte of a small masked frame: (unpack, payload size, key repetition, payload bits)."""
-    forms: list[SmallForm | None] = [None] * 256
-    for size in range(MAX_CONTROL + 1):
-        unpack: Any = struct.Struct(f"<BxI{size}s").unpack_from
-        forms[0x80 | size] = (unpack, size, REPEATS[(size + 3) >> 2], (1 << 8 * size) - 1)
-    return forms
-
-
-_SMALL_FORMS = _small_forms()
-
-
-def _forms_up_to(limit: int) -> list[SmallForm | None]:
-    if limit >= MAX_CONTROL:
-        return _SMALL_FORMS
-    return [form if form is not None and form[1] <= limit else None for form in _SMALL_FORMS]
 
 
 class ConnectionConfig:
@@ -43,18 +20,17 @@ class ConnectionConfig:
     __slots__ = (
         "budget",
         "chunked",
-        "forms",
         "masked",
         "max_compressed_size",
         "max_empty_fragments",
         "max_fragments",
         "max_message_size",
-        "medium",
         "message_buffer_size",
         "min_compress_size",
         "pool",
         "rates",
         "role",
+        "whole",
     )
 
     def __init__(
@@ -88,7 +64,5 @@ class ConnectionConfig:
         """What a MeteredConnection may receive in a second."""
         self.budget = max(max_message_size, _MIN_BUDGET)
         """`receive` stops after so many decoded bytes, for a few compressed ones may hold very many."""
-        self.forms = _forms_up_to(max_message_size if self.masked and not chunked else -1)
-        """The small frames that `receive` takes in its fast way."""
-        self.medium = 0xFE if self.masked and not chunked else -1
-        """The second byte of the larger frames that it takes in a fast way."""
+        self.whole = WholeMessages(max_message_size if self.masked and not chunked else -1)
+        """Takes the messages that need nothing else of a connection."""

@@ -36,3 +36,12 @@ class Utf8Validator:
             return False  # a surrogate, which the decoder leaves for its third byte to tell
         self._rest = rest
         return True
+
+
+def is_utf8(payload: bytes) -> bool:
+    """Whether all of `payload` is UTF-8 (RFC 3629)."""
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

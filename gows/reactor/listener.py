@@ -37,9 +37,9 @@ class Listener:
     all of them, for a name may stand for several.
 
     When the process or the system has no descriptor left, connections would wait in the kernel's queue, and the
-    poller would report them over and over. The listener therefore keeps one descriptor in reserve: it gives that up, accepts
-    and closes what waits, so that those peers are told at once, and then does not accept for 0.1 s, doubling to 1 s
-    as long as it lasts.
+    poller would report them over and over. The listener therefore keeps one descriptor in reserve: it gives that up,
+    accepts and closes what waits, so that those peers are told at once, and then does not accept for 0.1 s, doubling
+    to 1 s as long as it lasts.
     """
 
     def __init__(

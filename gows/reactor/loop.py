@@ -28,12 +28,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from gows.bytebuffer import BufferPool
+from gows.bufferpool import BufferPool
 from gows.errors import LoopClosedError, UsageError
+from gows.reactor import turn
 from gows.reactor.address import AddressLike, parse_address
 from gows.reactor.connector import Connector
 from gows.reactor.endpoint import Endpoint
 from gows.reactor.listener import Listener
+from gows.reactor.lock import Lock
 from gows.reactor.observer import Observer
 from gows.reactor.poller import READ, Poller, make_poller
 from gows.reactor.sockets import SocketLayer
@@ -134,7 +136,7 @@ class Loop:
         self._settling: dict[Stream, Exception | None] = {}
         self._listeners: list[Listener] = []
         self._connectors: dict[Stream, Connector] = {}
-        self._locks = [threading.RLock() for _ in range(LOCKS)]  # re-entrant: a finalizer may write within a write
+        self._locks = [Lock() for _ in range(LOCKS)]  # re-entrant: a finalizer may write within a write
         self._lock_number = 0
         self.wakeup = self.sockets.make_wakeup()
         self.place(self.wakeup.fd, self.wakeup)
@@ -259,7 +261,7 @@ class Loop:
     def _abort_all(self) -> None:
         """End every stream, and what their observers ask for when they hear of it."""
         self._run_jobs()  # an adopted socket may still wait to be taken in
-        while self.live_streams or self._connectors:
+        while self.live_streams or self._connectors or self._settling:
             for endpoint in self.streams:
                 if isinstance(endpoint, Stream):
                     endpoint.abort()
@@ -271,36 +273,20 @@ class Loop:
     # ------------------------------------------------------------------ a turn
 
     def _turn(self, timeout: float | None) -> int:
-        wakeup, streams, pool = self.wakeup, self.streams, self.pool
+        wakeup, pool = self.wakeup, self.pool
         wakeup.arm()  # whoever fills a queue from now on wakes us, so look at the queues after this
         events = self.poller.poll(self._patience(timeout))
         wakeup.disarm()
         self.ticks = ticks = self.now()
-        scratch = self.scratch
-        for fd, mask in events:
-            endpoint = streams[fd]
-            if endpoint is None:  # closed by an earlier event of this batch
-                continue
-            try:
-                if mask == READ:
-                    endpoint.on_readable(scratch, ticks)
-                else:
-                    endpoint.on_event(mask, scratch, ticks)
-            except Exception as error:
-                self._endpoint_failed(endpoint, error)
+        failed = self._endpoint_failed
+        turn.deliver(events, self.streams, self.scratch, ticks, failed)
         if self.wheel.next_due <= ticks:
             self._fire(ticks)
         if self._jobs:
             self._run_jobs()
         if pool.inline:
             pool.kick()
-        dirty = self.dirty
-        for _ in range(len(dirty)):
-            stream = dirty.popleft()
-            try:
-                stream.flush_dirty()
-            except Exception as error:
-                self._endpoint_failed(stream, error)
+        turn.flush(self.dirty, failed)
         if self._settling:
             self._settle()
         if not pool.inline:
@@ -362,10 +348,14 @@ class Loop:
     def _settle(self) -> None:
         settling = self._settling
         for stream in list(settling):
+            reason = settling.pop(stream)
             try:
-                stream.settle(settling.pop(stream))
+                stream.settle(reason)
             except Exception as error:
                 self._endpoint_failed(stream, error)
+            except BaseException:  # Ctrl-C, amid the end of a stream: close() has to take the steps that are left
+                settling[stream] = reason
+                raise
 
     # ------------------------------------------------------------------ work for the loop's thread
 
@@ -506,7 +496,7 @@ class Loop:
 
     # ------------------------------------------------------------------ for endpoints
 
-    def next_lock(self) -> threading.RLock:
+    def next_lock(self) -> Lock:
         """A lock for a new stream."""
         self._lock_number = number = (self._lock_number + 1) % LOCKS
         return self._locks[number]
@@ -564,10 +554,11 @@ class Loop:
             error = connector.finish(error)
         if stream.sock is not None:
             fd = stream.sock.fileno()
-            self.streams[fd] = None
-            self.live_streams -= 1
-            for fn in self.on_end:
-                fn(stream)
+            if self.streams[fd] is stream:
+                self.streams[fd] = None
+                self.live_streams -= 1
+                for fn in self.on_end:
+                    fn(stream)
         if self.peer_names:
             self.peer_names.pop(stream, None)
         return error

@@ -1,8 +1,8 @@
 """SocketLayer: every call by which a socket of the reactor comes into being.
 
-Connections are `socket.SocketType` objects, the C type under `socket.socket`: half the memory, no attribute
-dictionary, and not tracked by the garbage collector. A stand-in with the same methods may be given to a Loop, see
-`tests/fakes`.
+Connections are `kernel.Socket` objects, in plain Python `socket.SocketType`, the C type under `socket.socket`: half the
+memory, no attribute dictionary, and not tracked by the garbage collector. A stand-in with the same methods may be given
+to a Loop, see `tests/fakes`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from gows.reactor.address import Address
 from gows.reactor.endpoint import Sock
+from gows.reactor.kernel import Socket
 from gows.reactor.wakeup import Wakeup
 
 _NODELAY_INHERITED = (
@@ -76,7 +77,7 @@ class SocketLayer:
     def dial(self, target: Target) -> tuple[Sock, int]:
         """Begin to connect. Returns the socket and connect(2)'s errno: 0 for done, EINPROGRESS for begun. Raises
         OSError."""
-        sock = _new_socket(target.family)
+        sock = _prepared(Socket(target.family, socket.SOCK_STREAM), nodelay=True)
         try:
             return sock, sock.connect_ex(target.sockaddr)
         except BaseException:
@@ -86,7 +87,7 @@ class SocketLayer:
     def adopt(self, sock: socket.socket) -> Sock:
         """Take over a connected socket; `sock` itself is detached and of no more use."""
         family, kind, proto = int(sock.family), int(sock.type), sock.proto
-        return _prepared(socket.SocketType(family, kind, proto, sock.detach()), nodelay=True)
+        return _prepared(Socket(family, kind, proto, sock.detach()), nodelay=True)
 
     def accept(self, listener: Sock) -> Sock:
         """A connection that waits at `listener`. Raises BlockingIOError when there is none, OSError as accept(2)."""
@@ -94,7 +95,7 @@ class SocketLayer:
         # connection
         fd, _ = listener._accept()  # type: ignore[attr-defined]
         try:
-            sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, fd)
+            sock = Socket(listener.family, socket.SOCK_STREAM, 0, fd)
         except OSError:
             os.close(fd)
             raise
@@ -122,7 +123,7 @@ def _new_socket(family: int) -> socket.SocketType:
         raise
 
 
-def _prepared(sock: socket.SocketType, *, nodelay: bool) -> socket.SocketType:
+def _prepared(sock: Socket, *, nodelay: bool) -> Socket:
     sock.setblocking(False)
     if nodelay and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -6,7 +6,7 @@ Who may touch what:
 - Writing belongs to everybody: the queue and the state change under `lock`, one of the loop's striped locks. Nothing
   of an observer is ever called with the lock held, since the lock of another connection may be the same one.
 
-Life of a stream, as bits of `_state`:
+Life of a stream, as bits of `_state` (see `states`):
 
     CONNECTING -> (attached) -> CLOSING -> ABORTED? -> LOST
 
@@ -30,6 +30,30 @@ from gows.reactor.address import socket_address
 from gows.reactor.endpoint import Endpoint, Sock
 from gows.reactor.observer import Observer
 from gows.reactor.poller import ERROR, READ, WRITE
+from gows.reactor.states import (
+    ABORTED,
+    BLOCKED,
+    BOUNDED,
+    BROKEN,
+    CLOSING,
+    CONNECTING,
+    CORKED,
+    DIRTY,
+    ENDED,
+    ENDING,
+    EOF,
+    HASTY,
+    LINGERING,
+    LOST,
+    NO_DATA,
+    NO_MARK,
+    NO_SEND,
+    NO_WRITE,
+    OVER,
+    PAUSED,
+    RESET,
+    WATCHED,
+)
 from gows.reactor.timers import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -44,6 +68,10 @@ LINGER_TIMEOUT = 2.0
 LINGER_BYTES = 1 << 20
 """Bytes thrown away while waiting for the peer's FIN; a peer that sends more is cut off."""
 
+SEND_AT_ONCE = 512
+"""Bytes queued while an observer was told of data, from which on they are sent right after it, not at the end of the
+turn: they are still in the processor's cache, and their memory serves the next connection. Measured, compiled: 10 us
+instead of 19 for an echo of 16 KiB, 9.0 instead of 10.3 for 1 KiB. Less can wait for what others may add."""
 JOIN_SIZE = 65536
 """Small pieces are joined to about this size: one copy is cheaper than an iovec of many entries."""
 SMALL_PIECE = 32768
@@ -51,31 +79,6 @@ SMALL_PIECE = 32768
 it goes."""
 MAX_PIECES = 64
 """Pieces handed to one sendmsg; below IOV_MAX everywhere."""
-
-# Bits of Stream._state. The lowest are the mask that the poller watches for: READ = 1, WRITE = 4.
-WATCHED = READ | WRITE
-CONNECTING = 1 << 5  # no descriptor yet, or no TLS session: writes wait
-CORKED = 1 << 6  # writes only queue, uncork() sends
-DIRTY = 1 << 7  # the loop flushes at the end of its turn
-BLOCKED = 1 << 8  # the kernel takes no more: the queue waits for WRITE
-PAUSED = 1 << 9  # the observer takes no more
-EOF = 1 << 10  # the peer's FIN was read
-ENDING = 1 << 11  # our FIN goes out behind the queue; nothing more may be queued
-ENDED = 1 << 12  # our FIN is out
-CLOSING = 1 << 13  # close() was called
-HASTY = 1 << 14  # ... without lingering
-ABORTED = 1 << 15  # abort() was called, or an error met: only the end is left
-RESET = 1 << 16  # the end is to be RST
-LOST = 1 << 17  # connection_lost was called
-OVER = 1 << 18  # the queue passed the high-water mark: drained() is owed
-LINGERING = 1 << 19  # queue and FIN are out: `_progress` counts the bytes thrown away
-BROKEN = 1 << 20  # sending failed; what the peer sent before is still being read
-BOUNDED = 1 << 21  # close() has set its own deadline
-
-NO_DATA = CONNECTING | PAUSED | EOF | CLOSING | ABORTED | LOST  # on_readable has more to look at than the socket
-NO_WRITE = ENDING | ABORTED | LOST  # what is written is dropped
-NO_SEND = CONNECTING | BLOCKED | ABORTED | LOST | ENDED
-NO_MARK = CORKED | DIRTY | BLOCKED | CONNECTING  # a queued piece is sent by somebody already
 
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) sends RST (socket(7))
 
@@ -392,6 +395,8 @@ class Stream(Endpoint):
         if n:
             self.seen = ticks
             self.observer.data_received(scratch, n)
+            if self.queued >= SEND_AT_ONCE and not self._state & CORKED:
+                self.flush()
         else:
             self._eof()
 
@@ -561,6 +566,8 @@ class Stream(Endpoint):
         """The loop, at the end of a turn: take the next step towards the end."""
         state = self._state
         if state & LOST:
+            if self.sock is not None and self.sock.fileno() >= 0:  # what a signal handler raised came amid the end
+                self._leave(error)
             return
         if not state & (ABORTED | CONNECTING | ENDED):
             with self.lock:
@@ -596,7 +603,6 @@ class Stream(Endpoint):
     def _finish(self, error: Exception | None) -> None:
         """The end: tell the observer, then close the descriptor."""
         with self.lock:
-            reset = self._state & RESET
             try:
                 if self.sock is not None:
                     self._watch(0)
@@ -605,6 +611,10 @@ class Stream(Endpoint):
             self._state |= LOST
             self._clear_queue()
             self.deadline = 0
+        self._leave(error)
+
+    def _leave(self, error: Exception | None) -> None:
+        """Every step once, also when this is called again because a signal handler raised amid them."""
         error = self.loop.connection_over(self, error)
         observer, self.observer = self.observer, GONE
         try:
@@ -613,7 +623,7 @@ class Stream(Endpoint):
             logger.exception("connection_lost of %r raised", observer)
         if self.sock is not None:
             try:
-                if reset:
+                if self._state & RESET:
                     self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             except OSError:  # the peer's RST came first
                 pass
@@ -625,9 +635,10 @@ def join_small(out: list[bytes | memoryview]) -> None:
     """Join the small pieces at the head of a queue, in place, to about JOIN_SIZE."""
     size = count = 0
     for piece in out:
-        if len(piece) >= SMALL_PIECE or size >= JOIN_SIZE:
+        length = len(piece)
+        if length >= SMALL_PIECE or size >= JOIN_SIZE:
             break
-        size += len(piece)
+        size += length
         count += 1
     if count > 1:
         out[:count] = [b"".join(out[:count])]

@@ -19,34 +19,28 @@ from typing import TYPE_CHECKING
 from gows.reactor.endpoint import Sock
 from gows.reactor.observer import Observer
 from gows.reactor.poller import READ
-from gows.reactor.stream import (
+from gows.reactor.states import (
     ABORTED,
     BLOCKED,
     CLOSING,
     CONNECTING,
+    DEFERRED,
     ENDED,
     ENDING,
     EOF,
-    GONE,
+    GOODBYE,
     LOST,
     OVER,
     PAUSED,
-    SMALL_PIECE,
     WATCHED,
-    Stream,
-    drop_sent,
-    join_small,
 )
+from gows.reactor.stream import GONE, SMALL_PIECE, Stream, drop_sent, join_small
 
 if TYPE_CHECKING:
     from gows.reactor.loop import Loop
 
 PORTION = 131072
 """Plain bytes enciphered for one send at most."""
-
-# Bits of `_state`, beside those of Stream.
-GOODBYE = 1 << 24  # close_notify was queued
-DEFERRED = 1 << 25  # what comes is not TLS yet: it goes to the observer as it is
 
 NO_CIPHER = DEFERRED | EOF | CLOSING | ABORTED | LOST  # what comes is not to be deciphered
 

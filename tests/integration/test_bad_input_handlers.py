@@ -410,7 +410,7 @@ class NoHandler:
 
 @pytest.mark.slow
 def test_what_is_no_handler(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WebSocket, "serve_timeout", 0.2)
+    monkeypatch.setattr("gows.session.SERVE_TIMEOUT", 0.2)
     server.make_handler = NoHandler  # type: ignore[assignment]
     with server.upgraded() as peer:
         peer.expect_close(1011)

@@ -264,7 +264,7 @@ def test_peer_that_never_answers_our_close(make_server: MakeServer) -> None:
 
 @pytest.mark.slow
 def test_peer_that_is_never_served(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WebSocket, "serve_timeout", 0.2, raising=True)
+    monkeypatch.setattr("gows.session.SERVE_TIMEOUT", 0.2)
     server = make_server()
     kept: list[WebSocket] = []
     server.view = lambda request: kept.append(accept(request, server.options))

@@ -211,7 +211,7 @@ def test_a_peer_that_leaves_at_once_is_heard(loop: Loop, door: Door, when: str) 
 
 
 def test_what_is_never_served_is_closed(loop: Loop, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gows.WebSocket, "serve_timeout", 0.1)
+    monkeypatch.setattr("gows.session.SERVE_TIMEOUT", 0.1)
     door.open(lambda sock: gows.accept(sock, loop=loop))
     with RawPeer(door.address) as peer:
         peer.upgrade("/")

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gows.bytebuffer import BufferPool, ByteBuffer
+from gows.bufferpool import BufferPool
+from gows.bytebuffer import ByteBuffer
 from gows.codes import may_travel
 from gows.errors import BufferReleasedError, ConnectionClosedError, HandshakeError, WriterBusyError
 from gows.protocol.connection import (

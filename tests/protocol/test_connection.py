@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gows.bytebuffer import BufferPool
+from gows.bufferpool import BufferPool
 from gows.protocol import connection as module
 from gows.protocol.connection import (
     BINARY,

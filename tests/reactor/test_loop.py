@@ -476,3 +476,34 @@ def test_signals_end_a_sleeping_loop(how: str, number: int, output: str) -> None
     finally:
         program.kill()
         program.communicate()
+
+
+# ---------------------------------------------------------------------- Ctrl-C amid a turn
+
+
+@pytest.mark.parametrize("where", ["in the loop", "in the observer"])
+def test_what_a_signal_handler_raises_amid_the_end_of_a_stream_leaves_no_half_of_it(where: str) -> None:
+    patch = pytest.MonkeyPatch()  # one of its own, for the fixture's has to last until the end of the test
+    loop = Loop(workers=0)
+    one, other = tcp_pair()
+    recorder = Recorder()
+    stream = loop.adopt(one, recorder)
+    loop.run_once(0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if where == "in the loop":
+        patch.setattr(Loop, "connection_over", interrupt)
+    else:
+        recorder.on("connection_lost", interrupt)
+    stream.abort()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_once(0)
+    patch.undo()
+    loop.close()
+    assert recorder.calls == ["connection_lost"]
+    assert stream.sock is not None
+    assert stream.sock.fileno() == -1
+    assert loop.live_streams == 0
+    other.close()

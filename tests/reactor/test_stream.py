@@ -359,6 +359,21 @@ def test_a_write_in_data_received_goes_out_in_the_same_turn(bench: Bench) -> Non
     assert peer.data == b"answer"
 
 
+@pytest.mark.parametrize(("size", "corked", "queued"), [(511, False, 511), (512, False, 0), (512, True, 512)])
+def test_a_large_write_in_data_received_goes_out_right_after_it(
+    bench: Bench, size: int, corked: bool, queued: int
+) -> None:
+    recorder = Recorder()
+    stream, peer = bench.connect(recorder)
+    recorder.on("data_received", lambda: stream.write(b"x" * size))
+    bench.settle()
+    if corked:
+        stream.cork()
+    peer.send(b"question")
+    stream.on_readable(bench.loop.scratch, bench.loop.ticks)
+    assert (recorder.data, stream.queued) == (b"question", queued)
+
+
 # ---------------------------------------------------------------------- half-close, close, abort
 
 

@@ -1,0 +1,55 @@
+cimport cython
+
+from gows.reactor.endpoint cimport Endpoint
+from gows.reactor.lock cimport Lock
+
+
+
+cdef Py_ssize_t SEND_AT_ONCE
+cdef int READ, WRITE, ERROR
+cdef int ABORTED, BLOCKED, BOUNDED, BROKEN, CLOSING, CONNECTING, CORKED, DIRTY, ENDED, ENDING, EOF, HASTY, LINGERING, LOST, NO_DATA, NO_MARK, NO_SEND, NO_WRITE, OVER, PAUSED, RESET, WATCHED
+
+
+cdef class Stream(Endpoint):
+    cdef public object loop
+    cdef public object sock
+    cdef public object observer
+    cdef public Lock lock
+    cdef public list _out
+    cdef public Py_ssize_t queued
+    cdef public long long seen
+    cdef public long long deadline
+    cdef public long long _progress
+    cdef public int _state
+
+    @cython.locals(n=Py_ssize_t)
+    cpdef on_readable(self, scratch, ticks)
+
+    @cython.locals(state=int)
+    cpdef write_locked(self, data)
+
+    cpdef cork_locked(self)
+    cpdef uncork_locked(self)
+
+    @cython.locals(state=int)
+    cpdef uncork_later_locked(self)
+
+    @cython.locals(out=list, sent=Py_ssize_t)
+    cpdef flush_locked(self)
+
+    @cython.locals(lock=Lock)
+    cpdef flush_dirty(self)
+
+    @cython.locals(lock=Lock)
+    cpdef flush(self)
+
+    cdef _mark(self, int state)
+
+    cdef _sent_some(self, list out, Py_ssize_t sent)
+
+
+@cython.locals(size=Py_ssize_t, length=Py_ssize_t, count=Py_ssize_t)
+cpdef join_small(list out)
+
+@cython.locals(whole=Py_ssize_t)
+cpdef drop_sent(list out, Py_ssize_t sent)

@@ -1,0 +1,11 @@
+cimport cython
+
+from gows.reactor.endpoint cimport Endpoint
+
+cdef int READ
+
+
+@cython.locals(endpoint=Endpoint, fd=Py_ssize_t)
+cpdef deliver(list events, list endpoints, scratch, ticks, failed)
+
+cpdef flush(dirty, failed)

@@ -1,0 +1,16 @@
+cimport cython
+
+from gows.reactor.lock cimport Lock
+from gows.reactor.stream cimport Stream
+from gows.session cimport Session
+
+
+cdef class WebSocket(Session):
+    cdef object __weakref__
+    cdef public object data
+
+    @cython.locals(stream=Stream, lock=Lock)
+    cpdef write_string(self, text, bint compress=*)
+
+    @cython.locals(stream=Stream, lock=Lock)
+    cdef _write(self, int opcode, data, bint compress)
