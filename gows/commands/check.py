@@ -8,6 +8,7 @@ import platform
 import resource
 import socket
 import ssl
+import zlib
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import gows
 from gows.admission import DESCRIPTOR_RESERVE
+from gows.protocol.deflate import LIBRARY
 from gows.reactor.poller import make_poller
 from gows.variant import plain_wanted
 
@@ -40,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         ("python", f"{platform.python_implementation()} {platform.python_version()} on {platform.system()}"),
         ("selector", selector()),
         ("tls", ssl.OPENSSL_VERSION),
+        ("deflate", deflate()),
         ("descriptors", f"soft {limit(soft)}, hard {limit(hard)}"),
         ("listen queue", f"somaxconn {somaxconn[0]:,}" if somaxconn else f"up to {socket.SOMAXCONN:,}"),
         ("client ports", f"{ports[0]} to {ports[1]} ({ports[1] - ports[0] + 1:,})" if len(ports) == 2 else "unknown"),
@@ -72,6 +75,13 @@ def is_compiled(name: str) -> bool:
     """Whether the module `name` is found as a shared library; it is not imported."""
     spec = find_spec(name)
     return spec is not None and (spec.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
+
+
+def deflate() -> str:
+    """What compresses."""
+    if LIBRARY is zlib:
+        return f"zlib {zlib.ZLIB_RUNTIME_VERSION}"
+    return f"zlib-ng {LIBRARY.ZLIBNG_VERSION}"
 
 
 def selector() -> str:

@@ -3,6 +3,8 @@
 Without context takeover (the default) nothing of zlib belongs to a connection: messages of all connections go through
 the compressors of one DeflatePool, each reset after every message, and an inflater lives as long as the one message
 it reads.
+
+zlib-ng does the same work, in the same words, for less; where it is installed (`gows[zlib-ng]`) it is what we use.
 """
 
 from __future__ import annotations
@@ -10,11 +12,19 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from gows.codes import CloseCode
 from gows.errors import HandshakeError, ProtocolError
 from gows.protocol.extensions import ExtensionOffer, format_extension
+
+LIBRARY: ModuleType
+"""What deflates and inflates."""
+try:
+    from zlib_ng import zlib_ng as LIBRARY
+except ImportError:
+    LIBRARY = zlib
 
 if TYPE_CHECKING:
     _Compressor = zlib._Compress
@@ -215,9 +225,11 @@ class DeflatePool:
     data may point back into the window, and a shared one would show it what another connection received.
     """
 
-    __slots__ = ("_codecs", "_free")
+    __slots__ = ("_codecs", "_free", "library")
 
-    def __init__(self) -> None:
+    def __init__(self, library: ModuleType = LIBRARY) -> None:
+        """`library`: zlib, or what has its names and meanings."""
+        self.library = library
         self._free: dict[tuple[int, int, int], list[_Compressor]] = {}
         self._codecs: dict[tuple[DeflateParams, int, int, bool], PerMessageDeflate] = {}
 
@@ -235,9 +247,9 @@ class DeflatePool:
         """A compressor that remembers nothing, for (level, window bits, memory level). Give it back, or drop it."""
         free = self._free.get(settings)
         try:
-            return free.pop() if free is not None else _new_compressor(settings)
+            return free.pop() if free is not None else self._new_compressor(settings)
         except IndexError:
-            return _new_compressor(settings)
+            return self._new_compressor(settings)
 
     def give(self, settings: tuple[int, int, int], compressor: _Compressor) -> None:
         """Take back a compressor that was flushed with Z_FULL_FLUSH; a few are kept (up to 256 KiB each)."""
@@ -245,14 +257,16 @@ class DeflatePool:
         if len(free) < _KEEP_COMPRESSORS:
             free.append(compressor)
 
-
-def _new_compressor(settings: tuple[int, int, int]) -> _Compressor:
-    level, bits, mem_level = settings
-    if bits == 8:
-        # zlib has no 256-byte window: raw deflate with 8 is refused, or, before 1.2.9, silently done with 9. Run-length
-        # matches reach back one byte only, so they fit any window.
-        return zlib.compressobj(level, zlib.DEFLATED, -9, mem_level, zlib.Z_RLE)
-    return zlib.compressobj(level, zlib.DEFLATED, -bits, mem_level)
+    def _new_compressor(self, settings: tuple[int, int, int]) -> _Compressor:
+        library = self.library
+        level, bits, mem_level = settings
+        if bits == 8:
+            # There is no 256-byte window: raw deflate with 8 is refused, or, before zlib 1.2.9, silently done with 9.
+            # Run-length matches reach back one byte only, so they fit any window.
+            compressor: _Compressor = library.compressobj(level, zlib.DEFLATED, -9, mem_level, zlib.Z_RLE)
+        else:
+            compressor = library.compressobj(level, zlib.DEFLATED, -bits, mem_level)
+        return compressor
 
 
 class PerMessageDeflate:
@@ -261,7 +275,16 @@ class PerMessageDeflate:
     `compress` may be called from any thread, one at a time for one connection; `inflater` from the reading thread.
     """
 
-    __slots__ = ("_compressor", "_inflate_bits", "_keep_inflater", "_keep_window", "_pool", "_settings", "_stream")
+    __slots__ = (
+        "_compressor",
+        "_inflate_bits",
+        "_keep_inflater",
+        "_keep_window",
+        "_library",
+        "_pool",
+        "_settings",
+        "_stream",
+    )
 
     def __init__(self, pool: DeflatePool, params: DeflateParams, options: DeflateOptions, *, server: bool) -> None:
         ours = (params.server_max_window_bits, not params.server_no_context_takeover)
@@ -269,6 +292,7 @@ class PerMessageDeflate:
         if not server:
             ours, theirs = theirs, ours
         self._pool = pool
+        self._library = pool.library
         self._settings = (options.level, ours[0], options.mem_level)
         self._keep_window = ours[1]
         self._compressor: _Compressor | None = None
@@ -303,7 +327,14 @@ class PerMessageDeflate:
 
     def new_stream(self) -> _Decompressor:
         """An inflater with an empty window."""
-        return zlib.decompressobj(self._inflate_bits)
+        stream: _Decompressor = self._library.decompressobj(self._inflate_bits)
+        return stream
+
+    @property
+    def error(self) -> type[Exception]:
+        """What the library raises for data that it cannot make sense of."""
+        kind: type[Exception] = self._library.error
+        return kind
 
     def finish(self, stream: _Decompressor) -> bool:
         """Whether the message that `stream` read is whole; keeps the window if that was agreed.
@@ -318,7 +349,7 @@ class PerMessageDeflate:
                 self._stream = stream
                 stream = stream.copy()
             return not stream.decompress(_FINAL_EMPTY_BLOCK, 1) and stream.eof
-        except zlib.error:
+        except self.error:
             return False
 
 
@@ -341,7 +372,7 @@ class Inflater:
             most = min(max(_CHUNK, 4 * len(data)), self._room + 1)
             try:
                 out = stream.decompress(data, most)
-            except zlib.error as error:
+            except self._codec.error as error:
                 raise ProtocolError(CloseCode.INVALID_PAYLOAD, "corrupt compressed data") from error
             size = len(out)
             if size > self._room:

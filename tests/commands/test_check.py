@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import ssl
+import zlib
 from pathlib import Path
 
 import pytest
 
 from gows.commands import check
+from tests.needs import need_module
 
 UNLIMITED = resource.RLIM_INFINITY
 WIDE = [1024, 65535]
@@ -25,15 +28,24 @@ def test_it_names_what_a_newcomer_has_to_know(capsys: pytest.CaptureFixture[str]
         "python",
         "selector",
         "tls",
+        "deflate",
         "descriptors",
         "listen_queue",
         "client_ports",
         "connections",
     }
     assert rows["tls"] == ssl.OPENSSL_VERSION
+    assert rows["deflate"] == check.deflate()
     assert rows["descriptors"] == f"soft {check.limit(soft)}, hard {check.limit(hard)}"
     assert rows["selector"] in {"epoll", "kqueue", "poll", "select", "devpoll"}
     assert advice
+
+
+def test_what_compresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "LIBRARY", zlib)
+    assert check.deflate() == f"zlib {zlib.ZLIB_RUNTIME_VERSION}"
+    monkeypatch.setattr(check, "LIBRARY", need_module("zlib_ng.zlib_ng"))
+    assert re.fullmatch(r"zlib-ng \d+\.\d+\.\d+", check.deflate())
 
 
 @pytest.mark.parametrize(
