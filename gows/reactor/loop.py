@@ -31,7 +31,7 @@ from typing import Any
 from gows.bufferpool import BufferPool
 from gows.errors import LoopClosedError, UsageError
 from gows.reactor import turn
-from gows.reactor.address import AddressLike, parse_address
+from gows.reactor.address import Address, AddressLike, parse_address
 from gows.reactor.connector import Connector
 from gows.reactor.endpoint import Endpoint
 from gows.reactor.listener import Listener
@@ -406,7 +406,7 @@ class Loop:
 
     def listen(
         self,
-        address: AddressLike,
+        address: AddressLike | socket.SocketType,
         on_accept: Callable[[Stream], object],
         *,
         backlog: int = 4096,
@@ -423,13 +423,19 @@ class Loop:
         there. With `defer_tls` it waits for `TLSStream.start_tls`. `mode`: permission bits for the file of a
         Unix-domain socket. `reuse_port`: SO_REUSEPORT, several processes share the port.
 
+        A socket that listens already, in the place of an address, is taken over: the caller's object is detached. Other
+        processes may accept from it, too, and take turns with this one; a file that it is bound to stays.
+
         Bound and listening when this returns. Raises OSError naming the address, ValueError for one that cannot be
-        read.
+        read, and for a socket that does not listen.
         """
         self._check_open()
-        place = parse_address(address)
-        socks = self.sockets.listen(place, backlog=backlog, reuse_port=reuse_port, mode=mode)
-        listener = Listener(self, socks, on_accept, place, ssl_context, defer_tls=defer_tls)
+        if isinstance(address, socket.SocketType):
+            socks, place, shared = [self.sockets.adopt_listener(address)], Address("", 0), True
+        else:
+            place, shared = parse_address(address), False
+            socks = self.sockets.listen(place, backlog=backlog, reuse_port=reuse_port, mode=mode)
+        listener = Listener(self, socks, on_accept, place, ssl_context, defer_tls=defer_tls, shared=shared)
         self._listeners.append(listener)
         self.run_soon(listener.open)
         return listener

@@ -38,6 +38,11 @@ class Poller(ABC):
     def register(self, fd: int, mask: int) -> None:
         """Begin to watch `fd` for `mask` (READ, WRITE or both). Raises OSError when the kernel cannot watch it."""
 
+    def register_shared(self, fd: int) -> None:
+        """Begin to watch `fd` for READ, where other processes watch it, too: of those who sleep at least one is to be
+        told. Who was told and does not read leaves it to nobody."""
+        self.register(fd, READ)
+
     @abstractmethod
     def modify(self, fd: int, mask: int) -> None:
         """Watch a registered `fd` for another mask; never 0."""
@@ -72,6 +77,9 @@ class EpollPoller(Poller):
 
     def register(self, fd: int, mask: int) -> None:
         self._epoll.register(fd, mask)
+
+    def register_shared(self, fd: int) -> None:
+        self._epoll.register(fd, READ | select.EPOLLEXCLUSIVE)  # whoever registered first of those who sleep
 
     def modify(self, fd: int, mask: int) -> None:
         self._epoll.modify(fd, mask)

@@ -84,10 +84,20 @@ class SocketLayer:
             sock.close()
             raise
 
-    def adopt(self, sock: socket.socket) -> Sock:
+    def adopt(self, sock: socket.SocketType) -> Sock:
         """Take over a connected socket; `sock` itself is detached and of no more use."""
         family, kind, proto = int(sock.family), int(sock.type), sock.proto
         return _prepared(Socket(family, kind, proto, sock.detach()), nodelay=True)
+
+    def adopt_listener(self, sock: socket.SocketType) -> Sock:
+        """Take over a listening socket; `sock` itself is detached and of no more use. Raises ValueError for one that
+        does not listen."""
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"this socket does not listen: {sock!r}")
+        family, kind, proto = int(sock.family), int(sock.type), sock.proto
+        taken = socket.SocketType(family, kind, proto, sock.detach())
+        taken.setblocking(False)
+        return taken
 
     def accept(self, listener: Sock) -> Sock:
         """A connection that waits at `listener`. Raises BlockingIOError when there is none, OSError as accept(2)."""

@@ -15,7 +15,7 @@ import pytest
 from gows.reactor import Loop, Observer, Stream, Target
 from tests.fakes import MemorySocket, World
 from tests.reactor.recorder import Acceptor, Recorder, echo
-from tests.waiting import turn_until
+from tests.waiting import turn_until, wait_until
 
 
 def dial(world: World, port: int = 80) -> MemorySocket:
@@ -147,6 +147,27 @@ def test_on_accept_that_raises(world: World, caplog: pytest.LogCaptureFixture) -
     with pytest.raises(ConnectionResetError):
         first.recv(1)
     assert acceptor.recorders[1].calls == []
+
+
+def test_a_fault_of_ours_does_not_make_the_loop_spin(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits in the queue stays there, and would be reported over and over."""
+    loop = world.loop()
+    acceptor = Acceptor()
+    loop.listen("10.0.0.1:80", acceptor)
+    tried: list[float] = []
+    accept = world.network.accept
+
+    def failing(sock: object) -> object:
+        tried.append(world.clock())
+        if len(tried) <= 3:
+            raise RuntimeError("a fault")
+        return accept(sock)
+
+    monkeypatch.setattr(world.network, "accept", failing)
+    dial(world)
+    world.run_for(1.0)
+    assert len(acceptor.recorders) == 1
+    assert all(later - earlier >= 0.1 for earlier, later in pairwise(tried[:4]))
 
 
 def test_on_accept_that_sets_no_observer(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -447,3 +468,80 @@ def test_observers_may_inherit_the_defaults(world: World) -> None:
     assert streams[0].queued > streams[0].observer.high_water > streams[0].observer.low_water
     streams[0].abort()
     world.run_for(1)
+
+
+# ---------------------------------------------------------------------- sockets that listen already
+
+
+def listening() -> tuple[socket.socket, tuple[str, int]]:
+    sock = socket.create_server(("127.0.0.1", 0))
+    return sock, sock.getsockname()
+
+
+def test_a_socket_that_listens_already_is_taken_over(loop: Loop) -> None:
+    sock, address = listening()
+    acceptor = Acceptor()
+    with socket.create_connection(address) as client:
+        listener = loop.listen(sock, acceptor)
+        assert sock.fileno() == -1
+        assert listener.address == address
+        client.sendall(b"hello")
+        turn_until(loop, lambda: acceptor.recorders and acceptor.one.data == b"hello")
+    listener.close()
+    loop.run_once(0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+def test_a_socket_that_does_not_listen_stays_with_its_owner(loop: Loop) -> None:
+    with socket.socket() as sock:
+        with pytest.raises(ValueError, match="does not listen"):
+            loop.listen(sock, Acceptor())
+        assert sock.fileno() >= 0
+
+
+def test_the_file_of_a_socket_that_was_taken_over_stays(loop: Loop, tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        listener = loop.listen(sock, Acceptor())
+    assert listener.address == str(path)
+    loop.run_once(0)
+    listener.close()
+    loop.run_once(0)
+    assert path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere whoever is first gets the connection")
+def test_those_who_share_a_socket_take_turns() -> None:
+    sock, address = listening()
+    loops = [Loop(workers=0) for _ in range(3)]
+    acceptors = [Acceptor() for _ in loops]
+    for loop, acceptor in zip(loops, acceptors, strict=True):
+        loop.listen(sock.dup(), acceptor)
+        loop.start()
+    sock.close()
+    clients = []
+    for number in range(30):
+        clients.append(socket.create_connection(address))
+        wait_until(lambda number=number: sum(len(each.recorders) for each in acceptors) == number + 1)  # type: ignore[misc]
+    for client in clients:
+        client.close()
+    for loop in loops:
+        loop.close()
+    assert min(len(acceptor.recorders) for acceptor in acceptors) >= 5
+
+
+def test_who_shares_a_socket_and_may_have_been_told_of_a_connection_takes_it_along() -> None:
+    sock, address = listening()
+    with Loop(workers=0) as loop:
+        acceptor = Acceptor()
+        listener = loop.listen(sock, acceptor)
+        loop.run_once(0)
+        clients: list[socket.socket] = []
+        loop.call_soon(lambda: clients.append(socket.create_connection(address)))  # when the poller was asked already
+        loop.call_soon(listener.close)
+        loop.run_once(0)
+        assert len(acceptor.recorders) == 1
+        clients[0].close()
