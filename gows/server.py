@@ -20,6 +20,7 @@ from gows.codes import Opcode
 from gows.drain import Drain
 from gows.errors import HttpError, UsageError
 from gows.fanout import Audience, Fanout
+from gows.health import HEALTH_PATHS, health_answer
 from gows.http.connection import HttpConnection, access_logger
 from gows.http.preface import ProxyPreface
 from gows.http.proxies import Proxies
@@ -66,6 +67,7 @@ class Server:
       its body, and for the next request to begin on a kept connection.
     - `max_connections`: more get 503. None: as many as there are descriptors; near the limit, the others wait.
     - `admission`: who may connect: caps per client, a rate, trusted proxies, the descriptor reserve; see Admission.
+    - `health`: answer `/-/live` and `/-/ready` before any route; `gows.run` sets it.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
     """
 
@@ -84,6 +86,7 @@ class Server:
         keep_alive_timeout: float = 75.0,
         max_connections: int | None = None,
         admission: Admission | None = None,
+        health: bool = False,
         loop: Loop | None = None,
     ) -> None:
         for name, value in (
@@ -104,6 +107,7 @@ class Server:
         self.admission = admission or Admission()
         if self.admission.attached:
             raise UsageError("an Admission counts for one server; make another")
+        self.health = health
         self.router = Router()
         self._wsgi = None if wsgi is None else WsgiApp(wsgi)
         self._own_loop = loop is None
@@ -163,6 +167,8 @@ class Server:
     def handle(self, request: Request) -> Any:
         """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket.
         Worker thread."""
+        if self.answers_at_once(request):
+            return health_answer(request, ready=not self.draining)
         view: View
         try:
             view, request.path_params = self.router.match(request.method, request.path)
@@ -171,6 +177,11 @@ class Server:
                 raise
             view = self._wsgi
         return view(request, **request.path_params)
+
+    def answers_at_once(self, request: Request) -> bool:
+        """Whether the request is about our health. The loop answers it, so that workers that are all busy do not make
+        the process look dead. Loop thread."""
+        return self.health and request.path in HEALTH_PATHS
 
     # ------------------------------------------------------------------ running
 
@@ -233,9 +244,16 @@ class Server:
                 self._remote.broadcast(message, group, exclude)
             self._fanout.send(message, Audience(self.loop, self, group), own)
 
-    def listen(self, address: Any, *, proxy_protocol: bool | str | None = None, **settings: Any) -> Any:
-        """Bind and listen; accepting begins when the server runs. Returns the bound address. `proxy_protocol`: as in
-        Admission, for this address alone. Raises OSError, saying which address."""
+    def listen(self, address: Any, **settings: Any) -> Any:
+        """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
+        which address.
+
+        `address` may be a socket that listens already, which is taken over: of systemd, say, or of `gows.run`.
+        Settings: `proxy_protocol` as in Admission, for this address alone; and those of `Loop.listen`."""
+        return self.add_listener(address, **settings).address
+
+    def add_listener(self, address: Any, *, proxy_protocol: bool | str | None = None, **settings: Any) -> Listener:
+        """As `listen`; returns what `drop_listener` takes."""
         if self._stopping:
             raise UsageError("this server was stopped")
         admission = self.admission
@@ -245,7 +263,13 @@ class Server:
             address, accepted, ssl_context=self.ssl_context, defer_tls=bool(versions), **settings
         )
         self._listeners.append(listener)
-        return listener.address
+        return listener
+
+    def drop_listener(self, listener: Listener) -> None:
+        """Accept no more there. What waits in the kernel's queue is for others who hold the socket, if there are any.
+        Connections live on. Any thread."""
+        listener.close()
+        self.loop.run_soon(self._listeners.remove, listener)
 
     def start(self, address: Any = None) -> None:
         """Serve in a thread of its own; returns when the port is open. Any thread."""

@@ -71,6 +71,9 @@ class Application(Protocol):
     def handle(self, request: Request) -> Any:
         """The answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""
 
+    def answers_at_once(self, request: Request) -> bool:
+        """Whether the loop is to call `handle` itself, where it must not block. Loop thread."""
+
 
 class _Sending:
     """An answer whose body goes out in pieces."""
@@ -189,7 +192,10 @@ class HttpConnection(Observer):
             self._phase = _BUSY
             self._request = Request(parser.head, parser.body, self)
             stream.set_deadline(None)
-            stream.loop.pool.submit(self)
+            if self.app.answers_at_once(self._request):
+                stream.loop.call_soon(self.run)  # not here: of many that are pipelined, each would call the next
+            else:
+                stream.loop.pool.submit(self)
         elif parser.head is None:
             if self._phase == _IDLE and parser.started:
                 self._phase = _HEAD
@@ -247,12 +253,12 @@ class HttpConnection(Observer):
         elif stream.queued:
             stream.set_deadline(WRITE_TIMEOUT - stalled)
 
-    # ------------------------------------------------------------------ answering (worker, or the loop when inline)
+    # ------------------------------------------------------------------ answering (worker, or the loop)
 
     def run(self) -> None:
         """The task. Never two at once: it is submitted in BUSY, and again after it went to WAITING or ended a run."""
         stream = self.stream
-        inline = stream.loop.pool.inline
+        inline = stream.loop.pool.inline or stream.loop.in_loop()
         if not inline:
             stream.cork()
         try:

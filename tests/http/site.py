@@ -30,6 +30,9 @@ class App:
     proxies: Proxies | None = None
     requests: list[Request] = field(default_factory=list)
 
+    def answers_at_once(self, request: Request) -> bool:
+        return request.path == "/at-once"
+
     def handle(self, request: Request) -> Any:
         self.requests.append(request)
         return self.view(request)

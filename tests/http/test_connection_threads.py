@@ -302,3 +302,19 @@ def test_a_loop_that_is_closed_while_a_request_is_answered(
         threading.Timer(0.05, release.set).start()
         server.loop.close()
     assert not caplog.records
+
+
+def test_what_is_answered_at_once_needs_no_worker_however_many_ask(make_server: MakeServer) -> None:
+    threads: set[int | None] = set()
+
+    def view(request: Request) -> str:
+        threads.add(threading.get_ident())
+        return "now"
+
+    server = make_server(view)
+    with server.connect() as sock:
+        sock.sendall(get("/at-once") * 500)
+        answers = receive(sock, 1)
+        while answers.count(b"\r\n\r\nnow") < 500:
+            answers += receive(sock, 1)
+    assert threads == {server.loop._thread_id}
