@@ -55,6 +55,7 @@ from gows.options import (
     set_origin_check_func,
     use_flate,
 )
+from gows.processes import run
 from gows.remote import RemoteConnection
 from gows.server import Server
 from gows.upgrade import accept
@@ -98,6 +99,7 @@ __all__ = [
     "accept",
     "connect",
     "default_options",
+    "run",
     "set_frame_read_buffer_size",
     "set_message_buffer_size",
     "set_min_compress_size",

@@ -22,7 +22,7 @@ LAYERS: list[list[list[str]]] = [
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.session", "gows.websocket"]],
     [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"]],
-    [["gows.upgrade", "gows.server", "gows.admission", "gows.remote", "gows.drain"]],
+    [["gows.upgrade", "gows.server", "gows.admission", "gows.health", "gows.remote", "gows.drain", "gows.processes"]],
     [["gows"]],
     [["gows.__main__", "gows.commands"]],
 ]
