@@ -3,7 +3,7 @@
 `/` asks for a name, `/index?user=NAME` is the page, `/conn?user=NAME` the WebSocket. A client sends the plain text of a
 message; what it receives is JSON: `welcome` (its name, who is here, the size limit), `join`, `leave`, `message`, and
 `error` (about its own last message, which nobody else got). Every text it sends is answered by exactly one `message`
-or `error`.
+or `error`. It runs in one process: the room is in its memory.
 """
 
 from __future__ import annotations

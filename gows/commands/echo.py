@@ -1,19 +1,24 @@
 """Echo server: answers on every path, and sends every data message back with its type.
 
 The standard target of conformance suites and load generators: messages up to 16 MiB, one handler object
-per connection, nothing printed per message.
+per connection, nothing printed per message. What comes on `--broadcast-path` goes to everybody there instead, in all
+processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import Opcode
 from gows.handler import Handler
 from gows.http.request import Request
 from gows.options import AcceptOptions
+from gows.processes import run as run_processes
 from gows.server import Server
 from gows.upgrade import accept
 from gows.websocket import WebSocket
@@ -37,12 +42,38 @@ class Echo(Handler):
             ws.write_message(opcode, buff)
 
 
+class Broadcast(Handler):
+    """Sends what comes to everybody of its group, its sender included."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        data = buff.get_string() if opcode is _TEXT else buff.get_bytes().tobytes()
+        self._server.broadcast(data, group=ws.group)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gows echo`."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9001, help="port, 0 for a free one (default: %(default)s)")
     parser.add_argument(
         "--workers", type=int, default=4, metavar="N", help="worker threads; 0: callbacks run in the loop (default: 4)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=processes,
+        metavar="N",
+        help="worker processes on the port, 'auto': one a CPU (default: no others, the command itself serves)",
+    )
+    parser.add_argument(
+        "--drain",
+        type=float,
+        metavar="SECONDS",
+        help="at the end, close connections over so many seconds instead of all at once",
+    )
+    parser.add_argument(
+        "--broadcast-path", metavar="PATH", help="what comes on this path goes to everybody there (e.g. /broadcast)"
     )
     parser.add_argument("--compression", action="store_true", help="negotiate permessage-deflate")
     parser.add_argument(
@@ -60,6 +91,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def processes(text: str) -> int | str:
+    """A number of processes, or "auto"."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1, or 'auto', not {text!r}")
+    return int(text)
+
+
 def server(arguments: argparse.Namespace) -> Server:
     """The echo server as the command line asks for it."""
     options = AcceptOptions(
@@ -72,6 +112,12 @@ def server(arguments: argparse.Namespace) -> Server:
         max_fragments=1 << 20,  # conformance suites send 65,536 fragments in a message
     )
     echo = Server(workers=arguments.workers, options=options)
+    if arguments.broadcast_path is not None:
+        everybody = replace(options, group=arguments.broadcast_path)
+
+        @echo.route(arguments.broadcast_path)
+        def gather(request: Request) -> None:
+            accept(request, everybody).serve(Broadcast(echo))
 
     @echo.route("/{path:path}")
     def upgrade(request: Request, path: str) -> None:
@@ -82,11 +128,25 @@ def server(arguments: argparse.Namespace) -> Server:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
+    address = (arguments.host, arguments.port)
+
+    def listening(addresses: list[Any]) -> None:
+        print(f"listening on {addresses[0][0]}:{addresses[0][1]}", flush=True)
+
     try:
+        if arguments.processes is not None:
+            run_processes(
+                partial(server, arguments),
+                address,
+                processes=arguments.processes,
+                drain=arguments.drain,
+                ready=listening,
+            )
+            return 0
         echo = server(arguments)
-        host, port = echo.listen((arguments.host, arguments.port))[:2]
+        echo.listen(address)
+        echo.listen_and_serve(ready=lambda: listening(echo.addresses), drain=arguments.drain)
     except (OSError, ValueError) as error:
         print(f"gows echo: {error}", file=sys.stderr)
         return 1
-    echo.listen_and_serve(ready=lambda: print(f"listening on {host}:{port}", flush=True))
     return 0

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -74,9 +76,10 @@ def test_the_size_of_a_message_is_limited(start: Start) -> None:
 
 
 @pytest.mark.slow
-def test_a_taken_port_is_said_in_one_line() -> None:
+@pytest.mark.parametrize("flags", [[], ["--processes", "2"]])
+def test_a_taken_port_is_said_in_one_line(flags: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        command = [sys.executable, "-m", "gows", "echo", "--port", str(taken.getsockname()[1])]
+        command = [sys.executable, "-m", "gows", "echo", "--port", str(taken.getsockname()[1]), *flags]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("gows echo: ")
@@ -98,3 +101,63 @@ def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
         _, errors = program.communicate(timeout=30)
     assert closed.value.rcvd.code == 1001
     assert (program.returncode, errors) == (0, "")
+
+
+@pytest.mark.slow
+def test_several_processes(start: Start) -> None:
+    port = start("--processes", "2")
+    with connect(port) as ws:
+        ws.send("hello")
+        assert ws.recv(10) == "hello"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10) as answer:
+        assert answer.read() == b"ready\n", "only under gows.run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", ["0", "-1", "many", "1.5"])
+def test_a_number_of_processes_that_cannot_be(count: str) -> None:
+    command = [sys.executable, "-m", "gows", "echo", "--port", "0", "--processes", count]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert f"a number from 1, or 'auto', not '{count}'" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--processes", "2"]])
+def test_one_path_goes_to_everybody_there(start: Start, flags: list[str]) -> None:
+    port = start("--broadcast-path", "/all", *flags)
+    with ExitStack() as stack:
+        here = [stack.enter_context(connect(port, "/all")) for _ in range(6)]
+        elsewhere = stack.enter_context(connect(port, "/"))
+        for number, message in enumerate(("one", b"two")):
+            here[number].send(message)
+            for ws in here:
+                assert ws.recv(10) == message
+        elsewhere.send("echo")
+        assert elsewhere.recv(10) == "echo", "and nothing before"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--processes", "2"]])
+def test_drained_connections_are_told_to_come_back(flags: list[str]) -> None:
+    command = [sys.executable, "-m", "gows", "echo", "--port", "0", "--drain", "0.2", *flags]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        port = int(program.stdout.readline().rpartition(":")[2])
+        with connect(port) as ws:
+            program.terminate()
+            with pytest.raises(need_module("websockets").exceptions.ConnectionClosed) as closed:
+                ws.recv(10)
+        assert program.wait(30) == 0
+    assert closed.value.rcvd.code == 1012
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flags", "fault"), [(["--broadcast-path", "all"], "all"), (["--drain", "-1"], "drain")])
+def test_what_cannot_be_is_said_in_one_line(flags: list[str], fault: str) -> None:
+    command = [sys.executable, "-m", "gows", "echo", "--port", "0", *flags]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("gows echo: ")
+    assert fault in ended.stderr
+    assert ended.stderr.count("\n") == 1
