@@ -3,11 +3,14 @@ somewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
 import re
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -28,7 +31,7 @@ from gows.bus import Bus
 from gows.codes import may_travel
 from gows.reactor import Loop, shared_loop
 from tests.needs import need_module
-from tests.processes import ROOT
+from tests.processes import ROOT, Children
 from tests.waiting import wait_until
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -308,6 +311,49 @@ def test_admission(run: Callable[..., Running]) -> None:
             ws.recv(10)
         assert (ws.close_code, ws.close_reason) == (1008, "too many messages a second")
     assert fetch(port, "/refused")[1].startswith('{"max_connections":0,"per_ip":0,')
+
+
+class Supervised:
+    """A program that calls gows.run, as a process of its own."""
+
+    def __init__(self, children: Children, name: str, file: Path) -> None:
+        text = program(name).replace('":8080"', '"127.0.0.1:0"')
+        if "ready=" not in text:
+            text = text.replace("drain=10", "drain=10, ready=lambda addresses: print(addresses[0], flush=True)")
+        file.write_text(text)
+        self.process = children.start([sys.executable, str(file)], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.port = int(re.findall(r"\d+", self.process.stdout.readline())[-1])
+
+    def end(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(20) == 0
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.mark.slow
+def test_run(tmp_path: Path) -> None:
+    with Children() as children:
+        running = Supervised(children, "run", tmp_path / "site.py")
+        with connect(f"ws://127.0.0.1:{running.port}/ws") as ws:
+            ws.send("nobody answers")
+        assert fetch(running.port, "/-/ready") == (200, "ready\n")
+        running.end()
+
+
+@pytest.mark.slow
+def test_processes(tmp_path: Path) -> None:
+    with Children() as children:
+        running = Supervised(children, "processes", tmp_path / "hall.py")
+        with contextlib.ExitStack() as stack:
+            url = f"ws://127.0.0.1:{running.port}/hall"
+            peers = [stack.enter_context(connect(url)) for _ in range(8)]
+            peers[0].send("hello")
+            for peer in peers:
+                while peer.recv(10) != "hello":
+                    pass
+        running.end()
 
 
 def test_reactor(run: Callable[..., Running]) -> None:
