@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from random import random
 from typing import TYPE_CHECKING, Any, cast
 
 from gows.codes import CloseCause, CloseCode, Opcode
@@ -68,6 +69,10 @@ _UNSERVED = 64  # no handler was attached yet
 _DISMISSED = 128  # a close waits in the inbox
 _SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not simply be delivered
 _PONG_UNIT = 256  # from here on: how many pongs were queued since the outgoing queue was last empty
+
+PING_SPREAD = 0.25
+"""The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one moment
+would be pinged all in one moment, too, and ever after."""
 
 ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
 """Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
@@ -363,10 +368,10 @@ class Session:
         due = math.inf
         silent = stream.silent_for()
         if options.ping_interval is not None:
-            if stream.seen < self._ping_tick:
+            if self._ping_tick and stream.seen < self._ping_tick:
                 due = self._patience(options) - self._waited()
             else:
-                due = options.ping_interval - silent
+                due = options.ping_interval * (1.0 - PING_SPREAD * random()) - silent
         if options.read_timeout is not None:
             due = min(due, options.read_timeout - silent)
         if options.write_timeout is not None and stream.queued:
@@ -376,7 +381,7 @@ class Session:
     def _heartbeat(self, options: AcceptOptions, silent: float) -> bool:
         """Ping a silent peer; False when it is dead. Any inbound byte since the ping counts as life (`stream.seen`)."""
         stream, pinged = self.stream, self._ping_tick
-        if stream.seen < pinged:
+        if pinged and stream.seen < pinged:  # `seen` may lie before the loop's first tick
             late = self._waited() - self._patience(options)
             if late < 0:
                 return True
@@ -390,7 +395,7 @@ class Session:
                 self._ping_tick = min(stream.loop.ticks, pinged + round((late + 1.0) * TICKS_PER_SECOND))
                 return True
         self._ping_tick = 0
-        if silent >= options.ping_interval:  # type: ignore[operator]
+        if silent >= options.ping_interval * (1.0 - PING_SPREAD):  # type: ignore[operator]
             self._ping_tick = stream.loop.ticks
             with stream.lock:
                 if self.connection.state is ConnectionState.OPEN:  # still
@@ -436,6 +441,10 @@ class Session:
         """Loop thread: the heartbeat starts, and bytes that came before the handler are parsed."""
         if self.stream.closed:
             return
+        options = self.context.options
+        if options.ping_interval is not None and options.read_timeout is None:
+            # as if it had been silent before: so that first pings are spread over the whole interval
+            self.stream.seen -= round(options.ping_interval * TICKS_PER_SECOND * random())
         self.arm()
         if early:
             for _, data in early:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -58,6 +60,26 @@ def test_a_silent_peer_is_pinged_and_stays_as_long_as_it_answers(make_stage: Mak
         assert stage.now - start == pytest.approx(30.0 * turn, abs=0.5 * turn)
         guest.send(frame(PONG))
     assert not guest.end
+
+
+def test_pings_to_those_who_came_at_once_are_spread(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gows.session.random", Random(7).random)
+    stage = make_stage(ping_interval=30, ping_timeout=20)
+    start = stage.now
+    guests = [stage.guest()[0] for _ in range(40)]
+    assert stage.now - start < 1
+    for turn in range(1, 4):
+        seconds: list[int] = []
+        waiting = list(guests)
+        while waiting:
+            stage.run_for(1)
+            for guest in list(waiting):
+                if [frame.opcode for frame in guest.pending()] == [PING]:
+                    seconds.append(int(stage.now - start))
+                    guest.send(frame(PONG))
+                    waiting.remove(guest)
+        assert max(seconds) <= 30.0 * turn + turn
+        assert max(Counter(seconds).values()) <= 8, "of 40"
 
 
 def test_a_peer_that_answers_no_ping_is_dead(make_stage: MakeStage) -> None:
