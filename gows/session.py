@@ -71,8 +71,8 @@ _SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not sim
 _PONG_UNIT = 256  # from here on: how many pongs were queued since the outgoing queue was last empty
 
 PING_SPREAD = 0.25
-"""The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one moment
-would be pinged all in one moment, too, and ever after."""
+"""The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one
+moment would be pinged all in one moment, too, and ever after."""
 
 ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
 """Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
@@ -369,7 +369,8 @@ class Session:
         silent = stream.silent_for()
         if options.ping_interval is not None:
             if self._ping_tick and stream.seen < self._ping_tick:
-                due = self._patience(options) - self._waited()
+                # an answer sets no deadline: where the interval is the shorter of the two, the next ping is due before
+                due = min(self._patience(options) - self._waited(), options.ping_interval)
             else:
                 due = options.ping_interval * (1.0 - PING_SPREAD * random()) - silent
         if options.read_timeout is not None:

@@ -62,6 +62,20 @@ def test_a_silent_peer_is_pinged_and_stays_as_long_as_it_answers(make_stage: Mak
     assert not guest.end
 
 
+def test_the_interval_may_be_shorter_than_the_timeout(make_stage: MakeStage) -> None:
+    stage = make_stage(ping_interval=5, ping_timeout=20)
+    guest, _handler = stage.guest()
+    start = stage.now
+    for turn in range(1, 10):
+        assert guest.read().opcode == PING
+        assert stage.now - start == pytest.approx(5.0 * turn, abs=0.5 * turn)
+        guest.send(frame(PONG))
+    assert guest.read().opcode == PING
+    asked = stage.now
+    assert guest.drain() == "RST"
+    assert stage.now - asked == pytest.approx(20.0, abs=0.5)
+
+
 def test_pings_to_those_who_came_at_once_are_spread(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gows.session.random", Random(7).random)
     stage = make_stage(ping_interval=30, ping_timeout=20)

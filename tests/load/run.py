@@ -3,7 +3,7 @@
     python -m tests.load.run [--connections N] [--seconds S] [--flight N] [--size BYTES]
 
 No speed is judged here. The run fails when a connection could not be opened, was closed, or was sent a masked frame, or
-when nothing was echoed at all. Needs a C compiler for the load generator, wsload.c.
+when nothing was echoed at all. Needs a C compiler for the load generator, bench/native/wsload.c.
 """
 
 from __future__ import annotations
@@ -11,26 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-from tests.processes import ROOT, Children, start_echo, stop_on_sigterm
-
-SOURCE = Path(__file__).with_name("wsload.c")
-
-
-def build() -> Path:
-    """The load generator, compiled if it is older than its source."""
-    program = ROOT / "build" / "wsload"
-    if not program.exists() or program.stat().st_mtime < SOURCE.stat().st_mtime:
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-        if compiler is None:
-            raise SystemExit("load: no C compiler found")
-        program.parent.mkdir(exist_ok=True)
-        subprocess.run([compiler, "-O2", "-o", str(program), str(SOURCE), "-lm"], check=True, timeout=120)
-    return program
+from bench.tools import Unavailable, build
+from tests.processes import Children, start_echo, stop_on_sigterm
 
 
 def allow_descriptors(wanted: int) -> None:
@@ -62,7 +47,10 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=32, help="payload bytes")
     arguments = parser.parse_args()
     stop_on_sigterm()
-    program = build()
+    try:
+        program = build("wsload")
+    except Unavailable as error:
+        raise SystemExit(f"load: {error}") from None
     allow_descriptors(arguments.connections + 200)
     figures = ["-c", arguments.connections, "-d", arguments.seconds, "-p", arguments.flight, "-s", arguments.size]
     with Children() as children:
