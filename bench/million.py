@@ -3,8 +3,8 @@
     python -m bench.million [--connections 200000] [--processes N] [--interval 60] [--seconds 60]
 
 Brings up the server (`gows.run`), then the clients, then waits for a round of pings, then broadcasts one message to
-all. Prints what was held and for how long, the time to get there, user and kernel bytes of each connection (the kernel's for
-both ends), pings answered, connections lost, and the time of the broadcast from its sending to its last arrival.
+all. Prints what was held and for how long, the time to get there, user and kernel bytes of each connection (the kernel's
+for both ends), pings answered, connections lost, and the time of the broadcast from its sending to its last arrival.
 
 A process here may hold as many connections as it has descriptors; by default one process a 19,000 on each side. The
 kernel takes 7 to 11 kB for a connection with both ends on one machine.
@@ -176,9 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     held, rate = found["connections"], found["connections"] / found["seconds_to_open"]
     print(f"{held:,} connections in {processes} processes, {found['failed']} failed, {found['lost']} lost")
     print(f"  open after {found['seconds_to_open']:.0f} s ({rate:,.0f} a second)")
-    print(
-        f"  user memory {found['user_bytes']:.0f} B a connection; the kernel's {found['kernel_bytes']:,.0f} B, both ends"
-    )
+    print(f"  user memory {found['user_bytes']:.0f} B each, the kernel's {found['kernel_bytes']:,.0f} B, both ends")
     print(f"  the server's processes take {found['server_bytes'] / 1e6:,.0f} MB in all")
     print(
         f"  pinged every {chosen.interval * 0.75:g} to {chosen.interval:g} s: {found['pings_per_s']:,.0f} pings "
