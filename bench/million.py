@@ -3,8 +3,9 @@
     python -m bench.million [--connections 200000] [--processes N] [--interval 60] [--seconds 60]
 
 Brings up the server (`gows.run`), then the clients, then waits for a round of pings, then broadcasts one message to
-all. Prints what was held and for how long, the time to get there, user and kernel bytes of each connection (the kernel's
-for both ends), pings answered, connections lost, and the time of the broadcast from its sending to its last arrival.
+all. Prints what was held and for how long, the time to get there, user and kernel bytes of each connection (the
+kernel's for both ends), pings answered, connections lost, and the time of the broadcast from its sending to its last
+arrival.
 
 A process here may hold as many connections as it has descriptors; by default one process a 19,000 on each side. The
 kernel takes 7 to 11 kB for a connection with both ends on one machine.

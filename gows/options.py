@@ -13,7 +13,7 @@ from typing import Any
 OriginCheck = Callable[[Any], bool]
 """Takes the `gows.Request` of an upgrade, returns whether its Origin is welcome."""
 
-OVERFLOW_POLICIES = ("refuse", "drop", "close")
+OVERFLOW_POLICIES = ("refuse", "block", "drop", "drop_oldest", "latest", "close")
 
 
 @dataclass(slots=True)
@@ -74,8 +74,11 @@ class AcceptOptions:
     low_water: int = 65536
     """Outgoing bytes queued below which `on_drain` says that writing may go on."""
     overflow: str = "refuse"
-    """Over the high-water mark a message is refused ("refuse": QueueFullError), lost ("drop"), or ends the
-    connection ("close": 1013)."""
+    """Over the high-water mark a message is refused ("refuse": QueueFullError), waits for room ("block": up to
+    `write_timeout`, then QueueFullError; in the loop's thread it is refused), is lost ("drop"), or ends the connection
+    ("close": 1013). For "drop_oldest" and "latest", messages wait as soon as the kernel takes no more, up to
+    `high_water` bytes of them: then the oldest are lost; and "latest" puts a message in the place of one with the same
+    `key`."""
     inbox_messages: int = 64
     """Received messages waiting for a busy handler above which the connection is not read from."""
 

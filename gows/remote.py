@@ -138,6 +138,8 @@ class Remote:
     def broadcast(self, message: PreparedMessage, group: str | None, exclude: object) -> None:
         """Have the other processes send `message` to their connections. Any thread. ValueError for more than 16 MiB."""
         header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress, "group": group}
+        if message.key is not None:
+            header["key"] = message.key
         if isinstance(exclude, RemoteConnection):  # others than its process do not know the number
             header["exclude"] = [exclude.process, exclude.number]
         self.bus.send("broadcast", pack(header, message.data))
@@ -161,7 +163,7 @@ class Remote:
         header, data = unpack(packet)
         process, number = header.get("exclude", ("", 0))
         exclude = self._numbers.find(number) if process == self.bus.name else None
-        message = PreparedMessage(header["opcode"], data, header["compress"])
+        message = PreparedMessage(header["opcode"], data, header["compress"], header.get("key"))
         try:
             self._fanout.send(message, Audience(self._loop, self._owner, header["group"]), exclude)
         except LoopClosedError:  # this server has stopped

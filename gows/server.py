@@ -29,6 +29,7 @@ from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
 from gows.options import AcceptOptions, check_seconds, default_options
+from gows.overflow import Overflow
 from gows.protocol.connection import to_bytes
 from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
@@ -66,6 +67,8 @@ class Server:
     - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after), for
       its body, and for the next request to begin on a kept connection.
     - `max_connections`: more get 503. None: as many as there are descriptors; near the limit, the others wait.
+    - `max_queued`: bytes that may wait for slow peers, of all connections together; more meets
+      `AcceptOptions.overflow`.
     - `admission`: who may connect: caps per client, a rate, trusted proxies, the descriptor reserve; see Admission.
     - `health`: answer `/-/live` and `/-/ready` before any route; `gows.run` sets it.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
@@ -85,6 +88,7 @@ class Server:
         body_timeout: float = 60.0,
         keep_alive_timeout: float = 75.0,
         max_connections: int | None = None,
+        max_queued: int | None = None,
         admission: Admission | None = None,
         health: bool = False,
         loop: Loop | None = None,
@@ -113,6 +117,8 @@ class Server:
         self._own_loop = loop is None
         self.loop = loop or Loop(workers=workers, read_buffer_size=self.options.frame_read_buffer_size)
         self.admission.attach(self.loop)
+        self.overflow = Overflow(self.loop, max_queued)
+        """Counts what slow peers did not take; see Overflow."""
         self._listeners: list[Listener] = []
         self._fanout = Fanout(self.loop)
         self._remote: Remote | None = None
@@ -224,11 +230,13 @@ class Server:
         group: str | None = None,
         exclude: WebSocket | RemoteConnection | None = None,
         compress: bool = True,
+        key: str | int | None = None,
     ) -> None:
         """Send one message to every open WebSocket of this server, in all its processes. Any thread; never blocks.
 
         `data`: a str goes as TEXT, bytes as BINARY unless `opcode` says TEXT (ValueError when they are not UTF-8).
-        `group`: only to connections accepted with `AcceptOptions(group=…)`. `exclude`: not to this one. What a process
+        `group`: only to connections accepted with `AcceptOptions(group=…)`. `exclude`: not to this one. `key`: as
+        for `ws.write_string`. What a process
         broadcasts reaches everybody in that order, some turns of the loop later; what is written to a single connection
         may overtake it. A connection over its high-water mark is treated by its overflow policy; with "refuse" it
         misses the message. Raises ValueError for more than 16 MiB when there are other processes, QueueFullError (and
@@ -236,7 +244,7 @@ class Server:
         """
         if opcode is None:
             opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
-        message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress)
+        message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
         own = exclude if isinstance(exclude, WebSocket) else None
         with self._broadcasting:
             self._fanout.check(message)

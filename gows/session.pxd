@@ -18,6 +18,8 @@ cdef class SessionContext:
     cdef public object owner
     cdef public bint inline
     cdef public Py_ssize_t high_water
+    cdef public Py_ssize_t mark
+    cdef public object overflow
     cdef public object whole
     cdef public object chunked
     cdef public object deflate_pool

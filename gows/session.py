@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import replace
 from random import random
@@ -28,7 +29,8 @@ from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
 from gows.handler import Handler
 from gows.options import AcceptOptions
-from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role
+from gows.overflow import Backlog, Overflow
+from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role, to_bytes
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
 from gows.protocol.frames import MAX_HEADER
 from gows.protocol.prepared import PreparedMessage
@@ -74,6 +76,14 @@ PING_SPREAD = 0.25
 """The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one
 moment would be pinged all in one moment, too, and ever after."""
 
+KEEPING = ("drop_oldest", "latest")
+"""The policies that keep messages back in a Backlog."""
+
+MAX_WAIT = 3600.0
+"""Seconds that a blocked write waits at a time."""
+BUDGET_WAIT = 0.05
+"""The same, when others may give room as well."""
+
 ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
 """Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
 SERVE_TIMEOUT = 10.0
@@ -93,7 +103,9 @@ class SessionContext:
         "high_water",
         "inline",
         "loop",
+        "mark",
         "options",
+        "overflow",
         "owner",
         "role",
         "whole",
@@ -110,6 +122,13 @@ class SessionContext:
         self.owner = owner
         self.inline = loop.pool.inline if inline is None else inline
         self.high_water = options.high_water
+        overflow = getattr(owner, "overflow", None)
+        self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
+        self.mark = options.high_water  # queued bytes above which a write has to ask for room
+        if options.overflow in KEEPING:
+            self.mark = -1
+        elif self.overflow.max_queued is not None:
+            self.mark = 0
         rates = _rates(loop, options)
         self.whole = _connection_config(loop, options, role, rates, chunked=False)
         self.chunked = _connection_config(loop, options, role, rates, chunked=True)
@@ -301,9 +320,13 @@ class Session:
 
     def drained(self) -> None:
         """The outgoing queue fell to the low-water mark."""
+        overflow = self.context.overflow
         with self.stream.lock:
             held = self._flags & _HELD
             self._flags &= ~_HELD
+            if self in overflow.backlogs:
+                self._refill(self.low_water)
+        overflow.wake(self)
         if self.handler is not None and self._overrides("on_drain"):
             self._enqueue([(_DRAIN, None)])
         if held:
@@ -312,7 +335,10 @@ class Session:
     def connection_lost(self, error: Exception | None) -> None:
         """The stream is gone, for whatever reason. Last call."""
         self.connection.receive_eof()
+        overflow = self.context.overflow
+        overflow.wake(self)
         with self.stream.lock:
+            overflow.backlogs.pop(self, None)
             held = self._flags & _HELD
             self._flags &= ~_HELD
             if self.handler is None:
@@ -687,8 +713,10 @@ class Session:
         with self.stream.lock:
             if self.connection.state is not ConnectionState.OPEN:
                 return
+            self.release_backlog()
             self.stream.write_locked(self.connection.encode_close(code, reason))
             self._blame(cause)
+        self.context.overflow.wake(self)
         self.context.loop.call_soon(self.arm)
 
     def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
@@ -751,12 +779,14 @@ class Session:
     def send_prepared(self, message: PreparedMessage) -> bool:
         """Queue a message that is made for many; whether it was. The overflow policy decides as for any other, but
         nothing is raised: who is closed, or too slow, does not get it. Any thread."""
-        stream = self.stream
+        stream, context = self.stream, self.context
         lock = stream.lock
         lock.acquire()
         try:
-            if stream.queued > self.context.high_water and not self.make_room():
-                return False
+            if stream.queued > context.mark and not self.make_room(
+                message.opcode, message.data, message.compress, message.key
+            ):
+                return self in context.overflow.backlogs
             if self._writer is None:
                 stream.write_locked(message.encode(self.connection))
             else:
@@ -767,21 +797,125 @@ class Session:
             lock.release()
         return True
 
-    def make_room(self, deferred: int = 0) -> bool:
-        """Under stream.lock, with the queue over the high-water mark: send what can be sent, then apply the policy.
+    def make_room(
+        self, opcode: int = 0, data: Any = b"", compress: bool = True, key: Hashable = None, deferred: int = 0
+    ) -> bool:
+        """Under stream.lock, held once, with the queue over `context.mark`: find out whether there is room for a
+        message, and else apply the policy. `opcode` 0: it is not known yet as a whole, so it cannot be kept back.
         `deferred`: bytes that wait for the end of a streamed message and count as queued.
 
-        True: the message may be queued; False: it is dropped. Raises QueueFullError for the policy "refuse".
+        True: the message may be queued; False: that is settled, it is kept back or dropped. Raises QueueFullError for
+        the policies "refuse" and "block".
         """
-        stream, policy = self.stream, self.context.options.overflow
-        stream.flush_locked()
-        queued = stream.queued + deferred
-        if queued <= self.context.high_water or self.connection.state in ENDING:
-            return True  # when closing, the encoder raises the right error
-        if policy == "refuse":
-            raise QueueFullError(f"{queued} bytes are queued and the peer does not take them")
+        stream, context = self.stream, self.context
+        overflow, policy = context.overflow, context.options.overflow
+        if self.connection.state in ENDING:
+            return True  # the encoder raises the right error
+        if opcode and policy in KEEPING:
+            return self._pass_or_keep(opcode, data, compress, key if policy == "latest" else None)
+        if stream.queued + deferred > context.high_water:
+            stream.flush_locked()
+        if stream.queued + deferred <= context.high_water:
+            if not stream.blocked or not overflow.over_budget(len(data)):
+                return True
+            overflow.count("over_budget")
+        if policy == "block" and not deferred:
+            return self._wait_for_room(len(data))
+        if policy in ("refuse", "block"):
+            overflow.count("refused")
+            raise QueueFullError(f"{stream.queued + deferred} bytes are queued and the peer does not take them")
         if policy == "close":
+            overflow.count("closed")
             stream.write_locked(self.connection.encode_close(CloseCode.TRY_AGAIN_LATER, "too slow"))
             self._blame(CloseCause.SLOW)
-            self.context.loop.call_soon(self.arm)
+            context.loop.call_soon(self.arm)
+        else:
+            overflow.count("dropped")
         return False
+
+    def _wait_for_room(self, size: int) -> bool:
+        """The policy "block": the thread waits, and its place in the pool is taken by another meanwhile."""
+        stream, context = self.stream, self.context
+        overflow, pool = context.overflow, context.loop.pool
+        seconds = context.options.write_timeout
+        inside = pool.in_worker()
+        if context.loop.in_loop() or (inside and not pool.step_aside()):
+            overflow.count("refused")
+            raise QueueFullError(f"{stream.queued} bytes are queued, and this thread must not wait")
+        overflow.count("blocked")
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        try:
+            while not stream.closed and self.connection.state not in ENDING:
+                if stream.queued <= context.high_water and not (stream.blocked and overflow.over_budget(size)):
+                    break
+                left = end - time.monotonic()
+                if left <= 0:
+                    overflow.count("block_timeouts")
+                    raise QueueFullError(f"the peer took nothing of {stream.queued} bytes for {seconds:g} s")
+                if stream.queued:
+                    stream.owe_drained()
+                event = overflow.enlist(self)
+                stream.lock.release()
+                try:
+                    # not for ever: what others have queued may be sent, and nobody tells us of that
+                    event.wait(min(left, BUDGET_WAIT) if overflow.max_queued is not None else min(left, MAX_WAIT))
+                finally:
+                    stream.lock.acquire()
+                    overflow.delist(self, event)
+        finally:
+            if inside:
+                pool.step_back()
+        return True
+
+    def _pass_or_keep(self, opcode: int, data: Any, compress: bool, key: Hashable) -> bool:
+        """The policies "drop_oldest" and "latest": as soon as the kernel takes no more, messages wait here."""
+        stream, context = self.stream, self.context
+        overflow = context.overflow
+        backlog = overflow.backlogs.get(self)
+        if backlog is None:
+            if stream.queued > context.high_water and not stream.blocked:
+                stream.flush_locked()
+            if not stream.blocked:
+                return True
+            backlog = overflow.backlogs[self] = Backlog(context.high_water)
+        payload = data.encode() if isinstance(data, str) else to_bytes(data)
+        if opcode == _TEXT and payload is not data and not isinstance(data, str) and not payload.isascii():
+            payload.decode()  # what is wrong is told to whom it belongs
+        over = overflow.over_budget(len(payload))
+        if over:
+            overflow.count("over_budget")
+        replaced, dropped = backlog.put(key, (opcode, payload, compress), grow=not over)
+        if replaced:
+            overflow.count("replaced")
+        if dropped:
+            overflow.count("dropped_oldest", dropped)
+        if stream.queued:
+            stream.owe_drained()
+        return False
+
+    def release_backlog(self) -> None:
+        """Under stream.lock: what was kept back is queued, for something follows it that must not overtake it."""
+        if self in self.context.overflow.backlogs:
+            self._refill(1 << 62)
+
+    def _refill(self, most: int) -> None:
+        """Under stream.lock: queue what was kept back, in portions, until the kernel takes no more, or `most` bytes are
+        queued."""
+        stream, backlogs = self.stream, self.context.overflow.backlogs
+        backlog = backlogs[self]
+        try:
+            while len(backlog):
+                if stream.queued > most:
+                    stream.flush_locked()
+                    if stream.queued > most:
+                        stream.owe_drained()
+                        return
+                opcode, data, compress = backlog.take()
+                if self._writer is None:
+                    stream.write_locked(self.connection.encode_message(opcode, data, compress))
+                else:
+                    self._writer.defer(opcode, data, compress)
+        except (ConnectionClosedError, QueueFullError):  # it is too late for the rest
+            pass
+        del backlogs[self]
+        stream.flush_locked()

@@ -10,7 +10,7 @@ cdef class WebSocket(Session):
     cdef public object data
 
     @cython.locals(stream=Stream, lock=Lock)
-    cpdef write_string(self, text, bint compress=*)
+    cpdef write_string(self, text, bint compress=*, key=*)
 
     @cython.locals(stream=Stream, lock=Lock)
-    cdef _write(self, int opcode, data, bint compress)
+    cdef _write(self, int opcode, data, bint compress, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from types import TracebackType
 from typing import Any
 
@@ -49,11 +50,11 @@ class WebSocket(Session):
 
     # ------------------------------------------------------------------ writing
 
-    def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True) -> None:
+    def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True, key: Hashable = None) -> None:
         """Send one message: TEXT (must be UTF-8, ValueError otherwise), BINARY, or a control frame (at most 125
-        bytes)."""
+        bytes). `key`: as for `write_string`."""
         if opcode == Opcode.TEXT or opcode == Opcode.BINARY:
-            self._write(int(opcode), data, compress)
+            self._write(int(opcode), data, compress, key)
         elif opcode == Opcode.PING:
             self.write_ping(data)
         elif opcode == Opcode.PONG:
@@ -61,13 +62,14 @@ class WebSocket(Session):
         else:
             raise ValueError(f"a message is TEXT, BINARY, PING or PONG, not {opcode!r}; close with close_handshake()")
 
-    def write_string(self, text: str, compress: bool = True) -> None:
-        """Send a text message. `compress=False`: never compressed, e.g. for secrets beside a peer's own text."""
+    def write_string(self, text: str, compress: bool = True, key: Hashable = None) -> None:
+        """Send a text message. `compress=False`: never compressed, e.g. for secrets beside a peer's own text. `key`:
+        with the overflow policy "latest", it takes the place of a message with the same key that still waits."""
         stream = self.stream
         lock = stream.lock
         lock.acquire()  # `with` would cost twice as much
         try:
-            if stream.queued > self.context.high_water and not self.make_room():
+            if stream.queued > self.context.mark and not self.make_room(1, text, compress, key):
                 return
             if self._writer is None:
                 stream.write_locked(self.connection.encode_text(text, compress))
@@ -82,18 +84,18 @@ class WebSocket(Session):
         finally:
             lock.release()
 
-    def write_text(self, data: Data, compress: bool = True) -> None:
+    def write_text(self, data: Data, compress: bool = True, key: Hashable = None) -> None:
         """Send a text message that is UTF-8 already; ValueError when it is not."""
-        self._write(1, data, compress)
+        self._write(1, data, compress, key)
 
-    def write_binary(self, data: Data, compress: bool = True) -> None:
+    def write_binary(self, data: Data, compress: bool = True, key: Hashable = None) -> None:
         """Send a binary message."""
-        self._write(2, data, compress)
+        self._write(2, data, compress, key)
 
-    def write_json(self, value: Any, compress: bool = True) -> None:
+    def write_json(self, value: Any, compress: bool = True, key: Hashable = None) -> None:
         """Send `value` as JSON in a text message; what `json` cannot write raises TypeError or ValueError, and
         nothing is sent."""
-        self.write_string(json.dumps(value, ensure_ascii=False, separators=(",", ":")), compress)
+        self.write_string(json.dumps(value, ensure_ascii=False, separators=(",", ":")), compress, key)
 
     def write_ping(self, data: Data = b"") -> None:
         """Send a ping of at most 125 bytes."""
@@ -121,12 +123,12 @@ class WebSocket(Session):
             self._writer = writer = MessageWriter(self, Opcode(opcode), compress)
         return writer
 
-    def _write(self, opcode: int, data: Data, compress: bool) -> None:
+    def _write(self, opcode: int, data: Data, compress: bool, key: Hashable) -> None:
         stream = self.stream
         lock = stream.lock
         lock.acquire()
         try:
-            if stream.queued > self.context.high_water and not self.make_room():
+            if stream.queued > self.context.mark and not self.make_room(opcode, data, compress, key):
                 return
             if self._writer is None:
                 stream.write_locked(self.connection.encode_message(opcode, data, compress))
@@ -149,8 +151,11 @@ class WebSocket(Session):
         """End the connection at once, without a close handshake: the peer sees 1006. Idempotent; `on_close`
         follows."""
         self._blame(CloseCause.LOCAL)
+        with self.stream.lock:
+            self.release_backlog()
         self.connection.end()
         self.stream.close()
+        self.context.overflow.wake(self)
 
     # ------------------------------------------------------------------ facts
 
@@ -180,9 +185,11 @@ class WebSocket(Session):
 
     @property
     def buffered(self) -> int:
-        """Bytes that are queued and not yet taken by the kernel, or that wait for the end of a streamed message."""
-        writer = self._writer
-        return self.stream.queued + (0 if writer is None else writer.waiting)
+        """Bytes that are queued and not yet taken by the kernel, that are kept back for a peer that takes none, or that
+        wait for the end of a streamed message."""
+        writer, backlog = self._writer, self.context.overflow.backlogs.get(self)
+        kept = 0 if backlog is None else backlog.size
+        return self.stream.queued + kept + (0 if writer is None else writer.waiting)
 
     @property
     def subprotocol(self) -> str | None:
@@ -317,7 +324,7 @@ class MessageWriter:
             raise ConnectionClosedError("the connection is closed")
         if opcode == Opcode.TEXT:
             data.decode()  # what is wrong is told to whom it belongs
-        if self.waiting > ws.context.high_water and not ws.make_room(self.waiting):
+        if self.waiting > ws.context.high_water and not ws.make_room(deferred=self.waiting):
             return
         self._deferred.append((opcode, data, compress))
         self.waiting += len(data)
@@ -326,6 +333,8 @@ class MessageWriter:
         ws = self._ws
         stream, connection = ws.stream, ws.connection
         with stream.lock:
+            if not self._begun:
+                ws.release_backlog()
             # The end of a message that was begun is never refused: others wait for it.
             if stream.queued > ws.context.high_water and not (fin and self._begun) and not ws.make_room():
                 if self._begun and connection.state not in ENDING:

@@ -1,7 +1,7 @@
 """The WebSocket user that the user classes build on: websocket-client in a Locust user, with its events.
 
-Everything that happens is told to Locust as a request: `connect`, what the classes measure, and, as failures, what should
-not have happened: `closed` for a connection that the server ended, with its close code.
+Everything that happens is told to Locust as a request: `connect`, what the classes measure, and, as failures, what
+should not have happened: `closed` for a connection that the server ended, with its close code.
 """
 
 from __future__ import annotations
@@ -143,9 +143,7 @@ class WebSocketUser(User):
         """Tell Locust what has happened since `began` (perf_counter)."""
         self.report_time(name, (time.perf_counter() - began) * 1000, size=size, exception=exception)
 
-    def report_time(
-        self, name: str, milliseconds: float, *, size: int = 0, exception: Exception | None = None
-    ) -> None:
+    def report_time(self, name: str, milliseconds: float, *, size: int = 0, exception: Exception | None = None) -> None:
         """The same with a time that was measured otherwise."""
         self.environment.events.request.fire(
             request_type="WS",

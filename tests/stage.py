@@ -41,6 +41,9 @@ class HeldPool:
     def patience(self) -> float | None:
         return None
 
+    def in_worker(self) -> bool:
+        return False
+
     def stop(self, timeout: float) -> bool:
         self.held = False
         self.kick()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Hashable
 from types import TracebackType
+from typing import Any
 
 from gows.client.opening import closed_error, refuse_in_loop
 from gows.codes import CloseCode
@@ -153,13 +155,15 @@ class BlockingWebSocket(WebSocket):
 
     # ------------------------------------------------------------------ writing
 
-    def make_room(self, deferred: int = 0) -> bool:
+    def make_room(
+        self, opcode: int = 0, data: Any = b"", compress: bool = True, key: Hashable = None, deferred: int = 0
+    ) -> bool:
         """Under stream.lock, with the queue over the high-water mark: wait until there is room instead of applying a
         policy. Nobody tells when the message ends that `deferred` ones wait for, so for those there is the policy."""
         stream = self.stream
         stream.flush_locked()
         if deferred or self.context.loop.in_loop():
-            return super().make_room(deferred)
+            return super().make_room(opcode, data, compress, key, deferred)
         while stream.queued > self.context.high_water and not stream.closed:
             stream.lock.release()
             try:

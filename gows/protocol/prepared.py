@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from gows.errors import ConnectionClosedError, UsageError
 from gows.protocol.config import ConnectionConfig
 from gows.protocol.connection import Connection
@@ -20,10 +22,11 @@ class PreparedMessage:
     with a key of its own (RFC 6455 §5.3).
     """
 
-    __slots__ = ("_config", "_deflate", "_frame", "_frames", "compress", "data", "opcode")
+    __slots__ = ("_config", "_deflate", "_frame", "_frames", "compress", "data", "key", "opcode")
 
-    def __init__(self, opcode: int, data: bytes, compress: bool = True) -> None:
-        """Raises ValueError for another opcode, or a TEXT that is not UTF-8."""
+    def __init__(self, opcode: int, data: bytes, compress: bool = True, key: Hashable = None) -> None:
+        """`key`: what a later message takes its place by, where the overflow policy is "latest". Raises ValueError for
+        another opcode, or a TEXT that is not UTF-8."""
         if opcode != TEXT and opcode != BINARY:
             raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}")
         if opcode == TEXT and not data.isascii():
@@ -31,6 +34,7 @@ class PreparedMessage:
         self.opcode = int(opcode)
         self.data = data
         self.compress = compress
+        self.key = key
         self._frames: dict[PerMessageDeflate | None, bytes] = {}
         self._deflate: PerMessageDeflate | None = None
         self._config: ConnectionConfig | None = None  # of the last connection: most are like the one before

@@ -163,6 +163,16 @@ class Stream(Endpoint):
 
     # ------------------------------------------------------------------ writing, any thread
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the kernel takes no more for now. Any thread."""
+        return self._state & BLOCKED != 0
+
+    def owe_drained(self) -> None:
+        """Have `drained` called when the queue has fallen to the low-water mark, however little is queued now. Lock
+        held, and something queued."""
+        self._state |= OVER
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue `data`; never blocks. What is not `bytes`, and might change, is copied. What is written after
         `close`,

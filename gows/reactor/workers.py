@@ -69,6 +69,13 @@ class InlinePool:
         """Whether the caller is one of the workers: there are none."""
         return False
 
+    def step_aside(self) -> bool:
+        """Nobody may wait here."""
+        return False
+
+    def step_back(self) -> None:
+        """Never called, for nobody has stepped aside."""
+
     def stop(self, timeout: float) -> bool:
         """Run what is left. True: nothing is running any more."""
         self.kick()

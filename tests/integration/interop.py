@@ -52,8 +52,8 @@ def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # websockets' blocking client reads in one thread while another writes its request. A session ticket that comes then
-    # changes the one TLS object which both use, and which CPython guards from 3.13 on only: on a busy machine the client
-    # lost one handshake in some hundred ("did not receive a valid HTTP response"), and none without tickets.
+    # changes the one TLS object which both use, and which CPython guards from 3.13 on only: on a busy machine the
+    # client lost one handshake in some hundred ("did not receive a valid HTTP response"), and none without tickets.
     server.num_tickets = 0
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(server)
     client = ssl.create_default_context()
