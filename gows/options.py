@@ -58,8 +58,8 @@ class AcceptOptions:
     delivered."""
 
     ping_interval: float | None = 30.0
-    """A connection that was silent for so long is sent a ping; some earlier, by up to a quarter, and the first one at
-    any time within the interval, so that not all are at once."""
+    """A connection that was silent for so long is sent a ping; some earlier, by up to a quarter, and the first one by
+    up to three, so that not all are at once."""
     ping_timeout: float | None = 20.0
     """… and is dead (1006) when nothing at all came from it for so long after that."""
     read_timeout: float | None = None

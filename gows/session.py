@@ -75,6 +75,8 @@ _PONG_UNIT = 256  # from here on: how many pongs were queued since the outgoing 
 PING_SPREAD = 0.25
 """The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one
 moment would be pinged all in one moment, too, and ever after."""
+FIRST_PING_SPREAD = 0.5
+"""The same for the first one, which comes that much earlier in addition: the rest needs some rounds to spread."""
 
 KEEPING = ("drop_oldest", "latest")
 """The policies that keep messages back in a Backlog."""
@@ -470,8 +472,8 @@ class Session:
             return
         options = self.context.options
         if options.ping_interval is not None and options.read_timeout is None:
-            # as if it had been silent before: so that first pings are spread over the whole interval
-            self.stream.seen -= round(options.ping_interval * TICKS_PER_SECOND * random())
+            # as if it had been silent before
+            self.stream.seen -= round(options.ping_interval * FIRST_PING_SPREAD * TICKS_PER_SECOND * random())
         self.arm()
         if early:
             for _, data in early:
