@@ -24,7 +24,7 @@ DECLARED := $(shell find gows -name '*.pxd')
 HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
 COMPILED := $(if $(filter-out 0,$(GOWS_PURE)),,$(VENV)/compiled)
 
-.PHONY: help demo test coverage lint conformance conformance-quick load clean
+.PHONY: help demo test coverage lint conformance conformance-quick load load-short clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -51,7 +51,10 @@ conformance: $(VENV)/has-gows $(COMPILED) ## all 517 Autobahn cases against the 
 conformance-quick: $(VENV)/has-gows $(COMPILED) ## 337 of them: fewer compression cases (about 2 minutes)
 	@status=0; for end in server client; do $(PY) -m tests.conformance.run_$$end --quick $(ARGS) || status=1; done; exit $$status
 
-load: $(VENV)/has-gows $(COMPILED) ## 2,000 connections echo for a few seconds (needs a C compiler)
+load: $(VENV)/has-load $(COMPILED) ## 20,000 Locust users for a minute; leaves artifacts/load.html
+	@$(PY) loadtest/_run.py $(ARGS)
+
+load-short: $(VENV)/has-gows $(COMPILED) ## 2,000 connections echo for a few seconds (needs a C compiler)
 	@$(PY) -m tests.load.run $(ARGS)
 
 clean: ## remove all that was made, the environment too
@@ -101,6 +104,11 @@ $(VENV)/has-gows: $(VENV)/can-build
 $(VENV)/has-test: $(VENV)/can-build
 	@echo "installing gows and what its tests need into $(VENV) (about a minute)"
 	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch "$(VENV)/has-gows" "$@"
+
+$(VENV)/has-load: $(VENV)/can-build
+	@echo "installing gows and Locust into $(VENV)"
+	@$(PIP) --no-build-isolation --editable '.[load]'
 	@touch "$(VENV)/has-gows" "$@"
 
 $(VENV)/has-lint: $(VENV)/can-build

@@ -25,7 +25,7 @@ from locust.env import Environment
 runners.HEARTBEAT_LIVENESS = 60  # a worker with 10,000 users that all connect is late, not lost
 
 
-def positive(text: str) -> float:
+def seconds(text: str) -> float:
     """A number of seconds from 0."""
     value = float(text)
     if not 0 <= value < 1e9:
@@ -47,9 +47,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     group.add_argument("--path", default="/", help="path of all but ChatUser (default: /)")
     group.add_argument("--chat-path", default="/broadcast", help="path of ChatUser (default: /broadcast)")
     group.add_argument("--payload-size", type=whole, default=64, help="bytes of a message (default: 64)")
-    group.add_argument("--echo-interval", type=positive, default=10.0, help="seconds (default: 10)")
-    group.add_argument("--chat-interval", type=positive, default=10.0, help="seconds (default: 10)")
-    group.add_argument("--reconnect-interval", type=positive, default=30.0, help="seconds (default: 30)")
+    group.add_argument("--echo-interval", type=seconds, default=10.0, help="seconds (default: 10)")
+    group.add_argument("--chat-interval", type=seconds, default=10.0, help="seconds (default: 10)")
+    group.add_argument("--reconnect-interval", type=seconds, default=30.0, help="seconds (default: 30)")
     group.add_argument(
         "--chat-users",
         type=whole,
@@ -73,8 +73,8 @@ def apply_options(environment: Environment, **_more: Any) -> None:
         return
     ChatUser.fixed_count = options.chat_users
     if options.shape is not None:
-        seconds = options.run_time or 600
-        environment.shape_class = SHAPES[options.shape](options.num_users or 1, options.spawn_rate or 1, seconds)
+        time_limit = options.run_time or 600
+        environment.shape_class = SHAPES[options.shape](options.num_users or 1, options.spawn_rate or 1, time_limit)
         options.run_time = None  # it is the shape's to end
 
 
