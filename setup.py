@@ -29,6 +29,7 @@ COMPILED = [
     "gows.reactor.stream",
     "gows.reactor.turn",
     "gows.session",
+    "gows.traffic",
     "gows.websocket",
 ]
 

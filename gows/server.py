@@ -18,7 +18,7 @@ from gows.admission import MAX_CONNECTIONS, Admission, Refusal
 from gows.bus import Bus
 from gows.codes import Opcode
 from gows.drain import Drain
-from gows.errors import HttpError, UsageError
+from gows.errors import HandshakeError, HttpError, UsageError
 from gows.fanout import Audience, Fanout
 from gows.health import HEALTH_PATHS, health_answer
 from gows.http.connection import HttpConnection, access_logger
@@ -28,6 +28,8 @@ from gows.http.request import Request
 from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
+from gows.metrics import NEIGHBOURS, Metrics
+from gows.metrics import PATH as METRICS_PATH
 from gows.options import AcceptOptions, check_seconds, default_options
 from gows.overflow import Overflow
 from gows.protocol.connection import to_bytes
@@ -36,8 +38,10 @@ from gows.protocol.prepared import PreparedMessage
 from gows.protocol.proxy import ProxyError
 from gows.reactor import Listener, Loop, Observer, Stream
 from gows.reactor.loop import SIGNAL_INTERVAL
+from gows.reactor.networks import NetworkLike, Networks
 from gows.reactor.reserve import Reserve
 from gows.remote import Remote, RemoteConnection
+from gows.traffic import Traffic
 from gows.websocket import Data, WebSocket
 
 logger = logging.getLogger("gows")
@@ -70,6 +74,8 @@ class Server:
     - `max_queued`: bytes that may wait for slow peers, of all connections together; more meets
       `AcceptOptions.overflow`.
     - `admission`: who may connect: caps per client, a rate, trusted proxies, the descriptor reserve; see Admission.
+    - `metrics`: answer `/-/metrics` before any route, for Prometheus; needs `gows[metrics]`. `metrics_from`: the
+      networks whose hosts may ask; others get 404.
     - `health`: answer `/-/live` and `/-/ready` before any route; `gows.run` sets it.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
     """
@@ -91,6 +97,8 @@ class Server:
         max_queued: int | None = None,
         admission: Admission | None = None,
         health: bool = False,
+        metrics: bool = False,
+        metrics_from: Iterable[NetworkLike] = NEIGHBOURS,
         loop: Loop | None = None,
     ) -> None:
         for name, value in (
@@ -120,7 +128,11 @@ class Server:
         self.overflow = Overflow(self.loop, max_queued)
         """Counts what slow peers did not take; see Overflow."""
         self._listeners: list[Listener] = []
-        self._fanout = Fanout(self.loop)
+        self.fanout = Fanout(self.loop)
+        self.traffic = Traffic()
+        """Counts what its WebSockets receive and send, and how they end; see Traffic."""
+        self._metrics = Metrics(self) if metrics else None
+        self._metrics_from = Networks(metrics_from)
         self._remote: Remote | None = None
         self._broadcasting = threading.Lock()  # so that the order is the same in all processes
         self._refused = _Refused()
@@ -175,6 +187,8 @@ class Server:
         Worker thread."""
         if self.answers_at_once(request):
             return health_answer(request, ready=not self.draining)
+        if self._metrics is not None and request.path == METRICS_PATH and request.remote_addr in self._metrics_from:
+            return self._metrics.answer(request)
         view: View
         try:
             view, request.path_params = self.router.match(request.method, request.path)
@@ -182,7 +196,11 @@ class Server:
             if self._wsgi is None or error.status != 404:
                 raise
             view = self._wsgi
-        return view(request, **request.path_params)
+        try:
+            return view(request, **request.path_params)
+        except HandshakeError as error:
+            self.traffic.refused(error.status)
+            raise
 
     def answers_at_once(self, request: Request) -> bool:
         """Whether the request is about our health. The loop answers it, so that workers that are all busy do not make
@@ -220,7 +238,9 @@ class Server:
         """
         if self._remote is not None:
             raise UsageError("this server is on a bus already")
-        self._remote = Remote(bus, self.loop, self, self._fanout)
+        self._remote = Remote(bus, self.loop, self, self.fanout)
+        if self._metrics is not None:
+            self._metrics.join(bus)
 
     def broadcast(
         self,
@@ -247,10 +267,10 @@ class Server:
         message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
         own = exclude if isinstance(exclude, WebSocket) else None
         with self._broadcasting:
-            self._fanout.check(message)
+            self.fanout.check(message)
             if self._remote is not None:
                 self._remote.broadcast(message, group, exclude)
-            self._fanout.send(message, Audience(self.loop, self, group), own)
+            self.fanout.send(message, Audience(self.loop, self, group), own)
 
     def listen(self, address: Any, **settings: Any) -> Any:
         """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
@@ -335,6 +355,8 @@ class Server:
         with self._stop_lock:
             if self._stopped:
                 return
+            if self._metrics is not None:
+                self._metrics.close()
             deadline = time.monotonic() + (drain or 0.0) + timeout
             if self.loop.running:
                 self._drain(Drain(self.loop, self, self._listeners, drain, timeout), deadline)

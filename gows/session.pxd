@@ -4,6 +4,7 @@ from gows.bytebuffer cimport ByteBuffer
 from gows.protocol.connection cimport Connection as Protocol  # the module's own name stays an attribute of it
 from gows.reactor.lock cimport Lock
 from gows.reactor.stream cimport Stream
+from gows.traffic cimport Traffic
 
 cdef int _CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL, _OPEN, _EOF, _LOST, _DRAIN, _DISMISS
 cdef int _HELD, _LEAVING, _MUTED, _CLOSED, _LOST_EARLY, _UNSERVED, _DISMISSED, _SPECIAL, _PONG_UNIT
@@ -20,6 +21,7 @@ cdef class SessionContext:
     cdef public Py_ssize_t high_water
     cdef public Py_ssize_t mark
     cdef public object overflow
+    cdef public Traffic traffic
     cdef public object whole
     cdef public object chunked
     cdef public object deflate_pool
@@ -39,7 +41,7 @@ cdef class Session:
     cdef public long long _ping_tick
     cdef public object _writer
 
-    @cython.locals(connection=Protocol, context=SessionContext, buffer=ByteBuffer, events=list, rest=list)
+    @cython.locals(connection=Protocol, context=SessionContext, traffic=Traffic, buffer=ByteBuffer, events=list, rest=list)
     cpdef data_received(self, buf, Py_ssize_t n)
 
     @cython.locals(stream=Stream, high_water=Py_ssize_t, kind=int, buffer=ByteBuffer)

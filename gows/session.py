@@ -36,6 +36,7 @@ from gows.protocol.frames import MAX_HEADER
 from gows.protocol.prepared import PreparedMessage
 from gows.protocol.rates import Meter, MeteredConnection, Rates
 from gows.reactor.timers import TICKS_PER_SECOND
+from gows.traffic import Traffic
 
 if TYPE_CHECKING:
     from gows.reactor.loop import Loop
@@ -110,6 +111,7 @@ class SessionContext:
         "overflow",
         "owner",
         "role",
+        "traffic",
         "whole",
     )
 
@@ -126,6 +128,7 @@ class SessionContext:
         self.high_water = options.high_water
         overflow = getattr(owner, "overflow", None)
         self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
+        self.traffic: Traffic = getattr(owner, "traffic", None) or loop.shared.setdefault(Traffic, Traffic())
         self.mark = options.high_water  # queued bytes above which a write has to ask for room
         if options.overflow in KEEPING:
             self.mark = -1
@@ -238,6 +241,7 @@ class Session:
         self._cause: CloseCause | None = None  # the first that made it end
         self._ping_tick = 0  # the tick of a heartbeat ping that may still be unanswered; 0 for none
         self._writer: MessageWriter | None = None
+        context.traffic.accepted += 1
 
     # ------------------------------------------------------------------ observer of the stream (loop thread)
 
@@ -258,6 +262,8 @@ class Session:
         """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
         connection = self.connection
         context = self.context
+        traffic = context.traffic
+        traffic.received_bytes += n
         if (
             self._inbox is None
             and context.inline
@@ -266,6 +272,7 @@ class Session:
         ):
             buffer = connection.receive_one(buf, n)
             if buffer is not None:
+                traffic.received += 1
                 try:
                     self.handler.on_message(self, _FIRST_BYTES[buf[0]], buffer)  # type: ignore[union-attr, arg-type]
                 except BaseException as error:
@@ -278,6 +285,7 @@ class Session:
         connection.receive(buf, n, events)
         if not events:
             return
+        traffic.received += len(events)
         if connection._assembly is not None and connection.pending:
             self._pause_reading()
         if not context.inline:
@@ -770,6 +778,8 @@ class Session:
                 return
             self._flags |= _CLOSED
         self._blame(CloseCause.LOST)
+        assert self._cause is not None
+        self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause.name.lower())
         try:
             self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
         except BaseException as error:
@@ -790,7 +800,9 @@ class Session:
             ):
                 return self in context.overflow.backlogs
             if self._writer is None:
-                stream.write_locked(message.encode(self.connection))
+                frame = message.encode(self.connection)
+                stream.write_locked(frame)
+                self.count_sent(frame)
             else:
                 self._writer.defer(message.opcode, message.data, message.compress)
         except (ConnectionClosedError, QueueFullError):
@@ -798,6 +810,12 @@ class Session:
         finally:
             lock.release()
         return True
+
+    def count_sent(self, frame: bytes) -> None:
+        """A message goes out, the last part of it in `frame`."""
+        traffic = self.context.traffic
+        traffic.sent += 1
+        traffic.sent_bytes += len(frame)
 
     def make_room(
         self, opcode: int = 0, data: Any = b"", compress: bool = True, key: Hashable = None, deferred: int = 0
@@ -914,7 +932,9 @@ class Session:
                         return
                 opcode, data, compress = backlog.take()
                 if self._writer is None:
-                    stream.write_locked(self.connection.encode_message(opcode, data, compress))
+                    frame = self.connection.encode_message(opcode, data, compress)
+                    stream.write_locked(frame)
+                    self.count_sent(frame)
                 else:
                     self._writer.defer(opcode, data, compress)
         except (ConnectionClosedError, QueueFullError):  # it is too late for the rest

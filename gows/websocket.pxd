@@ -3,14 +3,15 @@ cimport cython
 from gows.reactor.lock cimport Lock
 from gows.reactor.stream cimport Stream
 from gows.session cimport Session
+from gows.traffic cimport Traffic
 
 
 cdef class WebSocket(Session):
     cdef object __weakref__
     cdef public object data
 
-    @cython.locals(stream=Stream, lock=Lock)
+    @cython.locals(stream=Stream, lock=Lock, traffic=Traffic, frame=bytes)
     cpdef write_string(self, text, bint compress=*, key=*)
 
-    @cython.locals(stream=Stream, lock=Lock)
+    @cython.locals(stream=Stream, lock=Lock, traffic=Traffic, frame=bytes)
     cdef _write(self, int opcode, data, bint compress, key)

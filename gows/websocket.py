@@ -72,7 +72,11 @@ class WebSocket(Session):
             if stream.queued > self.context.mark and not self.make_room(1, text, compress, key):
                 return
             if self._writer is None:
-                stream.write_locked(self.connection.encode_text(text, compress))
+                frame = self.connection.encode_text(text, compress)
+                stream.write_locked(frame)
+                traffic = self.context.traffic
+                traffic.sent += 1
+                traffic.sent_bytes += len(frame)
             else:
                 self._writer.defer(Opcode.TEXT, text.encode(), compress)
         except AttributeError:
@@ -131,7 +135,11 @@ class WebSocket(Session):
             if stream.queued > self.context.mark and not self.make_room(opcode, data, compress, key):
                 return
             if self._writer is None:
-                stream.write_locked(self.connection.encode_message(opcode, data, compress))
+                frame = self.connection.encode_message(opcode, data, compress)
+                stream.write_locked(frame)
+                traffic = self.context.traffic
+                traffic.sent += 1
+                traffic.sent_bytes += len(frame)
             else:
                 self._writer.defer(opcode, to_bytes(data), compress)
         finally:
@@ -318,7 +326,9 @@ class MessageWriter:
         """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun."""
         ws = self._ws
         if not self._begun:
-            ws.stream.write_locked(ws.connection.encode_message(opcode, data, compress))
+            frame = ws.connection.encode_message(opcode, data, compress)
+            ws.stream.write_locked(frame)
+            ws.count_sent(frame)
             return
         if ws.connection.state in ENDING:
             raise ConnectionClosedError("the connection is closed")
@@ -348,6 +358,10 @@ class MessageWriter:
                     frame = connection.encode_fragment(self._opcode, data, not self._begun, fin, self._compress)
                     self._begun = True
                 stream.write_locked(frame)
+                if fin:
+                    ws.count_sent(frame)
+                else:
+                    ws.context.traffic.sent_bytes += len(frame)
             self._parts.clear()
             self._size = 0
 
@@ -364,7 +378,9 @@ class MessageWriter:
             ws._writer = None
             try:
                 for opcode, data, compress in self._deferred:
-                    ws.stream.write_locked(ws.connection.encode_message(opcode, data, compress))
+                    frame = ws.connection.encode_message(opcode, data, compress)
+                    ws.stream.write_locked(frame)
+                    ws.count_sent(frame)
             except (ConnectionClosedError, WriterBusyError):  # the connection ends, or this message never will
                 pass
             self._deferred.clear()

@@ -199,7 +199,7 @@ def test_a_slow_reader_meets_its_policy_and_others_meet_nothing(make_stage: Make
     if overflow == "close":
         slow.drain()
         assert stage.handlers[0].close_code in (1006, 1013)
-    assert stage.server._fanout.missed > 0
+    assert stage.server.fanout.missed > 0
 
 
 # ---------------------------------------------------------------------- slices and order
@@ -214,12 +214,12 @@ def test_a_turn_s_share_is_bounded_and_order_is_kept(make_stage: MakeStage, monk
         stage.server.broadcast(str(number))
     while delivered[-1] < 150:
         stage.loop.run_once(0)
-        delivered.append(stage.server._fanout.delivered)
+        delivered.append(stage.server.fanout.delivered)
     assert max(after - before for before, after in pairwise(delivered)) <= 8
     for guest in many:
         assert texts(guest) == ["0", "1", "2", "3", "4"]
     stage.run_for(1)
-    assert stage.server._fanout.waiting == 0
+    assert stage.server.fanout.waiting == 0
 
 
 def test_what_begins_within_a_turn_keeps_to_its_share(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,8 +289,8 @@ def test_nobody_at_all_is_soon_done(make_stage: MakeStage) -> None:
         stage.server.broadcast("hello?")
     stage.run_for(1)
     stage.run_for(1)
-    assert stage.server._fanout.waiting == 0
-    assert not stage.server._fanout._rounds
+    assert stage.server.fanout.waiting == 0
+    assert not stage.server.fanout._rounds
 
 
 def test_targets_that_fail_midway_do_not_stop_the_others(make_stage: MakeStage) -> None:
@@ -326,7 +326,7 @@ def test_a_server_that_has_stopped_says_so(make_stage: MakeStage) -> None:
     for _ in range(2):
         with pytest.raises(LoopClosedError):
             server.broadcast("too late")
-    assert server._fanout.waiting == 0
+    assert server.fanout.waiting == 0
 
 
 def test_audiences_are_equal_when_they_mean_the_same(make_stage: MakeStage) -> None:

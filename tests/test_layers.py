@@ -20,9 +20,20 @@ PACKAGE = ROOT / "gows"
 LAYERS: list[list[list[str]]] = [
     [["gows.codes", "gows.errors", "gows.bufferpool", "gows.bytebuffer", "gows.options", "gows.variant"]],
     [["gows.protocol"], ["gows.reactor"]],
-    [["gows.handler", "gows.overflow", "gows.session", "gows.websocket"]],
+    [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
     [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"]],
-    [["gows.upgrade", "gows.server", "gows.admission", "gows.health", "gows.remote", "gows.drain", "gows.processes"]],
+    [
+        [
+            "gows.upgrade",
+            "gows.server",
+            "gows.admission",
+            "gows.health",
+            "gows.metrics",
+            "gows.remote",
+            "gows.drain",
+            "gows.processes",
+        ]
+    ],
     [["gows"]],
     [["gows.__main__", "gows.commands"]],
 ]

@@ -428,7 +428,7 @@ def test_a_reader_that_stops_costs_bounded_memory_and_delays_nobody() -> None:
         for number in range(300):
             server.broadcast(f"{number:04}".ljust(20_000, "."))
             if number % 50 == 49:
-                wait_until(lambda: server._fanout.waiting == 0)
+                wait_until(lambda: server.fanout.waiting == 0)
             for other in others:
                 left = 20_004
                 while left:

@@ -267,10 +267,10 @@ def test_a_broadcast_that_finds_no_room_elsewhere_is_logged(
     a, b = make_parts("a", "b")
     peer = b.peer()
     monkeypatch.setattr("gows.fanout.MAX_WAITING", 1000)
-    b.server._fanout.waiting = 1000
+    b.server.fanout.waiting = 1000
     a.server.broadcast("x" * 100)
     wait_until(lambda: "a broadcast of process a is lost here" in caplog.text)
-    b.server._fanout.waiting = 0
+    b.server.fanout.waiting = 0
     a.server.broadcast("small")
     assert peer.read_text() == "small"
 

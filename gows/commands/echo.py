@@ -15,6 +15,7 @@ from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import Opcode
+from gows.errors import UsageError
 from gows.handler import Handler
 from gows.http.request import Request
 from gows.options import AcceptOptions
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--broadcast-path", metavar="PATH", help="what comes on this path goes to everybody there (e.g. /broadcast)"
     )
+    parser.add_argument("--metrics", action="store_true", help="serve /-/metrics for Prometheus (gows[metrics])")
     parser.add_argument("--compression", action="store_true", help="negotiate permessage-deflate")
     parser.add_argument(
         "--context-takeover", action="store_true", help="with --compression: keep windows between messages"
@@ -111,7 +113,7 @@ def server(arguments: argparse.Namespace) -> Server:
         max_message_size=arguments.max_message_size,
         max_fragments=1 << 20,  # conformance suites send 65,536 fragments in a message
     )
-    echo = Server(workers=arguments.workers, options=options)
+    echo = Server(workers=arguments.workers, options=options, metrics=arguments.metrics)
     if arguments.broadcast_path is not None:
         everybody = replace(options, group=arguments.broadcast_path)
 
@@ -146,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
         echo = server(arguments)
         echo.listen(address)
         echo.listen_and_serve(ready=lambda: listening(echo.addresses), drain=arguments.drain)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UsageError) as error:
         print(f"gows echo: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import random
+import sys
 import threading
 import tracemalloc
 import zlib
@@ -43,6 +45,18 @@ def _choose_library(request: pytest.FixtureRequest) -> None:
 
 def pool_of_library() -> DeflatePool:
     return DeflatePool(library)
+
+
+def test_zlib_does_where_zlib_ng_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zlib_ng", None)
+    spec = importlib.util.spec_from_file_location("without_zlib_ng", deflate.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    without = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "without_zlib_ng", without)
+    spec.loader.exec_module(without)
+    assert without.LIBRARY is zlib
+    assert deflate.LIBRARY is need_module("zlib_ng.zlib_ng")
 
 
 # the server's side of the agreement

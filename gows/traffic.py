@@ -1,0 +1,35 @@
+"""Traffic: what the connections of one server, or of one loop's clients, have received and sent, and how they ended."""
+
+from __future__ import annotations
+
+
+class Traffic:
+    """Numbers since the beginning. Each step is one that no other thread can come between: in the compiled variant it
+    is C, and CPython switches threads at calls and backward jumps only, of which an increment has none.
+    """
+
+    __slots__ = ("accepted", "endings", "received", "received_bytes", "refusals", "sent", "sent_bytes")
+
+    def __init__(self) -> None:
+        self.received = 0
+        """Messages (or pieces, for handlers with `on_chunk`) and control frames."""
+        self.received_bytes = 0
+        """As they were on the wire, under TLS."""
+        self.sent = 0
+        """Messages, control frames not counted."""
+        self.sent_bytes = 0
+        """Of these, with their frames, as they were queued."""
+        self.accepted = 0
+        """WebSockets."""
+        self.endings: dict[tuple[int, str], int] = {}
+        """WebSockets that ended, by close code and cause (CloseCause)."""
+        self.refusals: dict[int, int] = {}
+        """Upgrades that were refused, by HTTP status."""
+
+    def ended(self, code: int, cause: str) -> None:
+        """One more connection has ended."""
+        self.endings[code, cause] = self.endings.get((code, cause), 0) + 1
+
+    def refused(self, status: int) -> None:
+        """One more upgrade was refused."""
+        self.refusals[status] = self.refusals.get(status, 0) + 1
