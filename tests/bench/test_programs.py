@@ -67,10 +67,16 @@ def test_more_than_the_machine_can_hold_is_said_before(tmp_path: Path) -> None:
     [
         ("idle", ["--connections", "200", "--only", "gows, workers=0"], "gows, workers=0"),
         ("flat", ["--idle", "200", "--active", "5", "--rounds", "1", "--seconds", "1"], "beside over alone: "),
+        (
+            "slow_reader",
+            ["--connections", "100", "--slow", "2", "--messages", "2"],
+            "100 connections get 1 KiB each, 0 lost",
+        ),
+        ("metrics", ["--connections", "10", "--rounds", "1", "--seconds", "1"], "with over without: "),
         ("storm", ["--connections", "300", "--active", "5"], "300 of 300 clients connected"),
         ("heartbeat", ["--connections", "50", "--interval", "1", "--seconds", "2", "--busy"], ": 0 lost"),
     ],
-    ids=["idle", "flat", "storm", "heartbeat"],
+    ids=["idle", "flat", "slow_reader", "metrics", "storm", "heartbeat"],
 )
 def test_a_small_run(program: str, words: list[str], said: str) -> None:
     need("cc", "gcc", "clang")
