@@ -65,6 +65,7 @@ METRICS = (
     Metric("gows_tasks_waiting", "gauge", "connections whose callbacks wait for a worker"),
     Metric("gows_buffers_lent", "gauge", "buffers of the pool in use"),
     Metric("gows_loop_lag_seconds", "histogram", "how late the loop comes to what is due"),
+    Metric("gows_turn_seconds", "histogram", "how long the turns of the loop take"),
     Metric("gows_worker_wait_seconds", "histogram", "how long a task waits for a worker"),
     Metric("gows_loop_lag_max_seconds", "gauge", "the longest lag of the last minute, of all processes"),
 )
@@ -92,12 +93,14 @@ class Histogram:
 
 
 class Probes:
-    """Measures, four times a second, how late the loop is, and how long a task waits for a worker."""
+    """Measures each turn of the loop, and, four times a second, how late the loop is, and how long a task waits."""
 
     def __init__(self, loop: Loop) -> None:
         self.lag = Histogram()
         self.wait = Histogram()
+        self.turns = Histogram()
         self._loop = loop
+        loop.on_turn = self.turns.observe
         self._due = 0.0
         self._asked = 0.0
         self._running = False
@@ -109,6 +112,7 @@ class Probes:
     def close(self) -> None:
         """The end of it. Any thread."""
         self._over = True
+        self._loop.on_turn = None
         timer = self._timer
         if timer is not None:
             timer.cancel()
@@ -207,6 +211,7 @@ class Metrics:
             "gows_tasks_waiting": {"": len(loop.pool.tasks)},
             "gows_buffers_lent": {"": loop.buffers.lent},
             "gows_loop_lag_seconds": self._probes.lag.snapshot(),
+            "gows_turn_seconds": self._probes.turns.snapshot(),
             "gows_worker_wait_seconds": self._probes.wait.snapshot(),
             "gows_loop_lag_max_seconds": {"": self._probes.longest_lag},
         }

@@ -91,6 +91,7 @@ def test_what_happens_is_counted(stage: Stage) -> None:
     assert now["gows_sent_total"] == 2
     assert now["gows_loop_lag_seconds_count"] >= 3
     assert now["gows_worker_wait_seconds_count"] >= 3
+    assert now["gows_turn_seconds_count"] > 10
     assert now["gows_queued_bytes"] == now["gows_blocked_connections"] == 0
 
 
@@ -154,6 +155,7 @@ def test_a_loop_that_is_held_up_has_a_lag() -> None:
     loop.call_soon(world.clock.advance, 2.0)
     world.run_for(1.0)
     assert 1.5 <= probes.longest_lag <= 2.0
+    assert sum(probes.turns.counts[-2:]) == 1, "a turn of two seconds"
     assert sum(probes.lag.counts[-2:]) == 1
     world.run_for(70.0)
     assert probes.longest_lag == 0.0, "it was more than a minute ago"

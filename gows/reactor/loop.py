@@ -93,6 +93,7 @@ class Loop:
         "dirty",
         "live_streams",
         "on_end",
+        "on_turn",
         "peer_names",
         "poller",
         "pool",
@@ -126,6 +127,9 @@ class Loop:
         self.streams: list[Endpoint | None] = []  # by descriptor
         self.live_streams = 0
         self.on_end: list[Callable[[Stream], object]] = []  # told of each stream that ends, its descriptor still open
+        self.on_turn: Callable[[float], object] | None = (
+            None  # told of each turn's seconds, the wait for events not counted
+        )
         self.peer_names: dict[Stream, tuple[str, int] | str] = {}  # where `Stream.name_peer` knew better
         self.wheel = TimingWheel()
         self._clock = clock
@@ -277,6 +281,8 @@ class Loop:
         wakeup.arm()  # whoever fills a queue from now on wakes us, so look at the queues after this
         events = self.poller.poll(self._patience(timeout))
         wakeup.disarm()
+        on_turn = self.on_turn
+        began = 0.0 if on_turn is None else self._clock()
         self.ticks = ticks = self.now()
         failed = self._endpoint_failed
         turn.deliver(events, self.streams, self.scratch, ticks, failed)
@@ -291,6 +297,8 @@ class Loop:
             self._settle()
         if not pool.inline:
             pool.kick()
+        if on_turn is not None:
+            on_turn(self._clock() - began)
         return len(events)
 
     def _patience(self, timeout: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Peers that vanish without FIN: their kernel drops every packet, as when a cable is pulled or a phone has no network."""
+"""Peers that vanish without FIN: their kernel drops every packet, as when a cable is pulled or the network is gone."""
 
 from __future__ import annotations
 
