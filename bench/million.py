@@ -19,13 +19,12 @@ import os
 import resource
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import gows
 from bench.holding import Holder, say
-from bench.serving import serving
+from bench.serving import fetch, serving
 from bench.tools import Unavailable
 from bench.usage import cpu_seconds, family, kernel_bytes, user_bytes
 
@@ -79,13 +78,6 @@ def check_machine(connections: int, processes: int) -> None:
         raise SystemExit(
             f"bench.million: sysctl fs.file-max is {files:,}; {2 * connections:,} are needed for both ends"
         )
-
-
-def fetch(port: int, path: str) -> str:
-    """GET a page."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
-        text: str = answer.read().decode()
-        return text
 
 
 def broadcast(port: int, holder: Holder) -> float:

@@ -13,12 +13,11 @@ import argparse
 import socket
 import sys
 import time
-import urllib.request
 from statistics import median
 
 import gows
 from bench.holding import Holder, say
-from bench.serving import serving
+from bench.serving import fetch, serving
 from bench.tools import Unavailable
 from bench.usage import family, user_bytes
 from gows.server import Server
@@ -67,13 +66,6 @@ def serve(port: int, overflow: str) -> None:
         return server.overflow.counts
 
     server.listen_and_serve(("127.0.0.1", port))
-
-
-def fetch(port: int, path: str) -> str:
-    """GET a page."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
-        text: str = answer.read().decode()
-        return text
 
 
 def feed(port: int, holder: Holder, messages: int) -> list[float]:

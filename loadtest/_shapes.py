@@ -9,14 +9,18 @@ from __future__ import annotations
 from locust import LoadTestShape
 
 
-class Ramp(LoadTestShape):
-    """Up in ten steps over a quarter of the time, and down in the last."""
+class Shape(LoadTestShape):
+    """What both are told: users, users a second, seconds."""
 
     def __init__(self, users: int, rate: float, seconds: float) -> None:
         super().__init__()
         self.users = users
         self.rate = rate
         self.seconds = seconds
+
+
+class Ramp(Shape):
+    """Up in ten steps over a quarter of the time, and down in the last."""
 
     def tick(self) -> tuple[int, float] | None:
         """(users, users a second) of now."""
@@ -28,17 +32,11 @@ class Ramp(LoadTestShape):
         return max(1, round(self.users * min(1.0, (int(share * 10) + 1) / 10))), self.rate
 
 
-class Storm(LoadTestShape):
+class Storm(Shape):
     """Every minute half of the users are gone for ten seconds, and come back all at once."""
 
     period = 60.0
     away = 10.0
-
-    def __init__(self, users: int, rate: float, seconds: float) -> None:
-        super().__init__()
-        self.users = users
-        self.rate = rate
-        self.seconds = seconds
 
     def tick(self) -> tuple[int, float] | None:
         """(users, users a second) of now."""
