@@ -66,6 +66,11 @@ def test_more_than_the_machine_can_hold_is_said_before(tmp_path: Path) -> None:
     ("program", "words", "said"),
     [
         ("idle", ["--connections", "200", "--only", "gows, workers=0"], "gows, workers=0"),
+        (
+            "echo",
+            ["--connections", "5", "--rounds", "1", "--seconds", "1", "--only", "gows"],
+            "5 connections, 32 B, 16 in",
+        ),
         ("flat", ["--idle", "200", "--active", "5", "--rounds", "1", "--seconds", "1"], "beside over alone: "),
         (
             "slow_reader",
@@ -76,7 +81,7 @@ def test_more_than_the_machine_can_hold_is_said_before(tmp_path: Path) -> None:
         ("storm", ["--connections", "300", "--active", "5"], "300 of 300 clients connected"),
         ("heartbeat", ["--connections", "50", "--interval", "1", "--seconds", "2", "--busy"], ": 0 lost"),
     ],
-    ids=["idle", "flat", "slow_reader", "metrics", "storm", "heartbeat"],
+    ids=["idle", "echo", "flat", "slow_reader", "metrics", "storm", "heartbeat"],
 )
 def test_a_small_run(program: str, words: list[str], said: str) -> None:
     need("cc", "gcc", "clang")
