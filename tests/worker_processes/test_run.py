@@ -51,9 +51,8 @@ def test_a_unix_domain_socket(start: Start, tmp_path: Any) -> None:
     program = start(f'"unix:{path}", processes=3, mode=0o600')
     assert program.address == str(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    turns = Counter(program.who().slot for _ in range(90))
-    assert set(turns) == {0, 1, 2}
-    assert min(turns.values()) >= 15, f"the kernel wakes them in turn, more or less: {turns}"
+    # who is woken is the kernel's choice; on a busy machine the shares are very unequal, but nobody is left out
+    assert {program.who().slot for _ in range(200)} == {0, 1, 2}
     os.kill(program.who().pid, signal.SIGKILL)
     program.everybody(3)
     assert program.end() == 0
