@@ -149,6 +149,22 @@ def test_on_accept_that_raises(world: World, caplog: pytest.LogCaptureFixture) -
     assert acceptor.recorders[1].calls == []
 
 
+def test_where_others_accept_too_it_goes_to_the_end_of_the_row(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[int] = []
+    register = loop.poller.register_shared
+    monkeypatch.setattr(loop.poller, "register_shared", lambda fd: (registered.append(fd), register(fd))[1])
+    acceptor = Acceptor(echo)
+    shared = socket.create_server(("127.0.0.1", 0))
+    address = shared.getsockname()
+    descriptor = shared.fileno()
+    loop.listen(shared, acceptor)
+    turn_until(loop, lambda: registered)
+    for count in (1, 2, 3):
+        with socket.create_connection(address):
+            turn_until(loop, lambda count=count: len(acceptor.recorders) == count)  # type: ignore[misc]
+            assert registered == [descriptor] * (count + 1)
+
+
 def test_a_fault_of_ours_does_not_make_the_loop_spin(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits in the queue stays there, and would be reported over and over."""
     loop = world.loop()
