@@ -71,7 +71,11 @@ def test_more_than_the_machine_can_hold_is_said_before(tmp_path: Path) -> None:
             ["--connections", "5", "--rounds", "1", "--seconds", "1", "--only", "gows"],
             "5 connections, 32 B, 16 in",
         ),
-        ("flat", ["--idle", "200", "--active", "5", "--rounds", "1", "--seconds", "1"], "beside over alone: "),
+        (
+            "flat",
+            ["--idle", "200", "--active", "5", "--rounds", "1", "--seconds", "1"],
+            "pauses of full collections, ms: ",
+        ),
         (
             "slow_reader",
             ["--connections", "100", "--slow", "2", "--messages", "2"],
