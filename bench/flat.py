@@ -24,6 +24,7 @@ from bench.loading import Cost, Load, run_load
 from bench.serving import fetch, serving
 from bench.tools import Unavailable
 from gows.commands.echo import Echo
+from gows.processes.garbage import set_aside
 
 
 def serve(port: int, workers: int) -> None:
@@ -53,6 +54,7 @@ def serve(port: int, workers: int) -> None:
         pauses.clear()
         return json.dumps({"own": own, "forced": forced})
 
+    set_aside()
     server.listen_and_serve(("127.0.0.1", port))
 
 

@@ -20,6 +20,7 @@ from gows.handler import Handler
 from gows.http.request import Request
 from gows.options import AcceptOptions
 from gows.processes import run as run_processes
+from gows.processes.garbage import set_aside
 from gows.server import Server
 from gows.upgrade import accept
 from gows.websocket import WebSocket
@@ -147,6 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         echo = server(arguments)
         echo.listen(address)
+        set_aside()
         echo.listen_and_serve(ready=lambda: listening(echo.addresses), drain=arguments.drain)
     except (OSError, ValueError, UsageError) as error:
         print(f"gows echo: {error}", file=sys.stderr)

@@ -24,7 +24,7 @@ SECONDS = 20.0
 """Nothing here waits longer."""
 
 APP = """
-import os, resource, threading, time
+import gc, os, resource, threading, time
 import gows
 
 VERSION = 1
@@ -59,6 +59,10 @@ def count(request):
 def descriptors(request):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"{soft} {hard}"
+
+@server.route("/aside")
+def aside(request):
+    return str(gc.get_freeze_count())
 
 @server.route("/{any:path}")
 def catch_all(request, any):

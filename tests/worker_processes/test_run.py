@@ -86,6 +86,12 @@ def test_workers_may_open_what_the_hard_limit_allows(start: Start) -> None:
     assert program.get("/descriptors") == "300 300"
 
 
+@slow
+def test_what_a_worker_begins_with_is_set_aside_from_collections(start: Start) -> None:
+    program = start('"127.0.0.1:0", processes=1')
+    assert int(program.get("/aside")) > 5000
+
+
 # ---------------------------------------------------------------------- a worker dies
 
 
