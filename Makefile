@@ -24,7 +24,7 @@ DECLARED := $(shell find gows -name '*.pxd')
 HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
 COMPILED := $(if $(filter-out 0,$(GOWS_PURE)),,$(VENV)/compiled)
 
-.PHONY: help demo test coverage lint conformance conformance-quick load load-short clean
+.PHONY: help demo test coverage lint conformance conformance-quick load load-short bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,10 @@ load: $(VENV)/has-load $(COMPILED) ## 20,000 Locust users for a minute; leaves a
 
 load-short: $(VENV)/has-gows $(COMPILED) ## 2,000 connections echo for a few seconds (needs a C compiler)
 	@$(PY) -m tests.load.run $(ARGS)
+
+bench: $(VENV)/has-gows $(COMPILED) ## every scenario over every server (about an hour; ARGS=--quick: 2 minutes)
+	@$(PIP) 'matplotlib>=3.8,<4'
+	@$(PY) -m bench $(ARGS)
 
 clean: ## remove all that was made, the environment too
 	rm -rf .venv .venv-* build dist artifacts .conformance *.egg-info .coverage .coverage.* \

@@ -121,7 +121,7 @@ def measure(connections: int, messages: int, size: int, flate: bool) -> None:
 
     def finish() -> None:
         """Return when all is with the kernel: a turn later than the last of it was queued."""
-        while server._fanout.waiting:
+        while server.fanout.waiting:
             time.sleep(0.001)
         for _ in range(2):
             turned = threading.Event()

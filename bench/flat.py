@@ -24,7 +24,7 @@ from bench.loading import Cost, Load, run_load
 from bench.serving import fetch, serving
 from bench.tools import Unavailable
 from gows.commands.echo import Echo
-from gows.processes.garbage import set_aside
+from gows.processes.interpreter import dedicate
 
 
 def serve(port: int, workers: int) -> None:
@@ -54,7 +54,7 @@ def serve(port: int, workers: int) -> None:
         pauses.clear()
         return json.dumps({"own": own, "forced": forced})
 
-    set_aside()
+    dedicate()
     server.listen_and_serve(("127.0.0.1", port))
 
 
@@ -65,11 +65,11 @@ def measure(idle: int, load: Load, workers: int) -> tuple[Cost, Cost, dict[str, 
         return [sys.executable, "-m", "bench.flat", "--serve", str(port), "--workers", str(workers)]
 
     with serving(command, cpus="0") as (pid, port):
-        without = run_load(load, pid, port, cpus="1")
+        without = run_load(load, pid, port)
         fetch(port, "/collect")
         with Holder(port, idle) as holder:
             holder.wait_open(120)
-            beside = run_load(load, pid, port, cpus="1")
+            beside = run_load(load, pid, port)
             if holder.live < idle:
                 raise Unavailable(f"{holder.live:,} of {idle:,} connections were held")
             pauses: dict[str, float] = json.loads(fetch(port, "/collect"))

@@ -12,62 +12,81 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.holding import Holder, say
-from bench.serving import Command, gows_echo, peer, serving
+from bench.loading import Load
+from bench.servers import DEFLATE, FLOOR, PLAIN, SERVERS, TLS, running
 from bench.tools import Unavailable
-from bench.usage import family, kernel_bytes, user_bytes
+from bench.usage import descriptors, family, kernel_bytes, user_bytes
 
-PURE = {"GOWS_PURE": "1"}
-
-SERVERS: dict[str, tuple[Command, dict[str, str]]] = {
-    "gows": (gows_echo("--compression"), {}),
-    "gows, plain Python": (gows_echo("--compression"), PURE),
-    "gows, workers=0": (gows_echo("--compression", "--workers", "0"), {}),
-    "websockets": (peer("websockets"), {}),
-    "aiohttp": (peer("aiohttp"), {}),
-    "picows": (peer("picows"), {}),
-    "socketify": (peer("socketify"), {}),
-}
+NAMES = [name for name in SERVERS if name != FLOOR]
 SETTLE_SECONDS = 2.0
 
 
-def measure(command: Command, environment: dict[str, str], connections: int) -> dict[str, float]:
+def idle_bytes(name: str, connections: int, mode: str = PLAIN) -> dict[str, float]:
     """Hold the connections; user and kernel bytes of each. Raises Unavailable."""
-    with serving(command, environment=environment) as (pid, port):
-        with Holder(port, 50) as few:  # what a server makes once only is no connection's
-            few.wait_open(20)
+    if mode == PLAIN and SERVERS[name].kind == "gows":
+        mode = DEFLATE  # which costs an idle one nothing
+    holding = _holding_tls if mode == TLS else _holding
+    with running(name, mode, cpus=None) as (pid, port):
+        with holding(pid, port, 50):  # what a server makes once only is no connection's
+            pass
         time.sleep(SETTLE_SECONDS)
         user, kernel = user_bytes(family(pid)), kernel_bytes()
-        with Holder(port, connections) as holder:
-            holder.wait_open(120)
-            time.sleep(SETTLE_SECONDS)
-            held = holder.live
-            if held < connections:
-                raise Unavailable(f"it held {held:,} of {connections:,} connections")
+        with holding(pid, port, connections):
             return {
-                "user": (user_bytes(family(pid)) - user) / held,
-                "kernel": (kernel_bytes() - kernel) / held,
+                "user": (user_bytes(family(pid)) - user) / connections,
+                "kernel": (kernel_bytes() - kernel) / connections,
             }
+
+
+@contextmanager
+def _holding(pid: int, port: int, connections: int) -> Iterator[None]:
+    with Holder(port, connections) as holder:
+        holder.wait_open(120)
+        time.sleep(SETTLE_SECONDS)
+        if holder.live < connections:
+            raise Unavailable(f"it held {holder.live:,} of {connections:,} connections")
+        yield
+
+
+@contextmanager
+def _holding_tls(pid: int, port: int, connections: int) -> Iterator[None]:
+    load = Load(connections=connections, seconds=300, mode="idle", tls=True)
+    before = sum(map(descriptors, family(pid)))
+    with subprocess.Popen(load.command(port), stdout=subprocess.DEVNULL) as held:
+        try:
+            end = time.monotonic() + 60
+            while sum(map(descriptors, family(pid))) < before + connections:
+                if time.monotonic() > end or held.poll() is not None:
+                    raise Unavailable(f"it did not hold {connections:,} connections")
+                time.sleep(0.2)
+            time.sleep(SETTLE_SECONDS)
+            yield
+        finally:
+            held.terminate()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.idle", description=__doc__.partition("\n")[0])
     parser.add_argument("--connections", type=int, default=15000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--only", nargs="*", choices=list(SERVERS), metavar="NAME", help=", ".join(SERVERS))
+    parser.add_argument("--only", nargs="*", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     chosen = parser.parse_args(arguments)
     results: dict[str, dict[str, float]] = {}
     print(f"{chosen.connections:,} idle connections, bytes for each")
     print(f"{'':24}{'user':>8}{'kernel':>8}")
-    for name in chosen.only or SERVERS:
+    for name in chosen.only or NAMES:
         say(f"{name} ...", end="\r")
         try:
-            results[name] = found = measure(*SERVERS[name], chosen.connections)
+            results[name] = found = idle_bytes(name, chosen.connections)
         except Unavailable as error:
             print(f"{name:24}  not measured: {error}")
             continue

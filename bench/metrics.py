@@ -34,7 +34,7 @@ def measure(flags: list[str], load: Load, *, asked: bool) -> float:
         if asked:
             prometheus.start()
         try:
-            return run_load(load, pid, port, cpus="1").cpu_us
+            return run_load(load, pid, port).cpu_us
         finally:
             over.set()
             if asked:

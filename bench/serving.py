@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from bench.tools import PEERS, ROOT, Unavailable, build, peers_python
+from bench.tools import ROOT, Unavailable
 
 START_SECONDS = 60.0
 
@@ -22,16 +22,6 @@ Command = Callable[[int], list[str]]
 def gows_echo(*flags: str) -> Command:
     """`gows echo` with these flags."""
     return lambda port: [sys.executable, "-m", "gows", "echo", "--port", str(port), *flags]
-
-
-def peer(name: str) -> Command:
-    """The echo server of another library. Raises Unavailable, when it is started."""
-    return lambda port: [str(peers_python()), str(PEERS / f"{name}_echo.py"), str(port)]
-
-
-def floor(port: int) -> list[str]:
-    """The bare C epoll echo."""
-    return [str(build("floor")), str(port)]
 
 
 def free_port() -> int:

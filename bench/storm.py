@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with serving(gows_echo("--workers", chosen.workers), cpus="0") as (pid, port):
             say("in calm ...", end="\r")
-            calm = run_load(Load(connections=chosen.active, seconds=3), pid, port, cpus="1")
+            calm = run_load(Load(connections=chosen.active, seconds=3), pid, port)
             say("the storm, to see how long it takes ...", end="\r")
             with Holder(port, chosen.connections, in_flight=chosen.in_flight) as holder:
                 holder.wait_open(120)
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
                 held = holder.live
     except Unavailable as error:
         raise SystemExit(f"bench.storm: {error}") from None
-    stormy = json.loads(printed)
+    stormy = json.loads(printed.splitlines()[-1])
     print(f"{held:,} of {chosen.connections:,} clients connected within {took:.1f} s")
     print(f"{chosen.active} others echo meanwhile, milliseconds:")
     print(f"  in calm  p50 {calm.p50_us / 1000:7.2f}  p99 {calm.p99_us / 1000:7.2f}  p99.9 {calm.p999_us / 1000:7.2f}")

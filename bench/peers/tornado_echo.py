@@ -1,20 +1,38 @@
 """An echo server with tornado, on uvloop."""
 
 import asyncio
-import sys
 
 import tornado.web
 import tornado.websocket
 import uvloop
+from _settings import DEFLATE, PORT, ssl_context
+
+everybody = set()
 
 
 class Echo(tornado.websocket.WebSocketHandler):
+    def get_compression_options(self):
+        return {} if DEFLATE else None
+
     def on_message(self, message):
         self.write_message(message, binary=isinstance(message, bytes))
 
 
+class Broadcast(Echo):
+    def open(self):
+        everybody.add(self)
+
+    def on_close(self):
+        everybody.discard(self)
+
+    def on_message(self, message):
+        for other in everybody:
+            other.write_message(message, binary=isinstance(message, bytes))
+
+
 async def main():
-    tornado.web.Application([("/", Echo)]).listen(int(sys.argv[1]), "127.0.0.1", backlog=4096)
+    app = tornado.web.Application([("/", Echo), ("/broadcast", Broadcast)])
+    app.listen(PORT, "127.0.0.1", backlog=4096, ssl_options=ssl_context())
     await asyncio.Event().wait()
 
 

@@ -32,7 +32,7 @@ from gows import (
     accept,
 )
 from gows.errors import ConnectionClosedError, HttpError, QueueFullError
-from gows.processes.garbage import set_aside
+from gows.processes.interpreter import dedicate
 
 NAME_LIMIT = 40
 """Longest name, in characters; longer ones are cut."""
@@ -222,7 +222,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"gows demo: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     invitation = f"Open {url(bound[0], bound[1])} in two browser tabs and chat. Ctrl-C ends it."
-    set_aside()
+    dedicate()
     server.listen_and_serve(ready=lambda: print(invitation, flush=True))
     print("bye")
     return 0

@@ -8,6 +8,7 @@ processes.
 from __future__ import annotations
 
 import argparse
+import ssl
 import sys
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from gows.handler import Handler
 from gows.http.request import Request
 from gows.options import AcceptOptions
 from gows.processes import run as run_processes
-from gows.processes.garbage import set_aside
+from gows.processes.interpreter import dedicate
 from gows.server import Server
 from gows.upgrade import accept
 from gows.websocket import WebSocket
@@ -78,6 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--broadcast-path", metavar="PATH", help="what comes on this path goes to everybody there (e.g. /broadcast)"
     )
     parser.add_argument("--metrics", action="store_true", help="serve /-/metrics for Prometheus (gows[metrics])")
+    parser.add_argument("--certificate", metavar="FILE", help="serve over TLS: the certificate and its chain, PEM")
+    parser.add_argument("--key", metavar="FILE", help="its private key, PEM (default: in the same file)")
     parser.add_argument("--compression", action="store_true", help="negotiate permessage-deflate")
     parser.add_argument(
         "--context-takeover", action="store_true", help="with --compression: keep windows between messages"
@@ -103,6 +106,17 @@ def processes(text: str) -> int | str:
     return int(text)
 
 
+def ssl_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    """Where --certificate asks for TLS. Raises OSError for files that cannot be read, or are no certificate and key."""
+    if arguments.certificate is None:
+        if arguments.key is not None:
+            raise ValueError("--key needs --certificate")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(arguments.certificate, arguments.key)
+    return context
+
+
 def server(arguments: argparse.Namespace) -> Server:
     """The echo server as the command line asks for it."""
     options = AcceptOptions(
@@ -114,7 +128,9 @@ def server(arguments: argparse.Namespace) -> Server:
         max_message_size=arguments.max_message_size,
         max_fragments=1 << 20,  # conformance suites send 65,536 fragments in a message
     )
-    echo = Server(workers=arguments.workers, options=options, metrics=arguments.metrics)
+    echo = Server(
+        workers=arguments.workers, options=options, metrics=arguments.metrics, ssl_context=ssl_context(arguments)
+    )
     if arguments.broadcast_path is not None:
         everybody = replace(options, group=arguments.broadcast_path)
 
@@ -148,7 +164,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         echo = server(arguments)
         echo.listen(address)
-        set_aside()
+        dedicate()
         echo.listen_and_serve(ready=lambda: listening(echo.addresses), drain=arguments.drain)
     except (OSError, ValueError, UsageError) as error:
         print(f"gows echo: {error}", file=sys.stderr)

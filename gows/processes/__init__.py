@@ -5,7 +5,7 @@ listening   the sockets: made by the supervisor, inherited by the workers, outli
 channel     what the supervisor and a worker tell each other
 supervisor  starts, watches, replaces and ends workers
 worker      makes its server, and serves
-garbage     what its collections of garbage pass over
+interpreter its settings where it serves only
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def run(
 
     The workers' servers are joined by a bus (`Server.join`), answer `/-/live` and `/-/ready`, and may open as many
     descriptors as the hard limit allows; `max_connections` is for each. What `app_factory` has made is set aside from
-    collections of garbage (gc.freeze), which are shorter then. A worker that dies is replaced, at first at
+    collections of garbage (gc.freeze), and threads give up the interpreter lock after half a millisecond
+    (sys.setswitchinterval). A worker that dies is replaced, at first at
     once, then after 0.5 s, doubling to 30 s. SIGHUP replaces all, one at a time, each once its successor is ready.
     SIGTERM and SIGINT end all in order, a second signal at once.
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 from gows.bus import Bus
 from gows.errors import UsageError
 from gows.processes.channel import Channel
-from gows.processes.garbage import set_aside
+from gows.processes.interpreter import dedicate
 from gows.reactor import Listener, Sock, live_loops
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.server import Server
@@ -122,7 +122,7 @@ class Worker:
         server.health = True
         self._listeners = [server.add_listener(sock) for sock in socks]
         self._serving = True
-        set_aside()
+        dedicate()
         server.start()
         signal.alarm(0)
         self.channel.send("ready")

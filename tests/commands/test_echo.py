@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -45,6 +46,29 @@ def test_every_data_message_comes_back_with_its_type_on_every_path(start: Start,
             for message in ("", "ä", b"", b"\xff\x00", "x" * 70_000):
                 ws.send(message)
                 assert ws.recv(10) == message
+
+
+@pytest.mark.slow
+def test_over_tls(start: Start, tmp_path: Any) -> None:
+    authority = need_module("trustme").CA()
+    pem = tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    port = start("--certificate", str(pem))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    client = need_module("websockets.sync.client")
+    with client.connect(f"wss://127.0.0.1:{port}/", ssl=context) as ws:
+        ws.send("hello")
+        assert ws.recv(10) == "hello"
+
+
+@pytest.mark.parametrize("flags", [["--certificate", "/nowhere.pem"], ["--key", "/nowhere.pem"]])
+def test_a_certificate_that_cannot_be_had_is_said_in_one_line(flags: list[str]) -> None:
+    command = [sys.executable, "-m", "gows", "echo", "--port", "0", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("gows echo: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

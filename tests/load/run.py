@@ -62,11 +62,11 @@ def main() -> int:
             print("load: the load generator did not end", file=sys.stderr)
             return 1
     try:
-        result = json.loads(printed)
-    except ValueError:
+        result = json.loads(printed.splitlines()[-1])
+    except (IndexError, ValueError):
         print(f"load: no figures (exit status {load.returncode}): {printed!r}", file=sys.stderr)
         return 1
-    print(f"load: {printed.strip()}")
+    print(f"load: {printed.splitlines()[-1]}")
     wrong = faults(result, arguments.connections)
     for fault in wrong:
         print("load FAILED:", fault)

@@ -1,0 +1,30 @@
+"""An ASGI application: what its servers echo with."""
+
+everybody = set()
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    if scope["type"] != "websocket":
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    to_all = scope["path"] == "/broadcast"
+    if to_all:
+        everybody.add(send)
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            answer = {"type": "websocket.send"} | ({"bytes": message["bytes"]} if text is None else {"text": text})
+            for each in list(everybody) if to_all else (send,):
+                await each(answer)
+    finally:
+        everybody.discard(send)
