@@ -107,13 +107,17 @@ def processes(text: str) -> int | str:
 
 
 def ssl_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """Where --certificate asks for TLS. Raises OSError for files that cannot be read, or are no certificate and key."""
+    """Where --certificate asks for TLS. Raises ValueError for files that hold no certificate and key."""
     if arguments.certificate is None:
         if arguments.key is not None:
             raise ValueError("--key needs --certificate")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(arguments.certificate, arguments.key)
+    try:
+        context.load_cert_chain(arguments.certificate, arguments.key)
+    except OSError as error:  # which names no file
+        files = arguments.certificate if arguments.key is None else f"{arguments.certificate}, {arguments.key}"
+        raise ValueError(f"cannot use the certificate and key in {files}: {error.strerror or error}") from None
     return context
 
 
@@ -154,6 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         if arguments.processes is not None:
+            ssl_context(arguments)  # a fault of it is said here, once; each worker loads what is there when it starts
             run_processes(
                 partial(server, arguments),
                 address,

@@ -62,12 +62,20 @@ def test_over_tls(start: Start, tmp_path: Any) -> None:
         assert ws.recv(10) == "hello"
 
 
-@pytest.mark.parametrize("flags", [["--certificate", "/nowhere.pem"], ["--key", "/nowhere.pem"]])
-def test_a_certificate_that_cannot_be_had_is_said_in_one_line(flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--certificate", "/nowhere.pem"], "cannot use the certificate and key in /nowhere.pem: No such file"),
+        (["--certificate", "README.md"], "cannot use the certificate and key in README.md: "),
+        (["--certificate", "/nowhere.pem", "--processes", "2"], "cannot use the certificate and key in /nowhere.pem: "),
+        (["--key", "/nowhere.pem"], "--key needs --certificate"),
+    ],
+)
+def test_a_certificate_that_cannot_be_had_is_said_in_one_line(flags: list[str], fault: str) -> None:
     command = [sys.executable, "-m", "gows", "echo", "--port", "0", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("gows echo: ")
+    assert done.stderr.startswith(f"gows echo: {fault}")
     assert done.stderr.count("\n") == 1
 
 
