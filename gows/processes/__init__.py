@@ -56,9 +56,9 @@ def run(
     The workers' servers are joined by a bus (`Server.join`), answer `/-/live` and `/-/ready`, and may open as many
     descriptors as the hard limit allows; `max_connections` is for each. What `app_factory` has made is set aside from
     collections of garbage (gc.freeze), and threads give up the interpreter lock after half a millisecond
-    (sys.setswitchinterval). A worker that dies is replaced, at first at
-    once, then after 0.5 s, doubling to 30 s. SIGHUP replaces all, one at a time, each once its successor is ready.
-    SIGTERM and SIGINT end all in order, a second signal at once.
+    (sys.setswitchinterval). A worker that dies is replaced, at first at once, then after 0.5 s, doubling to 30 s.
+    SIGHUP replaces all, one at a time, each once its successor is ready. SIGTERM and SIGINT end all in order, a second
+    signal at once.
 
     Returns after that. Raises OSError when the address cannot be had, ValueError and TypeError for arguments that
     cannot be, UsageError in another thread and beside a loop that runs; SystemExit(1), after the error was logged, when
