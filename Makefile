@@ -57,8 +57,7 @@ load: $(VENV)/has-load $(COMPILED) ## 20,000 Locust users for a minute; leaves a
 load-short: $(VENV)/has-gows $(COMPILED) ## 2,000 connections echo for a few seconds (needs a C compiler)
 	@$(PY) -m tests.load.run $(ARGS)
 
-bench: $(VENV)/has-gows $(COMPILED) ## every scenario over every server (about an hour; ARGS=--quick: 2 minutes)
-	@$(PIP) 'matplotlib>=3.8,<4'
+bench: $(VENV)/has-bench $(COMPILED) ## every scenario over every server (about an hour; ARGS=--quick: 2 minutes)
 	@$(PY) -m bench $(ARGS)
 
 clean: ## remove all that was made, the environment too
@@ -113,6 +112,11 @@ $(VENV)/has-test: $(VENV)/can-build
 $(VENV)/has-load: $(VENV)/can-build
 	@echo "installing gows and Locust into $(VENV)"
 	@$(PIP) --no-build-isolation --editable '.[load]'
+	@touch "$(VENV)/has-gows" "$@"
+
+$(VENV)/has-bench: $(VENV)/can-build
+	@echo "installing gows and matplotlib into $(VENV)"
+	@$(PIP) --no-build-isolation --editable '.[bench]'
 	@touch "$(VENV)/has-gows" "$@"
 
 $(VENV)/has-lint: $(VENV)/can-build

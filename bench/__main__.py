@@ -3,8 +3,8 @@
     python -m bench [SCENARIO ...] [--servers NAME ...] [--rounds 3] [--quick] [--output FOLDER]
 
 Builds what it needs: C programs, other libraries in an environment of their own, Node's ws where Node is. The server
-has CPU 0, the load CPU 1. Writes results.json, results.md and a plot for each scenario, after every round, so that an
-interrupted run has what it found. Let nothing else run meanwhile.
+has CPU 0, the load CPU 1. Writes results.json and results.md after every round, so that an interrupted run has what it
+found, and in the end a plot for each scenario. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from bench import report
 from bench.holding import say
 from bench.scenarios import SCENARIOS, Settings
-from bench.servers import SERVERS
+from bench.servers import FLOOR, SERVERS
 from bench.tools import ROOT, Unavailable
 
 QUICK_SCENARIOS = ("echo", "echo-16", "echo-16k", "fanout-1000", "accept", "idle")
-QUICK_SERVERS = ("C epoll loop", "gows, workers=0", "gows", "plain, workers=0", "picows", "websockets")
+QUICK_SERVERS = (FLOOR, "gows, workers=0", "gows", "plain, workers=0", "picows", "websockets")
 QUICK = Settings(seconds=1.0, warm_up=0.3, idle=3000, idle_tls=500)
 
 
@@ -58,7 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         QUICK_SCENARIOS if chosen.quick else SCENARIOS
     )
     servers = choice("server", dict(SERVERS), chosen.servers or []) or list(QUICK_SERVERS if chosen.quick else SERVERS)
-    rounds = chosen.rounds or (1 if chosen.quick else 3)
+    rounds = (1 if chosen.quick else 3) if chosen.rounds is None else chosen.rounds
+    if rounds < 1 or (chosen.seconds is not None and chosen.seconds <= 0):
+        raise SystemExit("bench: rounds and seconds must be more than 0")
     settings = QUICK if chosen.quick else Settings()
     if chosen.seconds is not None:
         settings = settings._replace(seconds=chosen.seconds)
@@ -74,24 +76,20 @@ def main(arguments: list[str] | None = None) -> int:
         "rounds": rounds,
     }
     began = time.monotonic()
-    total = rounds * sum(len([s for s in servers if s in SCENARIOS[name].servers]) for name in names)
-    done = 0
+    asked = [(name, server) for name in names for server in servers if server in SCENARIOS[name].servers]
     for number in range(rounds):
-        for name in names:
-            for server in servers:
-                if server not in SCENARIOS[name].servers:
-                    continue
-                done += 1
-                if server in missing[name]:
-                    continue
-                took = time.monotonic() - began
-                say(f"[{took:5.0f} s] {done} of {total}: round {number + 1}, {name}, {server}")
-                try:
-                    found[name].setdefault(server, []).append(SCENARIOS[name].measure(server, settings))
-                except Unavailable as error:
-                    missing[name][server] = str(error)
-                    say(f"  not measured: {error}")
+        for done, (name, server) in enumerate(asked, number * len(asked) + 1):
+            if server in missing[name]:
+                continue
+            took = time.monotonic() - began
+            say(f"[{took:5.0f} s] {done} of {rounds * len(asked)}: round {number + 1}, {name}, {server}")
+            try:
+                found[name].setdefault(server, []).append(SCENARIOS[name].measure(server, settings))
+            except Unavailable as error:
+                missing[name][server] = str(error)
+                say(f"  not measured: {error}")
         report.write(chosen.output, found, missing, facts)
+    report.plots(chosen.output, found)
     print((chosen.output / "results.md").read_text())
     print(f"took {time.monotonic() - began:.0f} s; written to {os.path.relpath(chosen.output)}")
     return 0 if any(found.values()) else 1

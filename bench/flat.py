@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import gows
-from bench.holding import Holder, say
+from bench.holding import holding, say
 from bench.loading import Cost, Load, run_load
 from bench.serving import fetch, serving
 from bench.tools import Unavailable
@@ -67,11 +67,8 @@ def measure(idle: int, load: Load, workers: int) -> tuple[Cost, Cost, dict[str, 
     with serving(command, cpus="0") as (pid, port):
         without = run_load(load, pid, port)
         fetch(port, "/collect")
-        with Holder(port, idle) as holder:
-            holder.wait_open(120)
+        with holding(port, idle):
             beside = run_load(load, pid, port)
-            if holder.live < idle:
-                raise Unavailable(f"{holder.live:,} of {idle:,} connections were held")
             pauses: dict[str, float] = json.loads(fetch(port, "/collect"))
     return without, beside, pauses
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO
 
-from bench.tools import build
+from bench.tools import Unavailable, build
 
 
 class Holder:
@@ -50,6 +51,11 @@ class Holder:
             time.sleep(0.2)
         return time.monotonic() - self.began
 
+    def check(self) -> None:
+        """Raises Unavailable unless all connections are there."""
+        if self.live < self.connections:
+            raise Unavailable(f"{self.live:,} of {self.connections:,} connections were held")
+
     def __enter__(self) -> Holder:
         return self
 
@@ -61,6 +67,17 @@ class Holder:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+@contextmanager
+def holding(port: int, connections: int) -> Iterator[None]:
+    """So many connections to one port while the block runs. Raises Unavailable unless all of them opened, and are still
+    there at its end."""
+    with Holder(port, connections) as holder:
+        holder.wait_open(120)
+        holder.check()
+        yield
+        holder.check()
 
 
 def say(text: str, *, end: str = "\n") -> None:

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from bench.holding import Holder, say
+from bench.holding import holding, say
 from bench.loading import Load
 from bench.servers import DEFLATE, FLOOR, PLAIN, SERVERS, TLS, running
 from bench.tools import Unavailable
@@ -33,27 +33,21 @@ def idle_bytes(name: str, connections: int, mode: str = PLAIN) -> dict[str, floa
     """Hold the connections; user and kernel bytes of each. Raises Unavailable."""
     if mode == PLAIN and SERVERS[name].kind == "gows":
         mode = DEFLATE  # which costs an idle one nothing
-    holding = _holding_tls if mode == TLS else _holding
     with running(name, mode, cpus=None) as (pid, port):
-        with holding(pid, port, 50):  # what a server makes once only is no connection's
-            pass
+
+        def held(count: int) -> AbstractContextManager[None]:
+            return _holding_tls(pid, port, count) if mode == TLS else holding(port, count)
+
+        with held(50):  # what a server makes once only is no connection's
+            time.sleep(SETTLE_SECONDS)
         time.sleep(SETTLE_SECONDS)
         user, kernel = user_bytes(family(pid)), kernel_bytes()
-        with holding(pid, port, connections):
+        with held(connections):
+            time.sleep(SETTLE_SECONDS)
             return {
                 "user": (user_bytes(family(pid)) - user) / connections,
                 "kernel": (kernel_bytes() - kernel) / connections,
             }
-
-
-@contextmanager
-def _holding(pid: int, port: int, connections: int) -> Iterator[None]:
-    with Holder(port, connections) as holder:
-        holder.wait_open(120)
-        time.sleep(SETTLE_SECONDS)
-        if holder.live < connections:
-            raise Unavailable(f"it held {holder.live:,} of {connections:,} connections")
-        yield
 
 
 @contextmanager
@@ -67,7 +61,6 @@ def _holding_tls(pid: int, port: int, connections: int) -> Iterator[None]:
                 if time.monotonic() > end or held.poll() is not None:
                     raise Unavailable(f"it did not hold {connections:,} connections")
                 time.sleep(0.2)
-            time.sleep(SETTLE_SECONDS)
             yield
         finally:
             held.terminate()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
-import subprocess
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -46,8 +46,7 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = models[0] if models else platform.machine()
-    cores = subprocess.run(["nproc", "--all"], capture_output=True, text=True, check=True).stdout.strip()
-    return f"{model}, {cores} CPUs, Linux {platform.release()}, CPython {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, CPython {platform.python_version()}"
 
 
 def value(found: dict[str, Rounds], scenario: str, server: str) -> list[float]:
@@ -88,7 +87,7 @@ def table(found: dict[str, Rounds], missing: dict[str, dict[str, str]], scenario
 
 def budgets(found: dict[str, Rounds]) -> list[str]:
     """What was promised, and what was measured; in Markdown."""
-    rows = ["### Budgets", "", "| | budget | measured | spread | kept |", "|---|---:|---:|---:|---|"]
+    rows = []
     for budget in BUDGETS:
         mine = value(found, budget.scenario, budget.server)
         base = [1.0] if budget.over is None else value(found, budget.scenario, budget.over)
@@ -100,11 +99,12 @@ def budgets(found: dict[str, Rounds]) -> list[str]:
         sign = "≥" if budget.least else "≤"
         verdict = "yes" if kept else "**no**"
         rows.append(f"| {budget.text} | {sign} {budget.limit:,g} | {number(measured)} | {spread} | {verdict} |")
-    return [*rows, ""]
+    heads = ["### Budgets", "", "| | budget | measured | spread | kept |", "|---|---:|---:|---:|---|"]
+    return [*heads, *rows, ""] if rows else []
 
 
 def write(folder: Path, found: dict[str, Rounds], missing: dict[str, dict[str, str]], facts: dict[str, Any]) -> None:
-    """`results.json`, `results.md`, and a PNG for each scenario (when matplotlib is there)."""
+    """`results.json` and `results.md`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(
         json.dumps({**facts, "results": found, "not_measured": missing}, indent=1) + "\n"
@@ -120,11 +120,10 @@ def write(folder: Path, found: dict[str, Rounds], missing: dict[str, dict[str, s
     for scenario in found:
         lines += table(found, missing, scenario)
     (folder / "results.md").write_text("\n".join(lines))
-    plots(folder, found)
 
 
 def plots(folder: Path, found: dict[str, Rounds]) -> None:
-    """Bars, the shortest first."""
+    """A PNG with bars for each scenario, the shortest first; none without matplotlib."""
     try:
         import matplotlib
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from bench.serving import serving
+from bench.serving import gows_echo, serving
 from bench.tools import BUILT, NODE_MODULES, PEERS, Unavailable, build, node, peers_python
 
 FLOOR = "C epoll loop"
@@ -24,18 +23,17 @@ class Server(NamedTuple):
     kind: str
     """"gows", "floor", "python" (a program of peers/), or "node"."""
     flags: tuple[str, ...] = ()
-    environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    environment: dict[str, str] | None = None
     file: str = ""
 
     def command(self, mode: str, port: int) -> list[str]:
         """The command that serves on a port. Raises Unavailable when it cannot in this mode, or not here."""
         if self.kind == "gows":
-            more = {
-                PLAIN: ["--broadcast-path", "/broadcast"],
-                DEFLATE: ["--compression"],
-                TLS: ["--certificate", str(certificate())] if mode == TLS else [],
-            }[mode]
-            return [sys.executable, "-m", "gows", "echo", "--port", str(port), *self.flags, *more]
+            if mode == TLS:
+                more = ["--certificate", certificate()]
+            else:
+                more = ["--compression"] if mode == DEFLATE else ["--broadcast-path", "/broadcast"]
+            return gows_echo(*self.flags, *more)(port)
         if self.kind == "floor":
             if mode != PLAIN:
                 raise Unavailable("the C loop knows no such thing")
@@ -67,10 +65,9 @@ SERVERS: dict[str, Server] = {
 def running(name: str, mode: str = PLAIN, *, cpus: str | None = "0") -> Iterator[tuple[int, int]]:
     """Run one of SERVERS while the block runs; its process and its port. Raises Unavailable."""
     server = SERVERS[name]
-    environment = {**server.environment, "BENCH_NODE_MODULES": str(NODE_MODULES)}
+    environment = {**(server.environment or {}), "BENCH_NODE_MODULES": str(NODE_MODULES)}
     if mode == TLS:
-        environment["BENCH_CERTIFICATE"] = str(certificate())
-    server.command(mode, 0)  # what it cannot do is said before anything is started
+        environment["BENCH_CERTIFICATE"] = certificate()
     with serving(lambda port: server.command(mode, port), cpus=cpus, environment=environment) as found:
         yield found
 

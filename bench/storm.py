@@ -9,13 +9,12 @@ Prints how long the storm took, and the latencies of the 100 while it went on, b
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from bench.holding import Holder, say
-from bench.loading import Load, run_load
+from bench.loading import Load, generate, run_load
 from bench.serving import gows_echo, serving
 from bench.tools import Unavailable
 
@@ -40,15 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
             time.sleep(3)  # the server has seen the last of them go
             say("the storm, and echoes ...", end="\r")
             load = Load(connections=chosen.active, seconds=2.0, warm_up=0.3)
-            echoing = subprocess.Popen(["taskset", "-c", "1", *load.command(port)], stdout=subprocess.PIPE, text=True)
-            time.sleep(0.4)
-            with Holder(port, chosen.connections, in_flight=chosen.in_flight) as holder:
-                printed, _ = echoing.communicate(timeout=60)
-                took = holder.wait_open(120)
-                held = holder.live
+            with ThreadPoolExecutor(1) as thread:
+                echoing = thread.submit(generate, load, port)
+                time.sleep(0.4)
+                with Holder(port, chosen.connections, in_flight=chosen.in_flight) as holder:
+                    stormy = echoing.result()
+                    took = holder.wait_open(120)
+                    held = holder.live
     except Unavailable as error:
         raise SystemExit(f"bench.storm: {error}") from None
-    stormy = json.loads(printed.splitlines()[-1])
     print(f"{held:,} of {chosen.connections:,} clients connected within {took:.1f} s")
     print(f"{chosen.active} others echo meanwhile, milliseconds:")
     print(f"  in calm  p50 {calm.p50_us / 1000:7.2f}  p99 {calm.p99_us / 1000:7.2f}  p99.9 {calm.p999_us / 1000:7.2f}")

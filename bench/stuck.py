@@ -9,24 +9,18 @@ others' handlers compute in Python without end, so that the loop has to wait for
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 import sys
 import threading
 import time
 
 import gows
 from bench.loading import Load, run_load
+from bench.servers import Server
 from bench.serving import serving
 from bench.tools import Unavailable
 from gows.commands.echo import Echo
 from gows.processes.interpreter import dedicate
 
-REQUEST = (
-    b"GET /%s HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-MESSAGE = b"\x81\x82\0\0\0\0go"
 STUCK_SECONDS = 0.1
 BURNERS = 2
 
@@ -65,24 +59,21 @@ def serve(port: int, workers: int) -> None:
 
 def bother(port: int, kind: str, pause: float, ended: threading.Event) -> None:
     """Have one handler busy, again and again."""
-    with socket.create_connection(("127.0.0.1", port), 10) as sock:
-        sock.sendall(REQUEST % kind.encode())
-        sock.recv(4096)
+    with gows.connect(f"ws://127.0.0.1:{port}/{kind}") as ws:
         while not ended.is_set():
-            sock.sendall(MESSAGE)
-            if not sock.recv(100):
-                return
+            ws.write_string("go")
+            ws.recv(10)
             ended.wait(pause)
 
 
-def measure(kind: str, workers: int, seconds: float, pure: bool) -> dict[str, float]:
-    """Latencies of the others, microseconds. Raises Unavailable."""
+def latencies(server: Server, kind: str, seconds: float) -> dict[str, float]:
+    """What the others meet, microseconds. Raises Unavailable."""
 
     def command(port: int) -> list[str]:
-        return [sys.executable, "-m", "bench.stuck", "--serve", str(port), "--workers", str(workers)]
+        return [sys.executable, "-m", "bench.stuck", *server.flags, "--serve", str(port)]
 
     ended = threading.Event()
-    with serving(command, cpus="0", environment={"GOWS_PURE": "1"} if pure else {}) as (pid, port):
+    with serving(command, cpus="0", environment=server.environment) as (pid, port):
         count, pause = (1, 1 - STUCK_SECONDS) if kind == "sleep" else (BURNERS, 0.0)
         busy = [threading.Thread(target=bother, args=(port, kind, pause, ended)) for _ in range(count)]
         for thread in busy:
@@ -94,11 +85,6 @@ def measure(kind: str, workers: int, seconds: float, pure: bool) -> dict[str, fl
             for thread in busy:
                 thread.join()
     return cost._asdict()
-
-
-def stuck_figures(name: str, kind: str, seconds: float) -> dict[str, float]:
-    """The same for a server by its name in the tables."""
-    return measure(kind, 0 if name.endswith("workers=0") else 4, seconds, name.startswith("plain"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         serve(chosen.serve, chosen.workers)
         return 0
     try:
-        found = measure(chosen.kind, chosen.workers, chosen.seconds, os.environ.get("GOWS_PURE", "0") not in ("", "0"))
+        found = latencies(Server("gows", ("--workers", str(chosen.workers))), chosen.kind, chosen.seconds)
     except Unavailable as error:
         raise SystemExit(f"bench.stuck: {error}") from None
     times = "  ".join(f"{name} {found[f'{name}_us'] / 1000:.2f}" for name in ("p50", "p99", "p999", "max"))

@@ -1,5 +1,6 @@
 """An echo server with simple-websocket: a thread for each connection, on werkzeug's server."""
 
+import socket
 import sys
 
 import simple_websocket
@@ -31,7 +32,7 @@ def app(environ, start_response):
         pass
     finally:
         everybody.discard(ws)
-    environ["werkzeug.socket"].close()
+    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
     raise ConnectionError  # werkzeug answers nothing then
 
 
