@@ -56,10 +56,11 @@ def test_over_tls(start: Start, tmp_path: Any) -> None:
     port = start("--certificate", str(pem))
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    client = need_module("websockets.sync.client")
-    with client.connect(f"wss://127.0.0.1:{port}/", ssl=context) as ws:
-        ws.send("hello")
-        assert ws.recv(10) == "hello"
+    websocket = need_module("websocket")
+    ws = websocket.create_connection(f"wss://127.0.0.1:{port}/", timeout=10, sslopt={"context": context})
+    ws.send("hello")
+    assert ws.recv() == "hello"
+    ws.close()
 
 
 @pytest.mark.parametrize(

@@ -216,13 +216,14 @@ def test_a_server_that_hides_its_socket_is_named() -> None:
 
 def test_a_tls_socket_cannot_be_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trustme = need_module("trustme")
+    websocket = need_module("websocket")
     authority = trustme.CA()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server_side)
     client_side = ssl.create_default_context()
     authority.configure_trust(client_side)
     with werkzeug(server_side) as port:
-        with pytest.raises(InvalidStatus) as refusal, connect(f"wss://127.0.0.1:{port}/ws/ann", ssl=client_side):
-            pass
-        assert refusal.value.response.status_code == 500
+        with pytest.raises(websocket.WebSocketBadStatusException) as refusal:
+            websocket.create_connection(f"wss://127.0.0.1:{port}/ws/ann", timeout=10, sslopt={"context": client_side})
+        assert refusal.value.status_code == 500
     assert "the TLS state of an SSLSocket cannot be taken over" in caplog.text
