@@ -9,6 +9,10 @@ SWITCH_INTERVAL = 0.0005
 """Seconds that a thread may compute while others wait for the interpreter lock; Python's default is 0.005."""
 
 
+KEPT = 4 << 20
+"""Bytes that the C library may keep for the next messages, twice at most, before it gives freed memory back."""
+
+
 def dedicate() -> None:
     """Once a process is set up: have it serve its connections evenly.
 
@@ -19,7 +23,12 @@ def dedicate() -> None:
     A handler that computes in Python gives the interpreter lock to the loop within half a millisecond. With two of them
     computing without end, the echo of others takes 0.7 ms (median) instead of 15. See `gc.freeze` and
     `sys.setswitchinterval`.
+
+    Freed memory of a turn's messages is kept for the next turn's. By default glibc gives back all over 128 KiB, and
+    takes it again page by page: an echo of 16 KiB in the pool cost twice as much. It learns from the largest block it
+    was given back (mallopt(3), "dynamic mmap threshold"), so it is given one; elsewhere that changes nothing.
     """
+    bytearray(KEPT)  # not touched, so it costs no memory
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_INTERVAL)
