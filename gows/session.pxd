@@ -7,9 +7,9 @@ from gows.reactor.stream cimport Stream
 from gows.traffic cimport Traffic
 
 cdef int _CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL, _OPEN, _EOF, _LOST, _DRAIN, _DISMISS
+cdef int SMALL_HEAD
 cdef int _HELD, _LEAVING, _MUTED, _CLOSED, _LOST_EARLY, _UNSERVED, _DISMISSED, _SPECIAL, _PONG_UNIT
 cdef tuple _OPCODES
-cdef dict _FIRST_BYTES
 
 
 cdef class SessionContext:
@@ -41,8 +41,8 @@ cdef class Session:
     cdef public long long _ping_tick
     cdef public object _writer
 
-    @cython.locals(connection=Protocol, context=SessionContext, traffic=Traffic, buffer=ByteBuffer, events=list, rest=list)
-    cpdef data_received(self, buf, Py_ssize_t n)
+    @cython.locals(connection=Protocol, context=SessionContext, traffic=Traffic, buffer=ByteBuffer, events=list, rest=list, pos=Py_ssize_t)
+    cpdef data_received(self, bytearray buf, Py_ssize_t n)
 
     @cython.locals(stream=Stream, high_water=Py_ssize_t, kind=int, buffer=ByteBuffer)
     cdef list _deliver(self, list events)

@@ -56,7 +56,6 @@ _DRAIN = 19  # the outgoing queue fell to the low-water mark
 _DISMISS = 20  # we close, behind what came before
 
 _OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
-_FIRST_BYTES = {0x80 | opcode: opcode for opcode in (Opcode.TEXT, Opcode.BINARY)}
 
 _RUNNING = cast("list[Event]", ())
 """The inbox while callbacks run in the loop: nothing can come in meanwhile, so it needs no list."""
@@ -91,6 +90,8 @@ ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
 """Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
 SERVE_TIMEOUT = 10.0
 """Seconds between accept() and serve()."""
+SMALL_HEAD = 6
+"""Bytes of the header, the masking key included, of a message that `receive_one` takes (RFC 6455 §5.2)."""
 MAX_QUEUED_PONGS = 16
 """Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
 latest)."""
@@ -258,31 +259,34 @@ class Session:
     def connected(self, stream: Stream) -> None:
         """An outgoing connection is made; by the time that there is a session it has been so for long."""
 
-    def data_received(self, buf: bytearray | bytes, n: int) -> None:
+    def data_received(self, buf: bytearray, n: int) -> None:
         """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
         connection = self.connection
         context = self.context
         traffic = context.traffic
         traffic.received_bytes += n
-        if (
-            self._inbox is None
-            and context.inline
-            and not self._flags & _SPECIAL
-            and self.stream.queued <= context.high_water
-        ):
-            buffer = connection.receive_one(buf, n)
-            if buffer is not None:
+        pos = 0
+        if self.handler is None:
+            if self._stash(buf, n):
+                return
+        elif self._inbox is None and context.inline:
+            on_message = self.handler.on_message
+            while not self._flags & _SPECIAL and self.stream.queued <= context.high_water:
+                buffer = connection.receive_one(buf, pos, n)
+                if buffer is None:
+                    break
                 traffic.received += 1
+                opcode = _OPCODES[buf[pos] & 0x0F]
+                pos += SMALL_HEAD + len(buffer._data)  # type: ignore[arg-type]
                 try:
-                    self.handler.on_message(self, _FIRST_BYTES[buf[0]], buffer)  # type: ignore[union-attr, arg-type]
+                    on_message(self, opcode, buffer)  # type: ignore[arg-type]
                 except BaseException as error:
                     self._callback_failed("on_message", error)
                 buffer._data = None
-                return
-        elif self.handler is None and self._stash(buf, n):
-            return
+                if pos == n:
+                    return
         events: list[Event] = []
-        connection.receive(buf, n, events)
+        connection.receive(buf, n, events, pos)
         if not events:
             return
         traffic.received += len(events)
@@ -485,7 +489,7 @@ class Session:
         self.arm()
         if early:
             for _, data in early:
-                self.data_received(data.ljust(2, b"\0"), len(data))
+                self.data_received(bytearray(data), len(data))
             self.stream.resume_reading()
 
     def _stash(self, buf: bytearray | bytes, n: int) -> bool:
@@ -506,7 +510,7 @@ class Session:
         """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
         if not self.stream.closed:
             if self.connection.pending:
-                self.data_received(b"\0\0", 0)
+                self.data_received(bytearray(), 0)
             if not self.connection.pending:
                 self.stream.resume_reading()
 

@@ -194,7 +194,7 @@ class Opening(Observer):
             self._opened(ws)
         frames = self._parser.trailing
         if frames:
-            ws.data_received(frames.ljust(2, b"\0"), len(frames))
+            ws.data_received(bytearray(frames), len(frames))
 
     def _read_refusal(self, data: bytes) -> None:
         assert self._body is not None

@@ -4,7 +4,7 @@ from gows.bytebuffer cimport ByteBuffer
 from gows.protocol.assembly cimport Assembly
 from gows.protocol.config cimport ConnectionConfig as Config  # under its own name it would be no attribute of the module
 from gows.protocol.utf8 cimport Utf8Validator
-from gows.protocol.whole cimport WholeMessages, text_frame
+from gows.protocol.whole cimport WholeMessages, data_frame, text_frame
 
 
 cdef int READING, GOT_CLOSE, FAULT, ENDED, READY, MESSAGE, DEFLATED, SENT_CLOSE, FIN, RSV1, MAX_CONTROL
@@ -20,10 +20,10 @@ cdef class Connection:
     cdef public object close_code
     cdef public object close_reason
 
-    cpdef ByteBuffer receive_one(self, object buf, Py_ssize_t n)
+    cpdef ByteBuffer receive_one(self, object buf, Py_ssize_t pos, Py_ssize_t n)
 
-    @cython.locals(assembly=Assembly, config=Config, whole=WholeMessages, pos=Py_ssize_t)
-    cpdef receive(self, object buf, Py_ssize_t n, list events)
+    @cython.locals(assembly=Assembly, config=Config, whole=WholeMessages)
+    cpdef receive(self, object buf, Py_ssize_t n, list events, Py_ssize_t pos=*)
 
     @cython.locals(assembly=Assembly)
     cdef _stop(self, int receiving)
@@ -34,7 +34,7 @@ cdef class Connection:
     cpdef bytes encode_message(self, int opcode, object data, bint compress=*)
     cpdef bytes encode_text(self, object text, bint compress=*)
 
-    @cython.locals(size=Py_ssize_t, config=Config)
+    @cython.locals(config=Config)
     cdef bytes _message(self, int opcode, bytes data, bint compress)
 
     cdef Assembly _kept(self)

@@ -30,7 +30,6 @@ from gows.protocol.frames import (
     RSV1,
     encode_close_body,
     encode_frame,
-    frame_header,
     parse_close_body,
     parse_header,
 )
@@ -60,7 +59,7 @@ from gows.protocol.states import (
     Role,
 )
 from gows.protocol.utf8 import Utf8Validator, is_utf8
-from gows.protocol.whole import text_frame
+from gows.protocol.whole import data_frame, text_frame
 
 __all__ = [
     "BINARY",
@@ -78,9 +77,6 @@ __all__ = [
 
 Event = tuple[int, Any]
 Data = bytes | bytearray | memoryview | ByteBuffer
-
-
-_SHORT_HEADS = {opcode: [frame_header(opcode, size) for size in range(126)] for opcode in (TEXT, BINARY)}
 
 
 class Connection:
@@ -111,18 +107,19 @@ class Connection:
 
     # receiving
 
-    def receive_one(self, buf: bytes | bytearray, n: int) -> ByteBuffer | None:
-        """The message of a read that is one small, whole, uncompressed message and nothing else: a server's usual case.
+    def receive_one(self, buf: bytes | bytearray, pos: int, n: int) -> ByteBuffer | None:
+        """The small, whole, uncompressed message with which buf[pos:n] begins: a server's usual case.
 
-        Its opcode stands in buf[0], as 0x81 or 0x82. None: the read is something else, give it to `receive`. `buf` has
-        at least 2 bytes, whatever `n` is. A third of the steps of `receive`, which makes events and takes many frames.
+        Its opcode stands in buf[pos], as 0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes
+        first is something else, give the rest to `receive`. A third of the steps of `receive`, which makes events.
         """
         if self._assembly is not None or self._in != READING or self._out == SENT_CLOSE:
             return None
-        return self.config.whole.one(buf, n)
+        return self.config.whole.one(buf, pos, n)
 
-    def receive(self, buf: bytes | bytearray, n: int, events: list[Event]) -> None:
-        """Parse buf[:n] and append to `events`. Keeps nothing of `buf`; never raises for what the peer sent.
+    def receive(self, buf: bytes | bytearray, n: int, events: list[Event], pos: int = 0) -> None:
+        """Parse buf[pos:n] and append to `events`. Keeps nothing of `buf`; never raises for what the peer sent.
+        `pos` is where `receive_one` stopped.
 
         With compression it stops early, with `pending` True, once `config.budget` bytes were decoded: call again
         with (b"", 0, events). Without that, a few compressed bytes could make very many messages at once.
@@ -135,7 +132,6 @@ class Connection:
             assembly.pending = False
             if not assembly.opcode:
                 self._assembly = None
-        pos = 0
         config = self.config
         whole = config.whole
         budget = config.budget if self.deflate is not None else 0
@@ -342,16 +338,13 @@ class Connection:
         return self._message(TEXT, text.encode(), compress)
 
     def _message(self, opcode: int, data: bytes, compress: bool) -> bytes:
-        size = len(data)
         config = self.config
-        if compress and self.deflate is not None and size >= config.min_compress_size:
+        if compress and self.deflate is not None and len(data) >= config.min_compress_size:
             data = self.deflate.compress(data)
             return encode_frame(opcode, data, rsv1=True, key=None if config.masked else urandom(4))
         if not config.masked:
             return encode_frame(opcode, data, key=urandom(4))
-        if size < 126:
-            return _SHORT_HEADS[opcode][size] + data
-        return frame_header(opcode, size) + data
+        return data_frame(opcode, data)
 
     def encode_fragment(self, opcode: int, data: Data, first: bool, fin: bool, compress: bool = True) -> bytes:
         """One fragment of a message: `first` begins it, `fin` ends it, control frames may come between (§5.4).

@@ -6,6 +6,30 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringA
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
+cdef extern from *:
+    """
+    #if defined(__GNUC__) || defined(_MSC_VER)
+    #define GOWS_ALONE __restrict
+    #else
+    #define GOWS_ALONE
+    #endif
+    /* Eight bytes at a time, as a loop of which compilers make vector instructions: a third of the steps. */
+    static uint64_t gows_mask(unsigned char *GOWS_ALONE out, const unsigned char *GOWS_ALONE source, Py_ssize_t words,
+                              uint64_t twice)
+    {
+        uint64_t seen = 0, word;
+        Py_ssize_t i;
+        for (i = 0; i < words; i++) {
+            memcpy(&word, source + 8 * i, 8);
+            word ^= twice;
+            seen |= word;
+            memcpy(out + 8 * i, &word, 8);
+        }
+        return seen;
+    }
+    """
+    uint64_t gows_mask(unsigned char* out, const unsigned char* source, Py_ssize_t words, uint64_t twice) nogil
+
 
 cdef const unsigned char* bytes_of(object buf, Py_ssize_t n) except NULL:
     """The first `n` bytes of `buf`, of which so many there must be. Good until somebody may resize a bytearray: until
@@ -26,19 +50,11 @@ cdef const unsigned char* bytes_of(object buf, Py_ssize_t n) except NULL:
 
 
 cdef uint64_t mask_into(unsigned char* out, const unsigned char* source, Py_ssize_t size, uint32_t key) noexcept nogil:
-    """XOR `size` bytes with `key`, as it lies in memory. Returns what has a bit 7 set somewhere in a byte if, and only
+    """XOR `size` bytes with `key`, as it lies in memory, into another place. Returns what has a bit 7 set somewhere in a byte if, and only
     if, a byte of the result has."""
     cdef uint64_t twice = <uint64_t>key << 32 | key  # the same bytes in memory whatever the byte order
-    cdef uint64_t word
-    cdef uint64_t seen = 0
-    cdef Py_ssize_t at = 0
-    cdef Py_ssize_t whole = size & ~(<Py_ssize_t>7)
-    while at < whole:
-        memcpy(&word, source + at, 8)
-        word ^= twice
-        seen |= word
-        memcpy(out + at, &word, 8)
-        at += 8
+    cdef uint64_t seen = gows_mask(out, source, size >> 3, twice)
+    cdef Py_ssize_t at = size & ~(<Py_ssize_t>7)
     while at < size:
         out[at] = source[at] ^ (<const unsigned char*>&key)[at & 3]
         seen |= out[at]

@@ -100,11 +100,12 @@ class MeteredConnection(Connection):
 
     __slots__ = ()
 
-    def receive_one(self, buf: bytes | bytearray, n: int) -> None:
+    def receive_one(self, buf: bytes | bytearray, pos: int, n: int) -> None:
         """Nothing: `receive` counts."""
 
-    def receive(self, buf: bytes | bytearray, n: int, events: list[Event]) -> None:
-        """Parse and count. Of a read that is too large, only what was allowed is parsed."""
+    def receive(self, buf: bytes | bytearray, n: int, events: list[Event], pos: int = 0) -> None:
+        """Parse and count; `pos` is 0, for `receive_one` takes nothing. Of a read that is too large, only what was
+        allowed is parsed."""
         if self.state is not ConnectionState.OPEN:  # what was under way when we closed is read past
             super().receive(buf, n, events)
             return

@@ -36,7 +36,8 @@ def _forms() -> list[Form | None]:
 _FORMS = _forms()
 
 
-_TEXT_HEADS = [frame_header(TEXT, size) for size in range(126)]
+_HEADS = {opcode: [frame_header(opcode, size) for size in range(126)] for opcode in (TEXT, BINARY)}
+_TEXT_HEADS = _HEADS[TEXT]
 
 
 def text_frame(text: str) -> bytes:
@@ -44,6 +45,12 @@ def text_frame(text: str) -> bytes:
     data = text.encode()
     size = len(data)
     return (_TEXT_HEADS[size] if size < 126 else frame_header(TEXT, size)) + data
+
+
+def data_frame(opcode: int, data: bytes) -> bytes:
+    """A whole message, TEXT or BINARY, as one unmasked frame."""
+    size = len(data)
+    return (_HEADS[opcode][size] if size < 126 else frame_header(opcode, size)) + data
 
 
 class WholeMessages:
@@ -57,16 +64,18 @@ class WholeMessages:
         if limit < MAX_CONTROL:
             self._forms = [form if form is not None and form[1] <= limit else None for form in _FORMS]
 
-    def one(self, buf: bytes | bytearray, n: int) -> ByteBuffer | None:
-        """The message of a read that is one small message (of at most 125 bytes) and nothing else; its opcode stands
-        in buf[0], as 0x81 or 0x82. None: the read is something else. `buf` has at least 2 bytes, whatever `n` is."""
-        form = self._forms[buf[1]]
+    def one(self, buf: bytes | bytearray, pos: int, n: int) -> ByteBuffer | None:
+        """The small message (of at most 125 bytes) with which buf[pos:n] begins; its opcode stands in buf[pos], as
+        0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes first is something else."""
+        if n - pos < 6:
+            return None
+        form = self._forms[buf[pos + 1]]
         if form is None:
             return None
         unpack, size, repeat, bits = form
-        if n != size + 6:
+        if pos + size + 6 > n:
             return None
-        first, key, payload = unpack(buf, 0)
+        first, key, payload = unpack(buf, pos)
         if first != 0x81 and first != 0x82:
             return None
         payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")

@@ -30,16 +30,20 @@ cdef class WholeMessages:
     def __init__(self, limit):
         self._limit = min(limit, 65535)
 
-    cpdef ByteBuffer one(self, object buf, Py_ssize_t n):
-        """The message of a read that is one small message (of at most 125 bytes) and nothing else; its opcode stands
-        in buf[0], as 0x81 or 0x82. None: the read is something else. `buf` has at least 2 bytes, whatever `n` is."""
+    cpdef ByteBuffer one(self, object buf, Py_ssize_t pos, Py_ssize_t n):
+        """The small message (of at most 125 bytes) with which buf[pos:n] begins; its opcode stands in buf[pos], as
+        0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes first is something else."""
         cdef const unsigned char* data
         cdef Py_ssize_t size
-        if n < 6 or n > 6 + SMALL:
+        if pos < 0:
+            raise IndexError(f"position {pos}")
+        if n - pos < 6:
             return None
-        data = bytes_of(buf, n)
-        size = n - 6
-        if data[1] != (0x80 | size) or size > self._limit or (data[0] != 0x81 and data[0] != 0x82):
+        data = bytes_of(buf, n) + pos
+        size = data[1] - 0x80
+        if size < 0 or size > SMALL or size > self._limit or size > n - pos - 6:
+            return None
+        if data[0] != 0x81 and data[0] != 0x82:
             return None
         return _unmasked(data + 2, size, data[0] == 0x81)
 
@@ -85,6 +89,11 @@ cpdef bytes text_frame(object text):
         data = PyBytes_AS_STRING(encoded)
         size = PyBytes_GET_SIZE(encoded)
     return _framed(0x81, data, size)
+
+
+cpdef bytes data_frame(int opcode, bytes data):
+    """A whole message, TEXT or BINARY, as one unmasked frame."""
+    return _framed(0x80 | opcode, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
 cdef bytes _framed(int first, const char* data, Py_ssize_t size):

@@ -48,7 +48,7 @@ cdef class Stream(Endpoint):
     cdef _sent_some(self, list out, Py_ssize_t sent)
 
 
-@cython.locals(size=Py_ssize_t, length=Py_ssize_t, count=Py_ssize_t)
+@cython.locals(size=Py_ssize_t, length=Py_ssize_t, count=Py_ssize_t, small=Py_ssize_t, most=Py_ssize_t)
 cpdef join_small(list out)
 
 @cython.locals(whole=Py_ssize_t)

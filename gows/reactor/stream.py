@@ -644,9 +644,10 @@ class Stream(Endpoint):
 def join_small(out: list[bytes | memoryview]) -> None:
     """Join the small pieces at the head of a queue, in place, to about JOIN_SIZE."""
     size = count = 0
+    small, most = SMALL_PIECE, JOIN_SIZE  # typed where this is compiled
     for piece in out:
         length = len(piece)
-        if length >= SMALL_PIECE or size >= JOIN_SIZE:
+        if length >= small or size >= most:
             break
         size += length
         count += 1

@@ -281,7 +281,7 @@ def test_one_byte_per_segment_keeps_the_bytes_and_nothing_else() -> None:
     stage = Stage(make_handler=Echo)
     guest, handler = stage.guest()
     take, scratch = handler.ws.data_received, bytearray(64)
-    take(frame(BINARY, length=MEBIBYTE, key=KEY), 14)
+    take(bytearray(frame(BINARY, length=MEBIBYTE, key=KEY)), 14)
     kept = []
     for at in range(MEBIBYTE // 16):
         take(scratch, 1)
@@ -317,7 +317,8 @@ def calls_for_a_message(size: int) -> int:
     stage = Stage(make_handler=Echo)
     guest, handler = stage.guest()
     take, scratch = handler.ws.data_received, bytearray(64)
-    take(frame(BINARY, length=size, form=64 if size > 65535 else 16, key=KEY), 14 if size > 65535 else 8)
+    head = bytearray(frame(BINARY, length=size, form=64 if size > 65535 else 16, key=KEY))
+    take(head, len(head))
     with Calls() as calls:
         for _ in range(size):
             take(scratch, 1)

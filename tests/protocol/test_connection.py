@@ -333,15 +333,29 @@ def test_a_split_header_leaves_nothing_behind_once_its_frame_is_whole(whole: byt
 # the shortest way
 
 
-def test_a_read_that_is_one_small_message() -> None:
+@pytest.mark.parametrize("before", [b"", b"\x00" * 7, frame(1, b"an earlier one")], ids=len)
+@pytest.mark.parametrize("behind", [b"", b"\xee" * 9, frame(1, b"a later one"), b"\x81"], ids=len)
+def test_small_messages_one_at_a_time(before: bytes, behind: bytes) -> None:
     for opcode in (TEXT, BINARY):
         for payload in (b"", b"x", b"Hello", "κόσμε".encode(), b"y" * 125):
             connection = server()
-            wire = frame(opcode, payload)
-            for _ in range(2):
-                buffer = connection.receive_one(bytearray(wire + b"\xee" * 9), len(wire))
+            wire = before + frame(opcode, payload)
+            for n in (len(wire), len(wire + behind)):
+                buffer = connection.receive_one(bytearray(wire + behind), len(before), n)
                 assert buffer is not None
                 assert take(buffer) == payload
+
+
+def test_receive_goes_on_where_the_short_way_ends() -> None:
+    connection, events = server(), []  # type: ignore[var-annotated]
+    wire = bytearray(frame(1, b"Hello") + frame(9, b"ping") + frame(1, b"more"))
+    assert connection.receive_one(wire, 0, len(wire)) is not None
+    assert connection.receive_one(wire, 11, len(wire)) is None
+    connection.receive(wire, len(wire), events, 11)
+    assert [(kind, value if kind == PING else take(value)) for kind, value in events] == [
+        (PING, b"ping"),
+        (TEXT, b"more"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -351,8 +365,6 @@ def test_a_read_that_is_one_small_message() -> None:
         b"\x81",
         b"\x81\x80",
         frame(1, b"Hello")[:-1],
-        frame(1, b"Hello") + b"\x81",
-        frame(1, b"Hello") * 2,
         frame(2, b"x" * 126),
         frame(1, b"x", fin=False),
         frame(0, b"x"),
@@ -366,11 +378,11 @@ def test_a_read_that_is_one_small_message() -> None:
         frame(1, b"x", key=None),
     ],
 )
-def test_any_other_read_is_left_to_receive(wire: bytes) -> None:
+def test_any_other_beginning_is_left_to_receive(wire: bytes) -> None:
     """Old bytes lie behind the new ones: they count for nothing."""
     for behind in (b"\xee" * 200, frame(1, b"old message") * 2, (frame(1, b"Hello") * 2)[len(wire) :] + b"\x00\x00"):
         connection = server(NO_TAKEOVER)
-        assert connection.receive_one(bytearray(wire + behind), len(wire)) is None
+        assert connection.receive_one(bytearray(wire + behind), 0, len(wire)) is None
         assert feed(connection, wire) == feed(server(NO_TAKEOVER), wire)
         connection.receive_eof()
 
@@ -388,12 +400,12 @@ def test_the_shortest_way_is_open_only_between_messages() -> None:
     ):
         connection = server()
         prepare(connection)
-        assert connection.receive_one(wire, len(wire)) is None
+        assert connection.receive_one(wire, 0, len(wire)) is None
     for closed in (client(), server(chunked=True), server(max_message_size=4)):
-        assert closed.receive_one(wire, len(wire)) is None
+        assert closed.receive_one(wire, 0, len(wire)) is None
     busy = server()
     busy.encode_fragment(2, b"we write", True, False)
-    assert busy.receive_one(wire, len(wire)) is not None
+    assert busy.receive_one(wire, 0, len(wire)) is not None
 
 
 # bounded turns

@@ -43,7 +43,7 @@ def receive(connection: MeteredConnection, *data: bytes) -> list[tuple[int, Any]
     """The events of one read."""
     events: list[tuple[int, Any]] = []
     read = b"".join(data)
-    assert connection.receive_one(read.ljust(2, b"\0"), len(read)) is None, "nothing goes past the count"
+    assert connection.receive_one(read, 0, len(read)) is None, "nothing goes past the count"
     connection.receive(bytearray(read), len(read), events)
     return [(kind, value.get_bytes().tobytes() if isinstance(value, ByteBuffer) else value) for kind, value in events]
 

@@ -35,8 +35,8 @@ def taken(module: ModuleType, limit: int, buf: bytes | bytearray, pos: int, n: i
     return end, [(kind, buffer.clone_bytes()) for kind, buffer in events]
 
 
-def one(module: ModuleType, limit: int, buf: bytes | bytearray, n: int) -> bytes | None:
-    buffer = module.WholeMessages(limit).one(buf, n)
+def one(module: ModuleType, limit: int, buf: bytes | bytearray, pos: int, n: int) -> bytes | None:
+    buffer = module.WholeMessages(limit).one(buf, pos, n)
     return None if buffer is None else bytes(buffer.clone_bytes())
 
 
@@ -56,7 +56,7 @@ def test_what_is_no_text_may_be_binary(whole: ModuleType) -> None:
         assert taken(whole, LIMIT, wire, 0, len(wire)) == ((1007, "text is not UTF-8"), [(1, b"good")])
         wire = frame(2, payload)
         assert taken(whole, LIMIT, wire, 0, len(wire)) == (len(wire), [(2, payload)])
-        assert one(whole, LIMIT, frame(1, payload), len(frame(1, payload))) is None
+        assert one(whole, LIMIT, frame(1, payload), 0, len(frame(1, payload))) is None
 
 
 LEFT = {
@@ -83,7 +83,7 @@ def test_what_is_left_to_others(whole: ModuleType, wire: bytes) -> None:
     for behind in (b"", b"\xee" * 20, frame(1, b"old") * 3):
         buf = ahead + wire + behind
         assert taken(whole, LIMIT, buf, 0, len(ahead + wire)) == (len(ahead), [(2, b"ahead")])
-        assert one(whole, LIMIT, (wire + behind).ljust(2, b"\0"), len(wire)) is None
+        assert one(whole, LIMIT, wire + behind, 0, len(wire)) is None
 
 
 @pytest.mark.parametrize("limit", [-1, 0, 1, 124, 125, 126, 1000, 65535, 1 << 70])
@@ -92,7 +92,7 @@ def test_nothing_over_the_limit(whole: ModuleType, limit: int) -> None:
         wire = frame(2, b"x" * size)
         expected = (len(wire), [(2, b"x" * size)]) if size <= limit else (0, [])
         assert taken(whole, limit, wire, 0, len(wire)) == expected
-        assert one(whole, limit, wire, len(wire)) == (b"x" * size if size <= min(limit, 125) else None)
+        assert one(whole, limit, wire, 0, len(wire)) == (b"x" * size if size <= min(limit, 125) else None)
 
 
 def test_every_byte_that_may_come_first_and_second() -> None:
@@ -101,7 +101,7 @@ def test_every_byte_that_may_come_first_and_second() -> None:
     for first in range(256):
         for second in range(256):
             buf = bytes((first, second)) + chance.randbytes(chance.choice([0, 3, 4, 5, 20, 131, 140]))
-            results = [(taken(module, 100, buf, 0, len(buf)), one(module, 100, buf, len(buf))) for module in TWINS]
+            results = [(taken(module, 100, buf, 0, len(buf)), one(module, 100, buf, 0, len(buf))) for module in TWINS]
             assert results.count(results[0]) == len(results)
 
 
@@ -123,9 +123,8 @@ def test_the_variants_agree(wire: bytes, start: int, cut: int, limit: int) -> No
     start = min(start, n)
     results = [taken(module, limit, kind(wire), start, n) for module in TWINS for kind in (bytes, bytearray)]
     assert results.count(results[0]) == len(results)
-    if len(wire) > 1:
-        found = [one(module, limit, wire, n) for module in TWINS]
-        assert found.count(found[0]) == len(found)
+    found = [one(module, limit, kind(wire), start, n) for module in TWINS for kind in (bytes, bytearray)]
+    assert found.count(found[0]) == len(found)
 
 
 @pytest.mark.skipif(not is_compiled(TWINS[0]), reason="plain Python checks its bounds by itself")
@@ -133,7 +132,8 @@ def test_c_reads_nothing_beyond_the_buffer() -> None:
     whole = TWINS[0].WholeMessages(LIMIT)
     wire = frame(2, b"x" * 50)
     for call in (
-        lambda: whole.one(wire, len(wire) + 1),
+        lambda: whole.one(wire, 0, len(wire) + 1),
+        lambda: whole.one(wire, -1, len(wire)),
         lambda: whole.take(wire, 0, len(wire) + 1, []),
         lambda: whole.take(wire, -1, len(wire), []),
         lambda: whole.take(b"", 0, 100, []),
@@ -149,6 +149,8 @@ def test_c_reads_nothing_beyond_the_buffer() -> None:
 def test_text_as_a_frame(whole: ModuleType, size: int) -> None:
     for text in ("x" * size, "é" * (size // 2) + "x" * (size % 2)):
         assert whole.text_frame(text) == frame(1, text, key=None)
+        for opcode in (1, 2):
+            assert whole.data_frame(opcode, text.encode()) == frame(opcode, text, key=None)
 
 
 class Name(str):
