@@ -4,6 +4,7 @@
 #   VENV=.venv-3.12              where its environment goes (default .venv)
 #   ARGS="..."                   more words for what is run: make demo ARGS="--port 9000", make test ARGS="-k deflate"
 #
+#   JOBS=0                   how many test files run at once (default 2)
 #   GOWS_PURE=1              run plain Python, though the hot modules are compiled
 #
 # All paths are relative, and every tool is run as `python -m TOOL`, so the checkout may lie under any path, spaces and all.
@@ -16,6 +17,7 @@
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check install
 
@@ -33,10 +35,10 @@ demo: $(VENV)/has-gows $(COMPILED) ## the chat page: open the address it prints 
 	@exec $(PY) -m gows demo $(ARGS)
 
 test: $(VENV)/has-test $(COMPILED) ## the test suite
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 coverage: $(VENV)/has-test ## the test suite in plain Python, with coverage
-	@GOWS_PURE=1 $(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@GOWS_PURE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/has-lint ## formatting, lint, types
 	@status=0; \
