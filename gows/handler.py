@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from gows.bytebuffer import ByteBuffer
@@ -14,16 +14,18 @@ class Handler:
     """Callbacks of one connection; subclass it and override what you need.
 
     Callbacks of one connection run in order and never two at once; those of different connections run in parallel
-    on the
-    worker pool (`workers=0`: in the loop's thread, where they must not block). A callback that raises is logged with
-    the connection, and the connection is closed with 1011.
+    on the worker pool (`workers=0`: in the loop's thread, where they must not block). A callback that raises is logged
+    with the connection, and the connection is closed with 1011.
 
-    A handler that defines `on_chunk(ws, opcode, fin, buff)` gets the pieces of data messages as they arrive,
-    instead of whole
-    messages in `on_message`. A piece of a text message may end in the middle of a character.
+    A handler that defines `on_chunk(ws, opcode, fin, buff)` gets the pieces of data messages as they arrive, instead
+    of whole messages in `on_message`. A piece of a text message may end in the middle of a character.
     """
 
     __slots__ = ()
+
+    inline: ClassVar[bool] = False
+    """True in a class whose callbacks never block: they run in the loop's thread, beside a pool too, which spares the
+    hand-over. One that blocks all the same holds up every connection. Looked at when `ws.serve(handler)` is called."""
 
     def on_open(self, ws: WebSocket) -> None:
         """The upgrade is answered; messages may be written. First of all callbacks."""

@@ -18,6 +18,7 @@ cdef class SessionContext:
     cdef public object role
     cdef public object owner
     cdef public bint inline
+    cdef public object _inlined
     cdef public Py_ssize_t high_water
     cdef public Py_ssize_t mark
     cdef public object overflow

@@ -101,6 +101,7 @@ class SessionContext:
     """What the sessions of one loop with the same options and role share."""
 
     __slots__ = (
+        "_inlined",
         "chunked",
         "deflate_options",
         "deflate_pool",
@@ -126,6 +127,7 @@ class SessionContext:
         self.role = role
         self.owner = owner
         self.inline = loop.pool.inline if inline is None else inline
+        self._inlined: SessionContext | None = None
         self.high_water = options.high_water
         overflow = getattr(owner, "overflow", None)
         self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
@@ -159,7 +161,18 @@ class SessionContext:
         """A context for one connection that differs in its timeouts; the tables are shared."""
         context = copy(self)
         context.options = replace(self.options, **timeouts)  # type: ignore[arg-type]
+        context._inlined = None
         return context
+
+    def inlined(self) -> SessionContext:
+        """The same for connections whose callbacks run in the loop's thread. Any thread."""
+        if self.inline:
+            return self
+        if self._inlined is None:
+            context = copy(self)
+            context.inline = True
+            self._inlined = context
+        return self._inlined
 
 
 def _rates(loop: Loop, options: AcceptOptions) -> Rates | None:
@@ -473,6 +486,8 @@ class Session:
                 self._inbox.append((_LOST, None))
             if hasattr(handler, "on_chunk"):
                 self.connection.config = self.context.chunked
+            if handler.inline:
+                self.context = self.context.inlined()
             self.handler = handler
             self._flags &= ~_UNSERVED
         self._submit()
@@ -567,10 +582,13 @@ class Session:
         return waiting > options.max_message_size
 
     def _submit(self) -> None:
-        if self.context.inline and self.context.loop.in_loop():
+        loop = self.context.loop
+        if not self.context.inline:
+            loop.pool.submit(self)
+        elif loop.in_loop():
             self.run()
         else:
-            self.context.loop.pool.submit(self)
+            loop.call_soon(self.run)
 
     def run(self) -> None:
         """The task: deliver what the inbox holds. On a worker, or in the loop for `workers=0`; never two at once."""

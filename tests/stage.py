@@ -110,12 +110,14 @@ class Echo(Actor):
 
 
 class Stage:
-    """A server at ADDRESS. `/ws` is served with what `make_handler` makes."""
+    """A server at ADDRESS. `/ws` is served with what `make_handler` makes. Callbacks run in the loop, or else in a
+    HeldPool; with `by_class` in the loop, beside that pool."""
 
     def __init__(
         self,
         *,
         inline: bool = True,
+        by_class: bool = False,
         make_handler: Callable[[], Handler] = Actor,
         network: dict[str, Any] | None = None,
         server: dict[str, Any] | None = None,
@@ -124,7 +126,8 @@ class Stage:
         self.world = World(**network or {})
         self.loop = self.world.loop()
         self.pool = HeldPool(self.loop.wakeup.wake)
-        if not inline:
+        self.by_class = by_class
+        if by_class or not inline:
             self.loop.pool = self.pool  # type: ignore[assignment]
         self.options = AcceptOptions(**options)
         self.make_handler = make_handler
@@ -139,7 +142,10 @@ class Stage:
     def accept(self, request: Request) -> None:
         """The usual view."""
         ws = accept(request, self.options)
-        self.handlers.append(self.make_handler())
+        handler = self.make_handler()
+        if self.by_class:
+            handler.inline = True  # type: ignore[misc]  # of this one, instead of a class of each kind
+        self.handlers.append(handler)
         ws.serve(self.handlers[-1])
 
     def connect(self, host: str = "10.0.0.9") -> Guest:

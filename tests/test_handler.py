@@ -253,3 +253,39 @@ def test_serve_from_another_thread_later(server: Server) -> None:
         peer.send(frame(TEXT, "later"))
         assert peer.read_text() == "later"
     assert handler.closed.wait(10)
+
+
+class Named(Handler):
+    """Writes down in which thread it was called."""
+
+    inline = True
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+
+    def on_open(self, ws: WebSocket) -> None:
+        self.threads.append(threading.current_thread().name)
+
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        self.threads.append(threading.current_thread().name)
+        ws.write_message(opcode, buff)
+
+    def on_close(self, ws: WebSocket) -> None:
+        self.threads.append(threading.current_thread().name)
+
+
+def test_a_class_that_never_blocks_is_called_by_the_loop_beside_a_pool() -> None:
+    handler = Named()
+    server = Server(workers=2)
+    server.add_route("/ws", lambda request: accept(request).serve(handler))
+    server.start("127.0.0.1:0")
+    try:
+        with RawPeer(server.addresses[0]) as peer:
+            peer.upgrade()
+            for size in (1, 70_000):
+                peer.send(frame(TEXT, "x" * size))
+                assert peer.read().payload == b"x" * size
+        wait_until(lambda: len(handler.threads) == 4)
+    finally:
+        server.stop()
+    assert handler.threads == ["gows-loop"] * 4

@@ -31,13 +31,13 @@ from tests.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
 MakeStage = Callable[..., Stage]
 
 
-@pytest.fixture(params=[True, False], ids=["inline", "pool"])
+@pytest.fixture(params=["inline", "pool", "by class"])
 def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
     """Makes a stage; in the end nothing may be open, and nothing unexpected logged."""
     made: list[Stage] = []
 
     def make(**settings: Any) -> Stage:
-        made.append(Stage(**{"inline": request.param, **settings}))
+        made.append(Stage(**{"inline": request.param != "pool", "by_class": request.param == "by class", **settings}))
         return made[-1]
 
     yield make
@@ -45,7 +45,7 @@ def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
         stage.close()
 
 
-pool_only = pytest.mark.parametrize("make_stage", [False], indirect=True, ids=["pool"])
+pool_only = pytest.mark.parametrize("make_stage", ["pool"], indirect=True)
 
 
 # ---------------------------------------------------------------------- heartbeat
@@ -840,7 +840,7 @@ def test_options_of_ones_own_for_each_connection(make_stage: MakeStage) -> None:
 
 
 @pytest.mark.parametrize("callback", ["on_message", "on_ping", "on_close"])
-@pytest.mark.parametrize("make_stage", [True], indirect=True, ids=["inline"])
+@pytest.mark.parametrize("make_stage", ["inline", "by class"], indirect=True)
 def test_ctrl_c_within_a_callback_is_for_the_program(make_stage: MakeStage, callback: str) -> None:
     stage = make_stage()
     guest, handler = stage.guest()
