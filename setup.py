@@ -27,6 +27,7 @@ COMPILED = [
     "gows.reactor.kernel",
     "gows.reactor.lock",
     "gows.reactor.stream",
+    "gows.reactor.tls",
     "gows.reactor.turn",
     "gows.session",
     "gows.traffic",

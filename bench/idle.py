@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import select
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from bench.holding import holding, say
 from bench.loading import Load
 from bench.servers import DEFLATE, FLOOR, PLAIN, SERVERS, TLS, running
 from bench.tools import Unavailable
-from bench.usage import descriptors, family, kernel_bytes, user_bytes
+from bench.usage import family, kernel_bytes, user_bytes
 
 NAMES = [name for name in SERVERS if name != FLOOR]
 SETTLE_SECONDS = 2.0
@@ -36,7 +37,7 @@ def idle_bytes(name: str, connections: int, mode: str = PLAIN) -> dict[str, floa
     with running(name, mode, cpus=None) as (pid, port):
 
         def held(count: int) -> AbstractContextManager[None]:
-            return _holding_tls(pid, port, count) if mode == TLS else holding(port, count)
+            return _holding_tls(port, count) if mode == TLS else holding(port, count)
 
         with held(50):  # what a server makes once only is no connection's
             time.sleep(SETTLE_SECONDS)
@@ -51,16 +52,14 @@ def idle_bytes(name: str, connections: int, mode: str = PLAIN) -> dict[str, floa
 
 
 @contextmanager
-def _holding_tls(pid: int, port: int, connections: int) -> Iterator[None]:
-    load = Load(connections=connections, seconds=300, mode="idle", tls=True)
-    before = sum(map(descriptors, family(pid)))
-    with subprocess.Popen(load.command(port), stdout=subprocess.DEVNULL) as held:
+def _holding_tls(port: int, connections: int) -> Iterator[None]:
+    load = Load(connections=connections, seconds=300, warm_up=0.0, mode="idle", tls=True)
+    with subprocess.Popen(load.command(port), stdout=subprocess.PIPE) as held:
+        assert held.stdout is not None
         try:
-            end = time.monotonic() + 60
-            while sum(map(descriptors, family(pid))) < before + connections:
-                if time.monotonic() > end or held.poll() is not None:
-                    raise Unavailable(f"it did not hold {connections:,} connections")
-                time.sleep(0.2)
+            ready, _, _ = select.select([held.stdout], [], [], 60)
+            if not ready or held.stdout.readline() != b"measuring\n":
+                raise Unavailable(f"it did not hold {connections:,} connections")
             yield
         finally:
             held.terminate()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from bench.tools import ROOT, Unavailable
 
 START_SECONDS = 60.0
+STOP_SECONDS = 10.0
 
 Command = Callable[[int], list[str]]
 """From a port to the command that serves there."""
@@ -54,6 +56,7 @@ def serving(
         stderr=subprocess.PIPE,
         cwd=ROOT,
         env=os.environ | (environment or {}),
+        start_new_session=True,
     )
     try:
         _await_port(process, port)
@@ -61,10 +64,12 @@ def serving(
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=20)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            pass
+        with suppress(ProcessLookupError):  # some leave processes behind when they are ended, which would serve on
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def _await_port(process: subprocess.Popen[bytes], port: int) -> None:

@@ -50,8 +50,3 @@ def kernel_bytes() -> int:
     rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     names = ("Slab", "KernelStack", "PageTables", "Percpu")
     return sum(int(rows[name].split()[0]) for name in names if name in rows) * 1024
-
-
-def descriptors(pid: int) -> int:
-    """How many descriptors the process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))

@@ -1,14 +1,15 @@
 """TLSStream: a Stream whose bytes are enciphered on the way, over `ssl.SSLObject` and two memory BIOs.
 
 The handshake is a phase of the stream's life (CONNECTING): what is written waits for its end, and it knows no
-deadline of its own, so that the
-observer's, set when the connection was accepted, bounds it together with what follows.
+deadline of its own, so that the observer's, set when the connection was accepted, bounds it together with what follows.
 
-The SSLObject is not safe for two threads, so it is touched under `lock` only. Enciphering happens when the queue
-is flushed, a
-bounded portion at a time and only when the kernel has taken the portion before: a slow peer's queue is not kept
-twice. `queued` counts
-plain and enciphered bytes alike.
+The SSLObject is not safe for two threads, so it is touched under `lock` only. Enciphering happens when the queue is
+flushed, a bounded portion at a time and only when the kernel has taken the portion before: a slow peer's queue is not
+kept twice. `queued` counts plain and enciphered bytes alike.
+
+OpenSSL gives its record buffers back when a connection is idle, for Python asks it to (SSL_MODE_RELEASE_BUFFERS), but a
+memory BIO keeps for ever what it has grown to. So neither ever holds more than a piece: a connection that once had a
+message of 300 kB kept 300 kB, and keeps 20 now.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 
 PORTION = 131072
 """Plain bytes enciphered for one send at most."""
+
+PIECE = 8192
+"""Bytes that lie in a BIO at most, but for a read that the observer did not want whole."""
+
+NOTHING = memoryview(b"")
 
 NO_CIPHER = DEFERRED | EOF | CLOSING | ABORTED | LOST  # what comes is not to be deciphered
 
@@ -93,7 +99,7 @@ class TLSStream(Stream):
             self._state &= ~DEFERRED
             self._incoming.write(data)
         if self._shake():
-            self._deliver(self.loop.scratch)
+            self._deliver(self.loop.scratch, NOTHING)
 
     def _shake(self) -> bool:
         """Take the handshake one step on. Whether it is over, and well."""
@@ -125,21 +131,27 @@ class TLSStream(Stream):
             else:
                 self._refuse(scratch)
             return
+        cipher = self.loop.shared.get(TLSStream)
+        if cipher is None:
+            cipher = self.loop.shared[TLSStream] = bytearray(len(scratch))
         try:
-            n = self.sock.recv_into(scratch)  # type: ignore[union-attr]
+            n = self.sock.recv_into(cipher)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.abort(error)
             return
-        with self.lock:
-            if n:
-                self._incoming.write(memoryview(scratch)[:n])
-            else:
-                self._incoming.write_eof()
         self.seen = ticks
-        if not state & CONNECTING or self._shake():
-            self._deliver(scratch)
+        if state & CONNECTING or not n:
+            with self.lock:
+                if n:
+                    self._incoming.write(memoryview(cipher)[:n])
+                else:
+                    self._incoming.write_eof()
+            if not state & CONNECTING or self._shake():
+                self._deliver(scratch, NOTHING)
+        else:
+            self._deliver(scratch, memoryview(cipher)[:n])
 
     def _read_plain(self, scratch: bytearray, ticks: int) -> None:
         """One read of what comes before TLS."""
@@ -156,39 +168,53 @@ class TLSStream(Stream):
         else:
             self._eof()
 
-    def _deliver(self, scratch: bytearray) -> None:
-        """Hand over what can be deciphered, a scratch buffer full at a time, as long as the observer wants it."""
+    def _deliver(self, scratch: bytearray, cipher: memoryview) -> None:
+        """Hand over what can be deciphered, `cipher` last, a scratch buffer full at a time, as long as the observer
+        wants it."""
         more = True
         while more and not self._state & (PAUSED | EOF | CLOSING | ABORTED | LOST):
             with self.lock:
-                filled, more = self._decipher(scratch)
+                filled, cipher, more = self._decipher(scratch, cipher)
             if filled:
                 self.observer.data_received(scratch, filled)
+        if cipher:
+            with self.lock:
+                self._incoming.write(cipher)
         if self._outgoing.pending:  # of the TLS layer itself: the end of the handshake, a key update (RFC 8446 §4.6.3)
             self.flush()
 
-    def _decipher(self, scratch: bytearray) -> tuple[int, bool]:
-        """Fill the scratch buffer. How far, and whether there may be more. Lock held."""
+    def _decipher(self, scratch: bytearray, cipher: memoryview) -> tuple[int, memoryview, bool]:
+        """Fill the scratch buffer. How far, what of `cipher` was not needed for it, and whether there may be more. Lock
+        held."""
         filled, size = 0, len(scratch)
+        incoming = self._incoming
         with memoryview(scratch) as view:
             try:
                 while filled < size:
-                    n: int = self.ssl_object.read(size - filled, view[filled:])  # type: ignore[assignment]
+                    if cipher and not incoming.pending:
+                        incoming.write(cipher[:PIECE])
+                        cipher = cipher[PIECE:]
+                    try:
+                        n: int = self.ssl_object.read(size - filled, view[filled:])  # type: ignore[assignment]
+                    except ssl.SSLWantReadError:
+                        if cipher:
+                            continue
+                        return filled, cipher, False
                     if not n:
                         raise ssl.SSLZeroReturnError
                     filled += n
-            except ssl.SSLWantReadError:
-                return filled, False
+                    if not cipher and not (incoming.pending or self.ssl_object.pending()):
+                        return filled, cipher, False  # what one more read would say, which makes an error of it
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 # The peer's close_notify, or its FIN without one. What is carried has to tell a truncated message
                 # by itself.
                 self.loop.call_soon(self._eof)
-                return filled, False
+                return filled, NOTHING, False
             except ssl.SSLError as error:
                 self.flush_locked()  # the alert
                 self._abort_locked(error, 0)
-                return filled, False
-        return filled, True
+                return filled, NOTHING, False
+        return filled, cipher, True
 
     def resume_reading(self) -> None:
         """Deliver again, first what was deciphered but not delivered. Any thread; idempotent."""
@@ -199,7 +225,7 @@ class TLSStream(Stream):
 
     def _read_on(self) -> None:
         if not self._state & (CONNECTING | LOST):
-            self._deliver(self.loop.scratch)
+            self._deliver(self.loop.scratch, NOTHING)
 
     # ------------------------------------------------------------------ sending; lock held
 
@@ -209,10 +235,11 @@ class TLSStream(Stream):
             return
         try:
             if self._cipher is None:
-                if self._out is not None and not self._state & CONNECTING:
-                    self._encipher()
+                pieces = self._encipher() if self._out is not None and not self._state & CONNECTING else []
                 if self._outgoing.pending:
-                    self._cipher = self._outgoing.read()
+                    pieces.append(self._outgoing.read())
+                if pieces:
+                    self._cipher = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                     self.queued += len(self._cipher)
             if self._cipher is not None:
                 self._send()
@@ -221,20 +248,26 @@ class TLSStream(Stream):
         except OSError as error:  # an SSLError is one too
             self._send_failed(error)
 
-    def _encipher(self) -> None:
-        """Move a portion of the queue into the outgoing BIO."""
+    def _encipher(self) -> list[bytes]:
+        """Take a portion of the queue; its records."""
         out = self._out
         assert out is not None
         if len(out) > 1 and len(out[0]) < SMALL_PIECE:
             join_small(out)
+        plain = memoryview(out[0])[:PORTION]
+        whole = len(plain)
+        written, pieces = 0, []
         try:
-            written = self.ssl_object.write(memoryview(out[0])[:PORTION])
+            while written < whole:
+                written += self.ssl_object.write(plain[written : written + PIECE])
+                pieces.append(self._outgoing.read())
         except ssl.SSLWantReadError:  # a renegotiation of TLS 1.2: goes on when the peer's part has come
-            return
+            pass
         self.queued -= written
         drop_sent(out, written)
         if not out:
             self._out = None
+        return pieces
 
     def _send(self) -> None:
         """One send of enciphered bytes."""

@@ -13,7 +13,7 @@ import trustme
 
 from gows.errors import ConnectError
 from gows.reactor import Loop, Stream, Target, TLSStream
-from gows.reactor.tls import PORTION
+from gows.reactor.tls import PIECE, PORTION
 from tests.fakes import World
 from tests.reactor.bench import Peer, tcp_pair
 from tests.reactor.recorder import Acceptor, Recorder, echo
@@ -138,6 +138,54 @@ def test_many_small_pieces(world: World, contexts: Contexts) -> None:
         talk.stream.write(b"%d," % number)
     world.run_until(lambda: len(talk.server.data) == len(sent))
     assert talk.server.data == sent
+
+
+class Watched:
+    """A memory BIO, and the most that ever lay in it."""
+
+    def __init__(self, bio: Any) -> None:
+        self._bio = bio
+        self.most = 0
+
+    def write(self, data: Any) -> int:
+        written: int = self._bio.write(data)
+        self.most = max(self.most, self._bio.pending)
+        return written
+
+    def read(self) -> bytes:
+        self.most = max(self.most, self._bio.pending)
+        data: bytes = self._bio.read()
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bio, name)
+
+
+def test_what_keeps_its_memory_never_grows(world: World, contexts: Contexts) -> None:
+    talk = converse(world, contexts, echo)
+    assert isinstance(talk.stream, TLSStream)
+    assert isinstance(talk.accepted, TLSStream)
+    bios = []
+    for stream in (talk.stream, talk.accepted):
+        stream._incoming, stream._outgoing = incoming, outgoing = Watched(stream._incoming), Watched(stream._outgoing)
+        bios += [incoming, outgoing]
+    talk.stream.write(BIG)
+    world.run_until(lambda: len(talk.client.data) == len(BIG))
+    assert talk.client.data == BIG
+    for bio in bios:
+        assert 1000 < bio.most < PIECE + 100
+
+
+def test_an_end_that_came_behind_what_was_not_wanted_yet(world: World, contexts: Contexts) -> None:
+    talk = converse(world, contexts)
+    talk.accepted.pause_reading()
+    talk.stream.write(b"last words")
+    talk.stream.close()
+    world.run_for(1)
+    assert talk.server.calls == []
+    talk.accepted.resume_reading()
+    world.run_until(lambda: "eof_received" in talk.server.calls)
+    assert talk.server.data == b"last words"
 
 
 def test_all_that_was_deciphered_is_delivered(contexts: Contexts) -> None:

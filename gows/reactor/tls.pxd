@@ -1,0 +1,31 @@
+cimport cython
+
+from gows.reactor.stream cimport Stream
+
+cdef int READ
+cdef int ABORTED, BLOCKED, CLOSING, CONNECTING, DEFERRED, ENDED, ENDING, EOF, GOODBYE, LOST, NO_CIPHER, OVER, PAUSED, WATCHED
+
+
+cdef class TLSStream(Stream):
+    cdef public object ssl_object
+    cdef public object _incoming
+    cdef public object _outgoing
+    cdef public object _cipher
+
+    @cython.locals(state=int, n=Py_ssize_t)
+    cpdef on_readable(self, scratch, ticks)
+
+    @cython.locals(more=bint, filled=Py_ssize_t)
+    cdef _deliver(self, scratch, cipher)
+
+    @cython.locals(filled=Py_ssize_t, size=Py_ssize_t, n=Py_ssize_t)
+    cdef tuple _decipher(self, scratch, cipher)
+
+    @cython.locals(pieces=list)
+    cpdef flush_locked(self)
+
+    @cython.locals(out=list, pieces=list, written=Py_ssize_t, whole=Py_ssize_t)
+    cdef list _encipher(self)
+
+    @cython.locals(sent=Py_ssize_t, queued=Py_ssize_t)
+    cdef _send(self)
