@@ -6,6 +6,7 @@ GowsError
 │   └── HttpError                … of RFC 9112, before it: `status`, `reason`, `headers`
 │       └── HandshakeError       … of RFC 6455 §4: the upgrade is refused
 ├── UsageError                   our user broke a rule; raised before any side effect
+│   ├── NotAllowedError          a client may not subscribe, or publish (also a PermissionError)
 │   ├── ConnectionClosedError    a write after the close began
 │   ├── BufferReleasedError      a ByteBuffer used after it was given back
 │   ├── WriterBusyError          a second data writer while one is open
@@ -89,6 +90,10 @@ class ConnectionClosedError(UsageError):
         super().__init__(message)
         self.code = code
         self.reason = reason
+
+
+class NotAllowedError(UsageError, PermissionError):
+    """`may_subscribe` or `may_publish` said no to a client."""
 
 
 class BufferReleasedError(UsageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -60,7 +61,7 @@ class Fanout:
     A message is encoded and compressed once for each variant of the connections, not for each connection.
     """
 
-    __slots__ = ("_lock", "_loop", "_rounds", "delivered", "missed", "waiting")
+    __slots__ = ("_lock", "_loop", "_rounds", "delivered", "expired", "missed", "waiting")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -72,6 +73,8 @@ class Fanout:
         """Messages put on queues, over all."""
         self.missed = 0
         """… and not put there: the connection had just ended, or its overflow policy dropped it."""
+        self.expired = 0
+        """Messages that came too late for some, or all: nobody has got them since they expired."""
 
     def send(
         self, message: PreparedMessage, targets: Iterable[WebSocket | None], exclude: WebSocket | None = None
@@ -96,6 +99,7 @@ class Fanout:
                         rounds.clear()
                         raise
             last.messages.append((message, exclude))
+            last.expires = min(last.expires, message.expires)
             self.waiting += len(message.data)
 
     def check(self, message: PreparedMessage) -> None:
@@ -132,6 +136,10 @@ class Fanout:
         """To the next `steps` targets; how many there were."""
         taken = delivered = missed = 0
         messages = round_.messages
+        if round_.expires <= self._loop.time():
+            messages = self._drop_expired(round_)
+            if not messages:
+                return 0
         for ws in islice(round_.rest, steps):
             taken += 1
             if ws is None:
@@ -147,17 +155,30 @@ class Fanout:
         self.missed += missed
         return taken
 
+    def _drop_expired(self, round_: _Round) -> list[tuple[PreparedMessage, WebSocket | None]]:
+        """What is left of a round's messages."""
+        now = self._loop.time()
+        kept = [(message, exclude) for message, exclude in round_.messages if message.expires > now]
+        dropped = len(round_.messages) - len(kept)
+        self.expired += dropped
+        with self._lock:
+            self.waiting -= sum(len(message.data) for message, _ in round_.messages if message.expires <= now)
+            round_.messages = kept
+            round_.expires = min((message.expires for message, _ in kept), default=math.inf)
+        return kept
+
 
 class _Round:
     """Messages that go to the same targets."""
 
-    __slots__ = ("begun", "messages", "rest", "targets")
+    __slots__ = ("begun", "expires", "messages", "rest", "targets")
 
     def __init__(self, targets: Iterable[WebSocket | None]) -> None:
         self.targets = targets
         self.rest = iter(targets)
         self.messages: list[tuple[PreparedMessage, WebSocket | None]] = []
         self.begun = False
+        self.expires = math.inf  # of the first that does
 
 
 def _same(one: object, other: object) -> bool:

@@ -23,13 +23,14 @@ CAUSES = (
     "block_timeouts",
     "dropped",
     "dropped_oldest",
+    "expired",
     "replaced",
     "closed",
     "over_budget",
 )
 
-Message = tuple[int, bytes, bool]
-"""Opcode, payload, whether it may be compressed."""
+Message = tuple[int, bytes, bool, float]
+"""Opcode, payload, whether it may be compressed, and the time after which nobody wants it."""
 
 
 class Backlog:
@@ -61,7 +62,7 @@ class Backlog:
         self.size += len(message[1])
         dropped = 0
         while self.size > most and len(messages) > 1:
-            _, (_, data, _) = messages.popitem(last=False)
+            _, (_, data, _, _) = messages.popitem(last=False)
             self.size -= len(data)
             dropped += 1
         return int(replaced is not None), dropped
@@ -80,8 +81,9 @@ class Overflow:
     """What the connections of one server, or the clients of one loop, have too much of. Any thread.
 
     `counts` has, since the beginning: messages `refused` (QueueFullError), `dropped` (new ones), `dropped_oldest`,
-    `replaced` by a newer one with their key; writes that `blocked`, and `block_timeouts` of them; connections `closed`
-    for it; and `over_budget`, how many of the messages met the policy because of `max_queued`.
+    `expired` while they were kept back, `replaced` by a newer one with their key; writes that `blocked`, and
+    `block_timeouts` of them; connections `closed` for it; and `over_budget`, how many of the messages met the policy
+    because of `max_queued`.
     """
 
     def __init__(self, loop: Loop, max_queued: int | None = None) -> None:

@@ -1,15 +1,18 @@
 """What a server knows of its connections in other processes: RemoteConnection, and the messages behind it.
 
-On the bus there are `broadcast` and `act` (something is to be done with one connection), both a header of JSON, a line
-feed, and the message; and three questions: `connections`, `count`, and `address`. A connection goes by a number, made
-of its descriptor and of how many connections had that descriptor before: so the number of one that has ended never
-means another.
+On the bus there are `broadcast`, `publish` and `act` (something is to be done with one connection), all a header of JSON,
+a line feed, and the message; and questions: `connections`, `count`, `address`, `topics` and `subscribers`. A connection
+goes by a number, made of its descriptor and of how many connections had that descriptor before: so the number of one
+that has ended never means another.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
@@ -21,6 +24,7 @@ from gows.protocol.connection import to_bytes
 from gows.protocol.frames import encode_close_body
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
+from gows.topics import Subscriptions
 from gows.websocket import Data, WebSocket
 
 logger = logging.getLogger("gows")
@@ -122,14 +126,18 @@ class RemoteConnection:
 class Remote:
     """A server's side of the bus."""
 
-    def __init__(self, bus: Bus, loop: Loop, owner: object, fanout: Fanout) -> None:
+    def __init__(self, bus: Bus, loop: Loop, owner: object, fanout: Fanout, subscriptions: Subscriptions) -> None:
         self.bus = bus
         self._loop = loop
         self._owner = owner
         self._fanout = fanout
+        self._subscriptions = subscriptions
         self._everybody = Audience(loop, owner)
         self._numbers = Numbers(loop)
         bus.handle("broadcast", self._broadcast)
+        bus.handle("publish", self._publish)
+        bus.handle("topics", self._topics)
+        bus.handle("subscribers", self._subscribers)
         bus.handle("act", self._act)
         bus.handle("connections", self._connections)
         bus.handle("count", self._count)
@@ -137,12 +145,38 @@ class Remote:
 
     def broadcast(self, message: PreparedMessage, group: str | None, exclude: object) -> None:
         """Have the other processes send `message` to their connections. Any thread. ValueError for more than 16 MiB."""
-        header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress, "group": group}
+        header = self._header(message, exclude)
+        header["group"] = group
+        self.bus.send("broadcast", pack(header, message.data))
+
+    def publish(self, topic: str, message: PreparedMessage, ttl: float | None, exclude: object) -> None:
+        """Have the other processes send `message` to their subscribers. Any thread. ValueError as `broadcast`."""
+        header = self._header(message, exclude)
+        header["topic"] = topic
+        if ttl is not None:
+            header["ttl"] = ttl
+        self.bus.send("publish", pack(header, message.data))
+
+    def _header(self, message: PreparedMessage, exclude: object) -> dict[str, Any]:
+        header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress}
         if message.key is not None:
             header["key"] = message.key
         if isinstance(exclude, RemoteConnection):  # others than its process do not know the number
             header["exclude"] = [exclude.process, exclude.number]
-        self.bus.send("broadcast", pack(header, message.data))
+        return header
+
+    def topics(self) -> dict[str, int]:
+        """What the connections of the other processes have subscribed to, and how many of them. Waits a second at
+        most."""
+        counts: Counter[str] = Counter()
+        for answer in self.bus.ask("topics", timeout=ASK_TIMEOUT).values():
+            counts.update(json.loads(answer))
+        return dict(counts)
+
+    def subscribers(self, topic: str) -> int:
+        """How many connections of the other processes get what is published to `topic`."""
+        answers = self.bus.ask("subscribers", topic.encode(), ASK_TIMEOUT)
+        return sum(int(answer) for answer in answers.values())
 
     def connections(self) -> list[RemoteConnection]:
         """The open WebSockets of the other processes. Waits for them, a second at most."""
@@ -161,15 +195,33 @@ class Remote:
 
     def _broadcast(self, sender: str, packet: bytes) -> None:
         header, data = unpack(packet)
+        self._send(sender, header, data, Audience(self._loop, self._owner, header["group"]))
+
+    def _publish(self, sender: str, packet: bytes) -> None:
+        header, data = unpack(packet)
+        targets = self._subscriptions.targets(header["topic"])
+        if targets:
+            self._send(sender, header, data, targets)
+
+    def _send(self, sender: str, header: dict[str, Any], data: bytes, targets: Iterable[WebSocket | None]) -> None:
+        """What another process sends to many."""
         process, number = header.get("exclude", ("", 0))
         exclude = self._numbers.find(number) if process == self.bus.name else None
-        message = PreparedMessage(header["opcode"], data, header["compress"], header.get("key"))
+        ttl = header.get("ttl")
+        expires = math.inf if ttl is None else self._loop.time() + ttl
+        message = PreparedMessage(header["opcode"], data, header["compress"], header.get("key"), expires)
         try:
-            self._fanout.send(message, Audience(self._loop, self._owner, header["group"]), exclude)
+            self._fanout.send(message, targets, exclude)
         except LoopClosedError:  # this server has stopped
             pass
         except QueueFullError as error:
-            logger.error("a broadcast of process %s is lost here: %s", sender, error)
+            logger.error("a message of process %s to many is lost here: %s", sender, error)
+
+    def _topics(self, sender: str, packet: bytes) -> bytes:
+        return json.dumps(self._subscriptions.counts(), separators=(",", ":")).encode()
+
+    def _subscribers(self, sender: str, packet: bytes) -> bytes:
+        return b"%d" % len(self._subscriptions.targets(packet.decode()))
 
     def _act(self, sender: str, packet: bytes) -> None:
         header, data = unpack(packet)

@@ -8,6 +8,7 @@ import signal
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -41,6 +42,7 @@ from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import NetworkLike, Networks
 from gows.reactor.reserve import Reserve
 from gows.remote import Remote, RemoteConnection
+from gows.topics import MAX_LENGTH, MAX_TOPICS, May, Subscriptions, check_topic
 from gows.traffic import Traffic
 from gows.websocket import Data, WebSocket
 
@@ -77,6 +79,9 @@ class Server:
     - `metrics`: answer `/-/metrics` before any route, for Prometheus; needs `gows[metrics]`. `metrics_from`: the
       networks whose hosts may ask; others get 404.
     - `health`: answer `/-/live` and `/-/ready` before any route; `gows.run` sets it.
+    - `max_topics`, `max_topic_length`: subscriptions of one connection, and characters of a topic's name.
+    - `may_subscribe(ws, topic)`, `may_publish(ws, topic)`: whether a client may (`ws.subscribe`, `ws.publish`). Called
+      in the thread that asks.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
     """
 
@@ -99,6 +104,10 @@ class Server:
         health: bool = False,
         metrics: bool = False,
         metrics_from: Iterable[NetworkLike] = NEIGHBOURS,
+        max_topics: int = MAX_TOPICS,
+        max_topic_length: int = MAX_LENGTH,
+        may_subscribe: May | None = None,
+        may_publish: May | None = None,
         loop: Loop | None = None,
     ) -> None:
         for name, value in (
@@ -129,6 +138,9 @@ class Server:
         """Counts what slow peers did not take; see Overflow."""
         self._listeners: list[Listener] = []
         self.fanout = Fanout(self.loop)
+        self.subscriptions = Subscriptions(
+            self.loop, most=max_topics, longest=max_topic_length, may_subscribe=may_subscribe, may_publish=may_publish
+        )
         self.traffic = Traffic()
         """Counts what its WebSockets receive and send, and how they end; see Traffic."""
         self._metrics = Metrics(self) if metrics else None
@@ -238,7 +250,7 @@ class Server:
         """
         if self._remote is not None:
             raise UsageError("this server is on a bus already")
-        self._remote = Remote(bus, self.loop, self, self.fanout)
+        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions)
         if self._metrics is not None:
             self._metrics.join(bus)
 
@@ -262,15 +274,60 @@ class Server:
         misses the message. Raises ValueError for more than 16 MiB when there are other processes, QueueFullError (and
         sends nothing) when 64 MiB of broadcasts wait for their turn, LoopClosedError once stopped.
         """
-        if opcode is None:
-            opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
-        message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
+        message = _prepared(data, opcode, compress, key)
         own = exclude if isinstance(exclude, WebSocket) else None
         with self._broadcasting:
             self.fanout.check(message)
             if self._remote is not None:
                 self._remote.broadcast(message, group, exclude)
             self.fanout.send(message, Audience(self.loop, self, group), own)
+
+    def publish(
+        self,
+        topic: str,
+        data: str | Data,
+        opcode: Opcode | int | None = None,
+        *,
+        exclude: WebSocket | RemoteConnection | None = None,
+        key: str | int | None = None,
+        ttl: float | None = None,
+        compress: bool = True,
+    ) -> None:
+        """Send one message to every WebSocket of this server that has subscribed to `topic` (`ws.subscribe`), in all
+        its processes. Any thread; never blocks.
+
+        Each gets it once, however many of its subscriptions match. What one process publishes arrives in that order.
+        `data`, `opcode`, `exclude`, `key`: as for `broadcast`, and so is what happens to connections that do not read.
+        `ttl`: seconds after which it is put on no connection's queue any more. Raises ValueError for what is no topic,
+        and as `broadcast`.
+        """
+        check_topic(topic, self.subscriptions.longest)
+        if ttl is not None:
+            check_seconds("ttl", ttl)
+        expires = math.inf if ttl is None else self.loop.time() + ttl
+        message = _prepared(data, opcode, compress, key, expires)
+        own = exclude if isinstance(exclude, WebSocket) else None
+        with self._broadcasting:
+            self.fanout.check(message)
+            if self._remote is not None:
+                self._remote.publish(topic, message, ttl, exclude)
+            targets = self.subscriptions.targets(topic)
+            if targets:
+                self.fanout.send(message, targets, own)
+
+    def topics(self) -> dict[str, int]:
+        """What connections of this server have subscribed to, patterns too, and how many to just that; in all its
+        processes, the others of which have a second to answer. Any thread but the bus's."""
+        counts = Counter(self.subscriptions.counts())
+        if self._remote is not None:
+            counts.update(self._remote.topics())
+        return dict(counts)
+
+    def subscriber_count(self, topic: str) -> int:
+        """How many connections, in all processes, would get a message that is published to `topic` now. As `topics`."""
+        check_topic(topic, self.subscriptions.longest)
+        others = 0 if self._remote is None else self._remote.subscribers(topic)
+        return len(self.subscriptions.targets(topic)) + others
 
     def listen(self, address: Any, **settings: Any) -> Any:
         """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
@@ -455,6 +512,15 @@ class Server:
         if not self.admission.counts["proxy_protocol"]:
             logger.warning("%s was cut off: %s; further ones are only counted", stream.peer_address, error)
         self.admission.count("proxy_protocol")
+
+
+def _prepared(
+    data: str | Data, opcode: Opcode | int | None, compress: bool, key: str | int | None, expires: float = math.inf
+) -> PreparedMessage:
+    """A message to many, as `broadcast` and `publish` take it."""
+    if opcode is None:
+        opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
+    return PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key, expires)
 
 
 class _Refused(Observer):

@@ -818,7 +818,7 @@ class Session:
         lock.acquire()
         try:
             if stream.queued > context.mark and not self.make_room(
-                message.opcode, message.data, message.compress, message.key
+                message.opcode, message.data, message.compress, message.key, expires=message.expires
             ):
                 return self in context.overflow.backlogs
             if self._writer is None:
@@ -840,11 +840,18 @@ class Session:
         traffic.sent_bytes += len(frame)
 
     def make_room(
-        self, opcode: int = 0, data: Any = b"", compress: bool = True, key: Hashable = None, deferred: int = 0
+        self,
+        opcode: int = 0,
+        data: Any = b"",
+        compress: bool = True,
+        key: Hashable = None,
+        deferred: int = 0,
+        expires: float = math.inf,
     ) -> bool:
         """Under stream.lock, held once, with the queue over `context.mark`: find out whether there is room for a
         message, and else apply the policy. `opcode` 0: it is not known yet as a whole, so it cannot be kept back.
-        `deferred`: bytes that wait for the end of a streamed message and count as queued.
+        `deferred`: bytes that wait for the end of a streamed message and count as queued. `expires`: the time after
+        which it is not kept any longer.
 
         True: the message may be queued; False: that is settled, it is kept back or dropped. Raises QueueFullError for
         the policies "refuse" and "block".
@@ -854,7 +861,7 @@ class Session:
         if self.connection.state in ENDING:
             return True  # the encoder raises the right error
         if opcode and policy in KEEPING:
-            return self._pass_or_keep(opcode, data, compress, key if policy == "latest" else None)
+            return self._pass_or_keep(opcode, data, compress, key if policy == "latest" else None, expires)
         if stream.queued + deferred > context.high_water:
             stream.flush_locked()
         if stream.queued + deferred <= context.high_water:
@@ -909,7 +916,7 @@ class Session:
                 pool.step_back()
         return True
 
-    def _pass_or_keep(self, opcode: int, data: Any, compress: bool, key: Hashable) -> bool:
+    def _pass_or_keep(self, opcode: int, data: Any, compress: bool, key: Hashable, expires: float) -> bool:
         """The policies "drop_oldest" and "latest": as soon as the kernel takes no more, messages wait here."""
         stream, context = self.stream, self.context
         overflow = context.overflow
@@ -926,7 +933,7 @@ class Session:
         over = overflow.over_budget(len(payload))
         if over:
             overflow.count("over_budget")
-        replaced, dropped = backlog.put(key, (opcode, payload, compress), grow=not over)
+        replaced, dropped = backlog.put(key, (opcode, payload, compress, expires), grow=not over)
         if replaced:
             overflow.count("replaced")
         if dropped:
@@ -945,6 +952,7 @@ class Session:
         queued."""
         stream, backlogs = self.stream, self.context.overflow.backlogs
         backlog = backlogs[self]
+        now = self.context.loop.time()
         try:
             while len(backlog):
                 if stream.queued > most:
@@ -952,7 +960,10 @@ class Session:
                     if stream.queued > most:
                         stream.owe_drained()
                         return
-                opcode, data, compress = backlog.take()
+                opcode, data, compress, expires = backlog.take()
+                if expires <= now:
+                    self.context.overflow.count("expired")
+                    continue
                 if self._writer is None:
                     frame = self.connection.encode_message(opcode, data, compress)
                     stream.write_locked(frame)

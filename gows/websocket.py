@@ -9,7 +9,7 @@ from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCause, CloseCode, Opcode
-from gows.errors import ConnectionClosedError, QueueFullError, WriterBusyError
+from gows.errors import ConnectionClosedError, QueueFullError, UsageError, WriterBusyError
 from gows.handler import Handler
 from gows.options import check_seconds
 from gows.protocol.connection import Connection, ConnectionState, to_bytes
@@ -144,6 +144,50 @@ class WebSocket(Session):
                 self._writer.defer(opcode, to_bytes(data), compress)
         finally:
             lock.release()
+
+    # ------------------------------------------------------------------ topics
+
+    def subscribe(self, topic: str) -> bool:
+        """Have what is published to a topic (`Server.publish`) sent to this connection, until it ends. In a pattern the
+        word `*` stands for any one word, and `>` at the end for one or more: "prices.*.gold", "prices.>".
+
+        False: it was subscribed already. Raises ValueError for what is no topic, NotAllowedError when `may_subscribe`
+        says no, UsageError for more than `max_topics` and for a connection that is no server's, ConnectionClosedError.
+        """
+        return bool(self._subscriptions().subscribe(self, topic))
+
+    def unsubscribe(self, topic: str) -> bool:
+        """The reverse; `topic` as it was subscribed to. False: it was not. What was published before may still come."""
+        return bool(self._subscriptions().unsubscribe(self, topic))
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """What it is subscribed to, in the order in which it subscribed."""
+        found: tuple[str, ...] = self._subscriptions().of(self)
+        return found
+
+    def publish(
+        self,
+        topic: str,
+        data: str | Data,
+        opcode: Opcode | int | None = None,
+        *,
+        key: Hashable = None,
+        ttl: float | None = None,
+        compress: bool = True,
+    ) -> None:
+        """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
+        (NotAllowedError)."""
+        self._subscriptions().check_publish(self, topic)
+        server: Any = self.context.owner
+        server.publish(topic, data, opcode, exclude=self, key=key, ttl=ttl, compress=compress)
+
+    def _subscriptions(self) -> Any:
+        """Its server's: a layer above this one knows what they are."""
+        subscriptions = getattr(self.context.owner, "subscriptions", None)
+        if subscriptions is None:
+            raise UsageError("topics are those of a gows.Server, and this connection was not accepted by one")
+        return subscriptions
 
     # ------------------------------------------------------------------ closing
 

@@ -21,7 +21,7 @@ LAYERS: list[list[list[str]]] = [
     [["gows.codes", "gows.errors", "gows.bufferpool", "gows.bytebuffer", "gows.options", "gows.variant"]],
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
-    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"]],
+    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"], ["gows.topics"]],
     [
         [
             "gows.upgrade",

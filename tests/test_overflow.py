@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import zlib
@@ -474,5 +475,5 @@ def test_a_backlog_knows_its_size_and_its_order(steps: list[Any]) -> None:
         while sum(len(data) for _, data in model) > most and len(model) > 1:
             model.pop(0)
             dropped += 1
-        assert backlog.put(key, (2, data, True), grow=grow) == (len(places), dropped)
+        assert backlog.put(key, (2, data, True, math.inf), grow=grow) == (len(places), dropped)
         assert (len(backlog), backlog.size) == (len(model), sum(len(data) for _, data in model))

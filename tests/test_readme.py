@@ -257,6 +257,20 @@ def test_broadcast(run: Callable[..., Running]) -> None:
         assert [one.recv(10), two.recv(10)] == ["yes?", "yes?"]
 
 
+def test_topics(run: Callable[..., Running], capsys: pytest.CaptureFixture[str]) -> None:
+    running = run("topics")
+    url = f"ws://127.0.0.1:{running.serving()}/trade"
+    (server,) = running.servers
+    running._thread.join(10)  # what it publishes was published to nobody
+    with connect(url) as one, connect(url) as two:
+        wait_until(lambda: server.subscriber_count("prices.eu.iron") == 2)
+        server.publish("prices.eu.iron", "90")
+        assert [one.recv(10), two.recv(10)] == ["90", "90"]
+        two.send("to nobody, for nobody has subscribed")
+    running.end()
+    assert capsys.readouterr().out == "{} 0\n"
+
+
 def test_bus(run: Callable[..., Running], tmp_path: Path) -> None:
     running = run("bus", "/tmp/gows-guide-bus", str(tmp_path / "bus"))
     with connect(f"ws://127.0.0.1:{running.serving()}/ws") as ws:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -269,7 +270,7 @@ def test_a_broadcast_that_finds_no_room_elsewhere_is_logged(
     monkeypatch.setattr("gows.fanout.MAX_WAITING", 1000)
     b.server.fanout.waiting = 1000
     a.server.broadcast("x" * 100)
-    wait_until(lambda: "a broadcast of process a is lost here" in caplog.text)
+    wait_until(lambda: "a message of process a to many is lost here" in caplog.text)
     b.server.fanout.waiting = 0
     a.server.broadcast("small")
     assert peer.read_text() == "small"
@@ -382,3 +383,64 @@ def until(peer: RawPeer, text: str) -> bool:
     while peer.read_text() != text:
         pass
     return True
+
+
+# ---------------------------------------------------------------------- topics
+
+
+def subscribe(part: Part, *topics: str) -> RawPeer:
+    """One more peer of that process, subscribed to these."""
+    peer = part.peer()
+    (ws,) = [ws for ws in part.sockets() if ws.remote_addr == peer.sock.getsockname()]
+    for topic in topics:
+        ws.subscribe(topic)
+    return peer
+
+
+def test_what_is_published_reaches_the_subscribers_of_every_process_in_order(make_parts: MakeParts) -> None:
+    a, b, c = make_parts("a", "b", "c")
+    peers = [subscribe(part, "news.*", "news.>") for part in (a, b, c)]
+    others = [subscribe(part, "weather") for part in (a, b, c)]
+    for number in range(50):
+        b.server.publish("news.local", str(number))
+        b.server.publish("weather", "sun")
+    a.server.publish("weather", b"\xff", ttl=60, key="sky")
+    for peer in peers:
+        assert texts(peer, 50) == [str(number) for number in range(50)]
+    for peer in others:
+        seen = [peer.read() for _ in range(51)]
+        assert sorted(f.payload for f in seen) == [b"sun"] * 50 + [b"\xff"]
+
+
+def test_topics_are_counted_over_all_processes(make_parts: MakeParts) -> None:
+    a, b = make_parts("a", "b")
+    subscribe(a, "news", "news.*")
+    subscribe(b, "news")
+    subscribe(b, "news.local")
+    for part in (a, b):
+        assert part.server.topics() == {"news": 2, "news.*": 1, "news.local": 1}
+        assert part.server.subscriber_count("news") == 2
+        assert part.server.subscriber_count("news.local") == 2
+
+
+def test_who_publishes_does_not_get_it_and_exclusions_hold_everywhere(make_parts: MakeParts) -> None:
+    a, b = make_parts("a", "b")
+    here, there = subscribe(a, "room"), subscribe(b, "room")
+    (ws,) = a.sockets()
+    ws.publish("room", "not for me")
+    (far,) = remote(a)
+    a.server.publish("room", "not for the one of b", exclude=far)
+    a.server.publish("room", "end")
+    assert texts(here, 2) == ["not for the one of b", "end"]
+    assert texts(there, 2) == ["not for me", "end"]
+
+
+def test_what_comes_too_late_to_a_process_is_not_sent(make_parts: MakeParts) -> None:
+    a, b = make_parts("a", "b")
+    peer = subscribe(b, "news")
+    b.server.loop.stop()
+    a.server.publish("news", "late", ttl=0.05)
+    a.server.publish("news", "in time")
+    time.sleep(0.3)
+    b.server.loop.start()
+    assert texts(peer, 1) == ["in time"]

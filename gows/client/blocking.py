@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -156,14 +157,20 @@ class BlockingWebSocket(WebSocket):
     # ------------------------------------------------------------------ writing
 
     def make_room(
-        self, opcode: int = 0, data: Any = b"", compress: bool = True, key: Hashable = None, deferred: int = 0
+        self,
+        opcode: int = 0,
+        data: Any = b"",
+        compress: bool = True,
+        key: Hashable = None,
+        deferred: int = 0,
+        expires: float = math.inf,
     ) -> bool:
         """Under stream.lock, with the queue over the high-water mark: wait until there is room instead of applying a
         policy. Nobody tells when the message ends that `deferred` ones wait for, so for those there is the policy."""
         stream = self.stream
         stream.flush_locked()
         if deferred or self.context.loop.in_loop():
-            return super().make_room(opcode, data, compress, key, deferred)
+            return super().make_room(opcode, data, compress, key, deferred, expires)
         while stream.queued > self.context.high_water and not stream.closed:
             stream.lock.release()
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 
 from gows.errors import ConnectionClosedError, UsageError
@@ -22,11 +23,14 @@ class PreparedMessage:
     with a key of its own (RFC 6455 §5.3).
     """
 
-    __slots__ = ("_config", "_deflate", "_frame", "_frames", "compress", "data", "key", "opcode")
+    __slots__ = ("_config", "_deflate", "_frame", "_frames", "compress", "data", "expires", "key", "opcode")
 
-    def __init__(self, opcode: int, data: bytes, compress: bool = True, key: Hashable = None) -> None:
-        """`key`: what a later message takes its place by, where the overflow policy is "latest". Raises ValueError for
-        another opcode, or a TEXT that is not UTF-8."""
+    def __init__(
+        self, opcode: int, data: bytes, compress: bool = True, key: Hashable = None, expires: float = math.inf
+    ) -> None:
+        """`key`: what a later message takes its place by, where the overflow policy is "latest". `expires`: the time,
+        by the loop's clock, after which it is put on no queue any more. Raises ValueError for another opcode, or a TEXT
+        that is not UTF-8."""
         if opcode != TEXT and opcode != BINARY:
             raise ValueError(f"a message is TEXT or BINARY, not {opcode!r}")
         if opcode == TEXT and not data.isascii():
@@ -35,6 +39,7 @@ class PreparedMessage:
         self.data = data
         self.compress = compress
         self.key = key
+        self.expires = expires
         self._frames: dict[PerMessageDeflate | None, bytes] = {}
         self._deflate: PerMessageDeflate | None = None
         self._config: ConnectionConfig | None = None  # of the last connection: most are like the one before

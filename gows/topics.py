@@ -1,0 +1,228 @@
+"""Subscriptions: which connections of one server want to hear of which topics.
+
+A topic is a name of words with dots between them: "prices.eu.gold". What is subscribed to is a topic, or a pattern, in
+which the word `*` stands for any one word, and `>` as the last one for one or more: "prices.*.gold", "prices.>".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from gows.errors import ConnectionClosedError, NotAllowedError, UsageError
+from gows.reactor import Loop, Stream
+from gows.websocket import WebSocket
+
+MAX_TOPICS = 128
+"""Subscriptions of one connection."""
+MAX_LENGTH = 255
+"""Characters of a topic's name."""
+REMEMBERED = 4096
+"""Topics whose subscribers are remembered as a tuple, from one message to the next."""
+
+ONE, REST = "*", ">"
+
+May = Callable[[WebSocket, str], bool]
+
+
+def check_topic(topic: str, longest: int = MAX_LENGTH) -> None:
+    """Raises ValueError, or TypeError, for what cannot be published to."""
+    if any(word in (ONE, REST) for word in _words(topic, longest)):
+        raise ValueError(f"{topic!r} is a pattern: a message has one topic")
+
+
+def check_pattern(pattern: str, longest: int = MAX_LENGTH) -> list[str]:
+    """The words of what may be subscribed to. Raises ValueError, or TypeError, for what may not."""
+    words = _words(pattern, longest)
+    if REST in words[:-1]:
+        raise ValueError(f"{REST!r} stands at the end of a pattern, not within {pattern!r}")
+    return words
+
+
+def _words(name: str, longest: int) -> list[str]:
+    if not isinstance(name, str):
+        raise TypeError(f"a topic is a str, not {type(name).__name__}")
+    if not name or len(name) > longest:
+        raise ValueError(f"a topic has 1 to {longest} characters, not {len(name)}")
+    if " " in name or not name.isprintable():
+        raise ValueError(f"a topic has no spaces and no control characters: {name!r}")
+    words = name.split(".")
+    for word in words:
+        if not word:
+            raise ValueError(f"a topic has words with a dot between them, and none is empty: {name!r}")
+        if len(word) > 1 and (ONE in word or REST in word):
+            raise ValueError(f"{ONE!r} and {REST!r} are words of their own: {name!r}")
+    return words
+
+
+class Subscriptions:
+    """Of the connections of one server, in this process. Any thread. They end with their connection."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        most: int = MAX_TOPICS,
+        longest: int = MAX_LENGTH,
+        may_subscribe: May | None = None,
+        may_publish: May | None = None,
+    ) -> None:
+        for name, value in (("max_topics", most), ("max_topic_length", longest)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an int of 1 or more, not {value!r}")
+        self.most = most
+        self.longest = longest
+        self._loop = loop
+        self._may_subscribe = may_subscribe
+        self._may_publish = may_publish
+        self._lock = threading.Lock()
+        self._listening = False  # to the loop, for connections that end
+        self._of: dict[WebSocket, tuple[str, ...]] = {}
+        self._members: dict[str, dict[WebSocket, None]] = {}  # by topic or pattern, in the order in which they came
+        self._patterns = _Node()
+        self._targets: dict[str, tuple[WebSocket, ...]] = {}  # by topic, as long as nothing changes
+
+    def subscribe(self, ws: WebSocket, pattern: str) -> bool:
+        """False: it was subscribed already. Raises ValueError for what is no pattern, NotAllowedError, UsageError for
+        more than `most`, ConnectionClosedError for a connection that has ended."""
+        words = check_pattern(pattern, self.longest)
+        if self._may_subscribe is not None and not self._may_subscribe(ws, pattern):
+            raise NotAllowedError(f"no subscription to {pattern!r}")
+        with self._lock:
+            if ws.closed:  # `_ended` was called already, or will be
+                raise ConnectionClosedError("a connection that has ended cannot subscribe")
+            mine = self._of.get(ws, ())
+            if pattern in mine:
+                return False
+            if len(mine) >= self.most:
+                raise UsageError(f"a connection may have {self.most} subscriptions")
+            if not self._listening:
+                self._loop.on_end.append(self._ended)
+                self._listening = True
+            self._of[ws] = (*mine, pattern)
+            members = self._members.get(pattern)
+            if members is None:
+                members = self._members[pattern] = {}
+                if _is_pattern(words):
+                    self._patterns.add(words, members)
+            members[ws] = None
+            self._changed(pattern, words)
+        return True
+
+    def unsubscribe(self, ws: WebSocket, pattern: str) -> bool:
+        """False: it was not subscribed. A message that was published before may still arrive."""
+        words = check_pattern(pattern, self.longest)
+        with self._lock:
+            mine = self._of.get(ws, ())
+            if pattern not in mine:
+                return False
+            rest = tuple(other for other in mine if other != pattern)
+            if rest:
+                self._of[ws] = rest
+            else:
+                del self._of[ws]
+            self._remove(ws, pattern, words)
+        return True
+
+    def of(self, ws: WebSocket) -> tuple[str, ...]:
+        """What a connection has subscribed to, in that order."""
+        return self._of.get(ws, ())
+
+    def check_publish(self, ws: WebSocket, topic: str) -> None:
+        """Whether a client may publish. Raises NotAllowedError; ValueError for what is no topic."""
+        check_topic(topic, self.longest)
+        if self._may_publish is not None and not self._may_publish(ws, topic):
+            raise NotAllowedError(f"no publishing to {topic!r}")
+
+    def targets(self, topic: str) -> tuple[WebSocket, ...]:
+        """Whom a message to `topic` goes to, each once however many of its subscriptions match; the same object as long
+        as nothing changes."""
+        with self._lock:
+            found = self._targets.get(topic)
+            if found is None:
+                groups = list(self._patterns.match(topic.split(".")))
+                if topic in self._members:
+                    groups.append(self._members[topic])
+                found = tuple(groups[0] if len(groups) == 1 else dict.fromkeys(chain.from_iterable(groups)))
+                if len(self._targets) >= REMEMBERED:
+                    self._targets.clear()
+                self._targets[topic] = found
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """By topic or pattern, how many have subscribed to just that."""
+        with self._lock:
+            return {pattern: len(members) for pattern, members in self._members.items()}
+
+    # ------------------------------------------------------------------ lock held
+
+    def _remove(self, ws: WebSocket, pattern: str, words: list[str]) -> None:
+        members = self._members[pattern]
+        del members[ws]
+        if not members:
+            del self._members[pattern]
+            if _is_pattern(words):
+                self._patterns.remove(words)
+        self._changed(pattern, words)
+
+    def _changed(self, pattern: str, words: list[str]) -> None:
+        if _is_pattern(words):
+            self._targets.clear()
+        else:
+            self._targets.pop(pattern, None)
+
+    # ------------------------------------------------------------------ loop thread
+
+    def _ended(self, stream: Stream) -> None:
+        """A connection of the loop is over."""
+        ws = stream.observer
+        if isinstance(ws, WebSocket) and ws in self._of:
+            with self._lock:
+                for pattern in self._of.pop(ws):
+                    self._remove(ws, pattern, pattern.split("."))
+
+
+def _is_pattern(words: list[str]) -> bool:
+    return ONE in words or words[-1] == REST
+
+
+class _Node:
+    """Patterns that begin with the same words."""
+
+    __slots__ = ("below", "members")
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Node] = {}
+        self.members: dict[WebSocket, None] | None = None  # of the pattern that ends here
+
+    def add(self, words: list[str], members: dict[WebSocket, None]) -> None:
+        """Put a pattern's subscribers where `match` finds them."""
+        node = self
+        for word in words:
+            node = node.below.setdefault(word, _Node())
+        node.members = members
+
+    def remove(self, words: list[str]) -> None:
+        """Forget a pattern, and what was there for it alone."""
+        node = self.below[words[0]]
+        if len(words) == 1:
+            node.members = None
+        else:
+            node.remove(words[1:])
+        if node.members is None and not node.below:
+            del self.below[words[0]]
+
+    def match(self, words: list[str], at: int = 0) -> Iterator[dict[WebSocket, None]]:
+        """The subscribers of each pattern that stands for these words."""
+        if at == len(words):
+            if self.members is not None:
+                yield self.members
+            return
+        rest = self.below.get(REST)
+        if rest is not None and rest.members is not None:
+            yield rest.members
+        for word in (words[at], ONE):
+            node = self.below.get(word)
+            if node is not None:
+                yield from node.match(words, at + 1)
