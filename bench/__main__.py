@@ -84,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
             took = time.monotonic() - began
             say(f"[{took:5.0f} s] {done} of {rounds * len(asked)}: round {number + 1}, {name}, {server}")
             try:
-                found[name].setdefault(server, []).append(SCENARIOS[name].measure(server, settings))
+                figures = SCENARIOS[name].measure(server, settings)
+                found[name].setdefault(server, []).append(figures)
             except Unavailable as error:
                 missing[name][server] = str(error)
                 say(f"  not measured: {error}")
