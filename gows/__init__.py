@@ -59,7 +59,9 @@ from gows.options import (
 from gows.processes import run
 from gows.remote import RemoteConnection
 from gows.server import Server
+from gows.topic_routes import serve_topics
 from gows.upgrade import accept
+from gows.v1 import TopicHandler
 from gows.websocket import MessageWriter, WebSocket
 
 __version__ = "0.1.0"
@@ -95,6 +97,7 @@ __all__ = [
     "Request",
     "Response",
     "Server",
+    "TopicHandler",
     "UsageError",
     "WebSocket",
     "WriterBusyError",
@@ -102,6 +105,7 @@ __all__ = [
     "connect",
     "default_options",
     "run",
+    "serve_topics",
     "set_frame_read_buffer_size",
     "set_message_buffer_size",
     "set_min_compress_size",

@@ -1,9 +1,9 @@
 """What a server knows of its connections in other processes: RemoteConnection, and the messages behind it.
 
-On the bus there are `broadcast`, `publish` and `act` (something is to be done with one connection), all a header of JSON,
-a line feed, and the message; and questions: `connections`, `count`, `address`, `topics` and `subscribers`. A connection
-goes by a number, made of its descriptor and of how many connections had that descriptor before: so the number of one
-that has ended never means another.
+On the bus there are `broadcast`, `publish` and `act` (something is to be done with one connection), all a header of
+JSON, a line feed, and the message; and questions: `connections`, `count`, `address`, `topics` and `subscribers`. A
+connection goes by a number, made of its descriptor and of how many connections had that descriptor before: so the
+number of one that has ended never means another.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -24,7 +25,7 @@ from gows.protocol.connection import to_bytes
 from gows.protocol.frames import encode_close_body
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
-from gows.topics import Subscriptions
+from gows.topics import Publication, Subscriptions
 from gows.websocket import Data, WebSocket
 
 logger = logging.getLogger("gows")
@@ -149,15 +150,16 @@ class Remote:
         header["group"] = group
         self.bus.send("broadcast", pack(header, message.data))
 
-    def publish(self, topic: str, message: PreparedMessage, ttl: float | None, exclude: object) -> None:
-        """Have the other processes send `message` to their subscribers. Any thread. ValueError as `broadcast`."""
-        header = self._header(message, exclude)
-        header["topic"] = topic
+    def publish(self, publication: Publication, ttl: float | None, exclude: object) -> None:
+        """Have the other processes send it to their subscribers. Any thread. ValueError as `broadcast`."""
+        header = self._header(publication, exclude)
+        header["topic"] = publication.topic
+        header["json"] = publication.is_json
         if ttl is not None:
             header["ttl"] = ttl
-        self.bus.send("publish", pack(header, message.data))
+        self.bus.send("publish", pack(header, publication.data))
 
-    def _header(self, message: PreparedMessage, exclude: object) -> dict[str, Any]:
+    def _header(self, message: PreparedMessage | Publication, exclude: object) -> dict[str, Any]:
         header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress}
         if message.key is not None:
             header["key"] = message.key
@@ -195,23 +197,30 @@ class Remote:
 
     def _broadcast(self, sender: str, packet: bytes) -> None:
         header, data = unpack(packet)
-        self._send(sender, header, data, Audience(self._loop, self._owner, header["group"]))
+        message = PreparedMessage(header["opcode"], data, header["compress"], header.get("key"))
+        everybody = Audience(self._loop, self._owner, header["group"])
+        self._send(sender, header, partial(self._fanout.send, message, everybody))
 
     def _publish(self, sender: str, packet: bytes) -> None:
         header, data = unpack(packet)
-        targets = self._subscriptions.targets(header["topic"])
-        if targets:
-            self._send(sender, header, data, targets)
+        ttl = header.get("ttl")
+        publication = Publication(
+            header["topic"],
+            data,
+            header["opcode"],
+            compress=header["compress"],
+            key=header.get("key"),
+            expires=math.inf if ttl is None else self._loop.time() + ttl,
+            is_json=header["json"],
+        )
+        self._send(sender, header, partial(self._subscriptions.deliver, publication, self._fanout.send))
 
-    def _send(self, sender: str, header: dict[str, Any], data: bytes, targets: Iterable[WebSocket | None]) -> None:
-        """What another process sends to many."""
+    def _send(self, sender: str, header: dict[str, Any], send: Callable[[WebSocket | None], object]) -> None:
+        """What another process sends to many, but one of ours if it says so."""
         process, number = header.get("exclude", ("", 0))
         exclude = self._numbers.find(number) if process == self.bus.name else None
-        ttl = header.get("ttl")
-        expires = math.inf if ttl is None else self._loop.time() + ttl
-        message = PreparedMessage(header["opcode"], data, header["compress"], header.get("key"), expires)
         try:
-            self._fanout.send(message, targets, exclude)
+            send(exclude)
         except LoopClosedError:  # this server has stopped
             pass
         except QueueFullError as error:
@@ -221,7 +230,7 @@ class Remote:
         return json.dumps(self._subscriptions.counts(), separators=(",", ":")).encode()
 
     def _subscribers(self, sender: str, packet: bytes) -> bytes:
-        return b"%d" % len(self._subscriptions.targets(packet.decode()))
+        return b"%d" % self._subscriptions.count(packet.decode())
 
     def _act(self, sender: str, packet: bytes) -> None:
         header, data = unpack(packet)

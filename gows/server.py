@@ -42,7 +42,7 @@ from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import NetworkLike, Networks
 from gows.reactor.reserve import Reserve
 from gows.remote import Remote, RemoteConnection
-from gows.topics import MAX_LENGTH, MAX_TOPICS, May, Subscriptions, check_topic
+from gows.topics import MAX_LENGTH, MAX_TOPICS, May, Publication, Subscriptions, check_topic
 from gows.traffic import Traffic
 from gows.websocket import Data, WebSocket
 
@@ -274,7 +274,9 @@ class Server:
         misses the message. Raises ValueError for more than 16 MiB when there are other processes, QueueFullError (and
         sends nothing) when 64 MiB of broadcasts wait for their turn, LoopClosedError once stopped.
         """
-        message = _prepared(data, opcode, compress, key)
+        if opcode is None:
+            opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
+        message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
         own = exclude if isinstance(exclude, WebSocket) else None
         with self._broadcasting:
             self.fanout.check(message)
@@ -285,7 +287,7 @@ class Server:
     def publish(
         self,
         topic: str,
-        data: str | Data,
+        data: Any,
         opcode: Opcode | int | None = None,
         *,
         exclude: WebSocket | RemoteConnection | None = None,
@@ -297,23 +299,22 @@ class Server:
         its processes. Any thread; never blocks.
 
         Each gets it once, however many of its subscriptions match. What one process publishes arrives in that order.
-        `data`, `opcode`, `exclude`, `key`: as for `broadcast`, and so is what happens to connections that do not read.
-        `ttl`: seconds after which it is put on no connection's queue any more. Raises ValueError for what is no topic,
-        and as `broadcast`.
+        `data`: text (str), bytes, or what JSON can write. `opcode`, `exclude`, `key`: as for `broadcast`, and so is
+        what happens to connections that do not read. `ttl`: seconds after which it is put on no connection's queue any
+        more. Who has agreed on the subprotocol gows.v1 gets it as a message of that. Raises ValueError for what is no
+        topic, and as `broadcast`.
         """
         check_topic(topic, self.subscriptions.longest)
         if ttl is not None:
             check_seconds("ttl", ttl)
         expires = math.inf if ttl is None else self.loop.time() + ttl
-        message = _prepared(data, opcode, compress, key, expires)
+        publication = Publication(topic, data, opcode, compress=compress, key=key, expires=expires)
         own = exclude if isinstance(exclude, WebSocket) else None
         with self._broadcasting:
-            self.fanout.check(message)
+            self.fanout.check(publication.bare)
             if self._remote is not None:
-                self._remote.publish(topic, message, ttl, exclude)
-            targets = self.subscriptions.targets(topic)
-            if targets:
-                self.fanout.send(message, targets, own)
+                self._remote.publish(publication, ttl, exclude)
+            self.subscriptions.deliver(publication, self.fanout.send, own)
 
     def topics(self) -> dict[str, int]:
         """What connections of this server have subscribed to, patterns too, and how many to just that; in all its
@@ -327,7 +328,7 @@ class Server:
         """How many connections, in all processes, would get a message that is published to `topic` now. As `topics`."""
         check_topic(topic, self.subscriptions.longest)
         others = 0 if self._remote is None else self._remote.subscribers(topic)
-        return len(self.subscriptions.targets(topic)) + others
+        return self.subscriptions.count(topic) + others
 
     def listen(self, address: Any, **settings: Any) -> Any:
         """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
@@ -512,15 +513,6 @@ class Server:
         if not self.admission.counts["proxy_protocol"]:
             logger.warning("%s was cut off: %s; further ones are only counted", stream.peer_address, error)
         self.admission.count("proxy_protocol")
-
-
-def _prepared(
-    data: str | Data, opcode: Opcode | int | None, compress: bool, key: str | int | None, expires: float = math.inf
-) -> PreparedMessage:
-    """A message to many, as `broadcast` and `publish` take it."""
-    if opcode is None:
-        opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
-    return PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key, expires)
 
 
 class _Refused(Observer):

@@ -1,18 +1,32 @@
-"""Subscriptions: which connections of one server want to hear of which topics.
+"""Topics: a Publication is what is told of one, Subscriptions are the connections of a server that want to hear of it.
 
 A topic is a name of words with dots between them: "prices.eu.gold". What is subscribed to is a topic, or a pattern, in
 which the word `*` stands for any one word, and `>` as the last one for one or more: "prices.*.gold", "prices.>".
+
+A connection that agreed on the subprotocol gows.v1 gets a publication as a message of that, which names the topic; any
+other gets the bare data.
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any, NamedTuple
 
+from gows.bytebuffer import ByteBuffer
+from gows.codes import Opcode
 from gows.errors import ConnectionClosedError, NotAllowedError, UsageError
+from gows.protocol.connection import to_bytes
+from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
 from gows.websocket import WebSocket
+
+SUBPROTOCOL = "gows.v1"
+"""Who has agreed on it gets publications as its messages; docs/topics.md."""
 
 MAX_TOPICS = 128
 """Subscriptions of one connection."""
@@ -24,6 +38,7 @@ REMEMBERED = 4096
 ONE, REST = "*", ">"
 
 May = Callable[[WebSocket, str], bool]
+Send = Callable[[PreparedMessage, "tuple[WebSocket, ...]", "WebSocket | None"], object]
 
 
 def check_topic(topic: str, longest: int = MAX_LENGTH) -> None:
@@ -56,6 +71,71 @@ def _words(name: str, longest: int) -> list[str]:
     return words
 
 
+class Publication:
+    """One message to a topic, and the two forms in which it is sent, made when first needed.
+
+    `data`: a str is text, bytes-like is binary (text when `opcode` says so); anything else must be what JSON can write.
+    Raises ValueError and TypeError for what cannot be sent.
+    """
+
+    __slots__ = ("_bare", "_enclosed", "compress", "data", "expires", "is_json", "key", "opcode", "topic")
+
+    def __init__(
+        self,
+        topic: str,
+        data: Any,
+        opcode: Opcode | int | None = None,
+        *,
+        compress: bool = True,
+        key: str | int | None = None,
+        expires: float = math.inf,
+        is_json: bool = False,
+    ) -> None:
+        """`is_json`: the text in `data` is JSON already. `expires`: by the loop's clock."""
+        if isinstance(data, str):
+            self.data, self.opcode = data.encode(), opcode or Opcode.TEXT
+        elif isinstance(data, bytes | bytearray | memoryview | ByteBuffer):
+            self.data, self.opcode = to_bytes(data), opcode or Opcode.BINARY
+        else:
+            self.data, self.opcode, is_json = to_json(data), Opcode.TEXT, True
+        self.topic = topic
+        self.compress = compress
+        self.key = key
+        self.expires = expires
+        self.is_json = is_json
+        self._bare = PreparedMessage(self.opcode, self.data, compress, key, expires)
+        self._enclosed: PreparedMessage | None = None
+
+    @property
+    def bare(self) -> PreparedMessage:
+        """The data alone."""
+        return self._bare
+
+    @property
+    def enclosed(self) -> PreparedMessage:
+        """A message of gows.v1."""
+        if self._enclosed is None:
+            if self.opcode == Opcode.BINARY:
+                name, value = b"base64", b'"' + base64.b64encode(self.data) + b'"'
+            else:
+                name, value = b"data", self.data if self.is_json else to_json(self.data.decode())
+            text = b'{"type":"message","topic":%b,"%b":%b}' % (to_json(self.topic), name, value)
+            self._enclosed = PreparedMessage(Opcode.TEXT, text, self.compress, self.key, self.expires)
+        return self._enclosed
+
+
+def to_json(value: Any) -> bytes:
+    """As JSON, in UTF-8. Raises TypeError or ValueError for what cannot be written so."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+class Targets(NamedTuple):
+    """Whom a message to a topic goes to, by the form in which they get it."""
+
+    bare: tuple[WebSocket, ...]
+    enclosed: tuple[WebSocket, ...]
+
+
 class Subscriptions:
     """Of the connections of one server, in this process. Any thread. They end with their connection."""
 
@@ -74,20 +154,20 @@ class Subscriptions:
         self.most = most
         self.longest = longest
         self._loop = loop
-        self._may_subscribe = may_subscribe
-        self._may_publish = may_publish
+        self.may_subscribe = may_subscribe
+        self.may_publish = may_publish
         self._lock = threading.Lock()
         self._listening = False  # to the loop, for connections that end
         self._of: dict[WebSocket, tuple[str, ...]] = {}
         self._members: dict[str, dict[WebSocket, None]] = {}  # by topic or pattern, in the order in which they came
         self._patterns = _Node()
-        self._targets: dict[str, tuple[WebSocket, ...]] = {}  # by topic, as long as nothing changes
+        self._targets: dict[str, Targets] = {}  # by topic, as long as nothing changes
 
     def subscribe(self, ws: WebSocket, pattern: str) -> bool:
         """False: it was subscribed already. Raises ValueError for what is no pattern, NotAllowedError, UsageError for
         more than `most`, ConnectionClosedError for a connection that has ended."""
         words = check_pattern(pattern, self.longest)
-        if self._may_subscribe is not None and not self._may_subscribe(ws, pattern):
+        if self.may_subscribe is not None and not self.may_subscribe(ws, pattern):
             raise NotAllowedError(f"no subscription to {pattern!r}")
         with self._lock:
             if ws.closed:  # `_ended` was called already, or will be
@@ -132,19 +212,35 @@ class Subscriptions:
     def check_publish(self, ws: WebSocket, topic: str) -> None:
         """Whether a client may publish. Raises NotAllowedError; ValueError for what is no topic."""
         check_topic(topic, self.longest)
-        if self._may_publish is not None and not self._may_publish(ws, topic):
+        if self.may_publish is not None and not self.may_publish(ws, topic):
             raise NotAllowedError(f"no publishing to {topic!r}")
 
-    def targets(self, topic: str) -> tuple[WebSocket, ...]:
-        """Whom a message to `topic` goes to, each once however many of its subscriptions match; the same object as long
-        as nothing changes."""
+    def deliver(self, publication: Publication, send: Send, exclude: WebSocket | None = None) -> None:
+        """Have `send` (Fanout's) send it to all whom it goes to. Raises what that raises."""
+        targets = self.targets(publication.topic)
+        if targets.bare:
+            send(publication.bare, targets.bare, exclude)
+        if targets.enclosed:
+            send(publication.enclosed, targets.enclosed, exclude)
+
+    def count(self, topic: str) -> int:
+        """How many get what is published to `topic`."""
+        return sum(map(len, self.targets(topic)))
+
+    def targets(self, topic: str) -> Targets:
+        """Whom a message to `topic` goes to, each once however many of its subscriptions match; the same objects as
+        long as nothing changes."""
         with self._lock:
             found = self._targets.get(topic)
             if found is None:
                 groups = list(self._patterns.match(topic.split(".")))
                 if topic in self._members:
                     groups.append(self._members[topic])
-                found = tuple(groups[0] if len(groups) == 1 else dict.fromkeys(chain.from_iterable(groups)))
+                everybody = groups[0] if len(groups) == 1 else dict.fromkeys(chain.from_iterable(groups))
+                found = Targets(
+                    tuple(ws for ws in everybody if ws.subprotocol != SUBPROTOCOL),
+                    tuple(ws for ws in everybody if ws.subprotocol == SUBPROTOCOL),
+                )
                 if len(self._targets) >= REMEMBERED:
                     self._targets.clear()
                 self._targets[topic] = found

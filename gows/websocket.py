@@ -154,22 +154,22 @@ class WebSocket(Session):
         False: it was subscribed already. Raises ValueError for what is no topic, NotAllowedError when `may_subscribe`
         says no, UsageError for more than `max_topics` and for a connection that is no server's, ConnectionClosedError.
         """
-        return bool(self._subscriptions().subscribe(self, topic))
+        return bool(self.subscriptions().subscribe(self, topic))
 
     def unsubscribe(self, topic: str) -> bool:
         """The reverse; `topic` as it was subscribed to. False: it was not. What was published before may still come."""
-        return bool(self._subscriptions().unsubscribe(self, topic))
+        return bool(self.subscriptions().unsubscribe(self, topic))
 
     @property
     def topics(self) -> tuple[str, ...]:
         """What it is subscribed to, in the order in which it subscribed."""
-        found: tuple[str, ...] = self._subscriptions().of(self)
+        found: tuple[str, ...] = self.subscriptions().of(self)
         return found
 
     def publish(
         self,
         topic: str,
-        data: str | Data,
+        data: Any,
         opcode: Opcode | int | None = None,
         *,
         key: Hashable = None,
@@ -178,11 +178,11 @@ class WebSocket(Session):
     ) -> None:
         """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
         (NotAllowedError)."""
-        self._subscriptions().check_publish(self, topic)
+        self.subscriptions().check_publish(self, topic)
         server: Any = self.context.owner
         server.publish(topic, data, opcode, exclude=self, key=key, ttl=ttl, compress=compress)
 
-    def _subscriptions(self) -> Any:
+    def subscriptions(self) -> Any:
         """Its server's: a layer above this one knows what they are."""
         subscriptions = getattr(self.context.owner, "subscriptions", None)
         if subscriptions is None:

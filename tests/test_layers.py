@@ -21,11 +21,12 @@ LAYERS: list[list[list[str]]] = [
     [["gows.codes", "gows.errors", "gows.bufferpool", "gows.bytebuffer", "gows.options", "gows.variant"]],
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
-    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"], ["gows.topics"]],
+    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"], ["gows.topics", "gows.v1"]],
     [
         [
             "gows.upgrade",
             "gows.server",
+            "gows.topic_routes",
             "gows.admission",
             "gows.health",
             "gows.metrics",

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
+import json
 import re
 import socket
 import subprocess
@@ -36,10 +37,11 @@ from tests.waiting import wait_until
 
 README = (ROOT / "README.md").read_text("utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
+TOPICS = (ROOT / "docs" / "topics.md").read_text("utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text("utf-8")
 
 BLOCK = re.compile(r"(?:<!-- example: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
-PROGRAMS: list[tuple[str, str]] = BLOCK.findall(README + GUIDE)
+PROGRAMS: list[tuple[str, str]] = BLOCK.findall(README + GUIDE + TOPICS)
 
 
 # ---------------------------------------------------------------------- the programs
@@ -271,6 +273,15 @@ def test_topics(run: Callable[..., Running], capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "{} 0\n"
 
 
+def test_browser(run: Callable[..., Running]) -> None:
+    port = run("browser").serving()
+    with connect(f"ws://127.0.0.1:{port}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+        for topic, answer in (("public.*", "subscribed"), ("private", "error")):
+            ws.send(json.dumps({"type": "subscribe", "topic": topic}))
+            assert json.loads(ws.recv(10))["type"] == answer
+    assert "class Gows" in fetch(port, "/gows.js")[1]
+
+
 def test_bus(run: Callable[..., Running], tmp_path: Path) -> None:
     running = run("bus", "/tmp/gows-guide-bus", str(tmp_path / "bus"))
     with connect(f"ws://127.0.0.1:{running.serving()}/ws") as ws:
@@ -430,7 +441,7 @@ def test_make_knows_what_is_promised() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/design.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/topics.md", "docs/design.md"])
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -443,7 +454,7 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}, target
 
 
-@pytest.mark.parametrize("text", [README, GUIDE, DESIGN], ids=["README", "guide", "design"])
+@pytest.mark.parametrize("text", [README, GUIDE, TOPICS, DESIGN], ids=["README", "guide", "topics", "design"])
 def test_lines_are_readable_as_they_stand(text: str) -> None:
     code = re.sub(r"^\|.*$|```.*?```", "", text, flags=re.MULTILINE | re.DOTALL)
     assert [line for line in code.splitlines() if len(line) > 125] == []

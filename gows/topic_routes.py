@@ -1,0 +1,42 @@
+"""The routes by which clients use a server's topics: a WebSocket that speaks gows.v1, and the script that speaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+
+from gows.handler import Handler
+from gows.http.request import Request
+from gows.http.response import Response
+from gows.options import AcceptOptions
+from gows.server import Server
+from gows.topics import SUBPROTOCOL
+from gows.upgrade import accept
+from gows.v1 import TopicHandler
+
+
+def serve_topics(
+    server: Server,
+    path: str,
+    *,
+    script: str | None = "/gows.js",
+    options: AcceptOptions | None = None,
+    make_handler: Callable[[Request], Handler] = lambda request: TopicHandler(),
+) -> None:
+    """Let clients use topics by the subprotocol gows.v1 (docs/topics.md): a WebSocket at `path`, and the JavaScript
+    client for it at `script` (None: nowhere).
+
+    What they may is what the server's `may_subscribe` and `may_publish` allow; without those, nothing. `options`: as
+    for `accept`. `make_handler`: makes the handler of each, a TopicHandler or a class of your own; an HttpError that it
+    raises refuses the client. Raises ValueError when a path is taken.
+    """
+
+    def upgrade(request: Request) -> None:
+        handler = make_handler(request)
+        accept(request, replace(options or server.options, subprotocols=(SUBPROTOCOL,))).serve(handler)
+
+    server.add_route(path, upgrade)
+    if script is not None:
+        body = (files("gows") / "pages" / "gows.js").read_bytes()
+        server.add_route(script, lambda request: Response(body, content_type="text/javascript; charset=utf-8"))

@@ -1,0 +1,136 @@
+"""gows.v1: a subprotocol in JSON by which a client uses topics, with no code of the user's in the server.
+
+A client asks, each time with an `id` of its own, and gets one answer with that `id`; what is published to its topics
+comes in between. docs/topics.md has the messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from gows.bytebuffer import ByteBuffer
+from gows.codes import CloseCode, Opcode
+from gows.errors import ConnectionClosedError, NotAllowedError, QueueFullError, UsageError
+from gows.handler import Handler
+from gows.topics import SUBPROTOCOL
+from gows.websocket import WebSocket
+
+LONGEST_ID = 64
+"""Characters of an `id` that is a string."""
+
+
+class RequestError(Exception):
+    """What a client asked for cannot be had; `code` is for its program."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class TopicHandler(Handler):
+    """Serves one connection of gows.v1. Who has not agreed on that is closed (1008).
+
+    Clients may only what the server's `may_subscribe` and `may_publish` allow; without those, nothing: a server may
+    have topics that are not for everybody.
+    """
+
+    __slots__ = ()
+
+    def on_open(self, ws: WebSocket) -> None:
+        """Nothing, or the end."""
+        if ws.subprotocol != SUBPROTOCOL:
+            ws.close_handshake(CloseCode.POLICY_VIOLATION, f"the subprotocol {SUBPROTOCOL} is spoken here")
+
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        """One request, one answer."""
+        id_: int | str | None = None
+        try:
+            request = _read(opcode, buff)
+            id_ = _id(request)
+            answer = _answer(ws, request)
+        except RequestError as error:
+            answer = {"type": "error", "code": error.code, "reason": str(error)}
+        if id_ is not None:
+            answer["id"] = id_
+        try:
+            ws.write_json(answer)
+        except QueueFullError:
+            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+        except ConnectionClosedError:
+            pass
+
+
+def _read(opcode: Opcode, buff: ByteBuffer) -> dict[str, Any]:
+    try:
+        request = json.loads(buff.get_string()) if opcode is Opcode.TEXT else None
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict):
+        raise RequestError("bad_request", "a request is a JSON object in a text message")
+    return request
+
+
+def _id(request: dict[str, Any]) -> int | str | None:
+    id_ = request.get("id")
+    if id_ is None or (isinstance(id_, int) and not isinstance(id_, bool) and abs(id_) < 1 << 53):
+        return id_
+    if isinstance(id_, str) and len(id_) <= LONGEST_ID:
+        return id_
+    raise RequestError("bad_request", f"an id is an integer, or a string of at most {LONGEST_ID} characters")
+
+
+def _answer(ws: WebSocket, request: dict[str, Any]) -> dict[str, Any]:
+    type_ = request.get("type")
+    act = _ACTS.get(type_) if isinstance(type_, str) else None
+    if act is None:
+        raise RequestError("unknown_type", f"a request's type is one of {', '.join(_ACTS)}")
+    topic = request.get("topic")
+    if not isinstance(topic, str):
+        raise RequestError("bad_topic", "a request names its topic, a string")
+    try:
+        return {"type": act(ws, topic, request), "topic": topic}
+    except NotAllowedError as error:
+        raise RequestError("not_allowed", str(error)) from None
+    except QueueFullError:
+        raise RequestError("too_slow", "too much is waiting to be sent; try again later") from None
+    except ConnectionClosedError:
+        raise RequestError("closed", "the connection is closed") from None
+    except UsageError as error:
+        raise RequestError("too_many", str(error)) from None
+    except (ValueError, TypeError) as error:
+        raise RequestError("bad_topic", str(error)) from None
+
+
+def _subscribe(ws: WebSocket, topic: str, request: dict[str, Any]) -> str:
+    if ws.subscriptions().may_subscribe is None:
+        raise NotAllowedError("this server has no may_subscribe, so clients may not subscribe")
+    ws.subscribe(topic)
+    return "subscribed"
+
+
+def _unsubscribe(ws: WebSocket, topic: str, request: dict[str, Any]) -> str:
+    ws.unsubscribe(topic)
+    return "unsubscribed"
+
+
+def _publish(ws: WebSocket, topic: str, request: dict[str, Any]) -> str:
+    if "data" not in request:
+        raise RequestError("bad_request", "what is published has data")
+    key, ttl = request.get("key"), request.get("ttl")
+    if not (key is None or isinstance(key, str)):
+        raise RequestError("bad_request", "a key is a string")
+    if not (ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl >= 0)):
+        raise RequestError("bad_request", "a ttl is a number of seconds")
+    if ws.subscriptions().may_publish is None:
+        raise NotAllowedError("this server has no may_publish, so clients may not publish")
+    ws.publish(topic, request["data"], key=key, ttl=ttl)
+    return "published"
+
+
+_ACTS: dict[str, Callable[[WebSocket, str, dict[str, Any]], str]] = {
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "publish": _publish,
+}

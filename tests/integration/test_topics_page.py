@@ -1,0 +1,176 @@
+"""gows.js in a real browser: topics of a server by gows.v1, losses of the connection included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gows import Response, Server, WebSocket, serve_topics
+from tests.integration.test_chat_page import CHROMIUM_ARGUMENTS
+from tests.needs import need, need_module
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+PAGE = """<!doctype html><title>topics</title><script src="/gows.js"></script><script>
+Gows.FIRST_DELAY = 50; Gows.RESTART_DELAY = [10, 50];
+const heard = [], states = [];
+const gows = new Gows("/live", { onstate: (state) => states.push(state) });
+const hear = (name) => (data, topic) => heard.push([name, topic, data instanceof Uint8Array ? [...data] : data]);
+const told = (promise) => promise.then((answer) => answer.type, (error) => error.code);
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = need("chromium", "chromium-browser", "google-chrome")
+    sync_api = need_module("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def may(ws: WebSocket, topic: str) -> bool:
+    return not topic.startswith("secret")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(workers=2, may_subscribe=may, may_publish=may)
+    serve_topics(server, "/live")
+    server.add_route("/", lambda request: Response.html(PAGE))
+    server.start("127.0.0.1:0")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"http://127.0.0.1:{server.addresses[0][1]}/")
+    page.wait_for_function("gows.open")
+    yield page
+    page.close()
+    assert faults == []
+
+
+def heard(page: Any, count: int) -> list[Any]:
+    page.wait_for_function(f"heard.length >= {count}")
+    found: list[Any] = page.evaluate("heard.splice(0)")
+    return found
+
+
+def test_topics_from_a_browser(page: Any, server: Server) -> None:
+    page.evaluate("""async () => {
+      window.news = gows.subscribe("news.*", hear("words"));
+      window.all = gows.subscribe("news.>", hear("rest"));
+      await news.ready; await all.ready;
+    }""")
+    assert server.topics() == {"news.*": 1, "news.>": 1}
+    server.publish("news.local", {"rain": True})
+    server.publish("news.local", b"\x00\xff")
+    server.publish("news.local.north", "text")
+    assert heard(page, 5) == [
+        ["words", "news.local", {"rain": True}],
+        ["rest", "news.local", {"rain": True}],
+        ["words", "news.local", [0, 255]],
+        ["rest", "news.local", [0, 255]],
+        ["rest", "news.local.north", "text"],
+    ]
+    page.evaluate("news.end()")
+    wait_until(lambda: server.topics() == {"news.>": 1})
+    server.publish("news.local", 1)
+    assert heard(page, 1) == [["rest", "news.local", 1]]
+
+
+def test_one_topic_for_several_parts_of_a_page(page: Any, server: Server) -> None:
+    page.evaluate("""async () => {
+      window.one = gows.subscribe("a", hear("one")); window.two = gows.subscribe("a", hear("two"));
+      await one.ready; await two.ready; one.end(); one.end();
+    }""")
+    server.publish("a", 1)
+    assert heard(page, 1) == [["two", "a", 1]]
+    page.evaluate("two.end()")
+    wait_until(lambda: server.topics() == {})
+
+
+def test_pages_talk_to_each_other(page: Any, server: Server, browser: Any) -> None:
+    other = browser.new_page()
+    other.goto(page.url)
+    other.evaluate("gows.subscribe('room', hear('other')).ready")
+    assert page.evaluate("told(gows.publish('room', {text: 'ä'}))") == "published"
+    assert heard(other, 1) == [["other", "room", {"text": "ä"}]]
+    other.close()
+
+
+def test_what_is_refused_is_told(page: Any) -> None:
+    assert page.evaluate("told(gows.subscribe('secret.a', hear('x')).ready)") == "not_allowed"
+    assert page.evaluate("told(gows.publish('secret.a', 1))") == "not_allowed"
+    assert page.evaluate("told(gows.publish('a..b', 1))") == "bad_topic"
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+def test_it_comes_back_and_subscribes_again(page: Any, server: Server, code: int) -> None:
+    page.evaluate("gows.subscribe('a', hear('a')).ready")
+    (ws,) = server.connections
+    ws.close_handshake(code)
+    page.wait_for_function("states.length === 3")
+    assert page.evaluate("states") == ["open", "closed", "open"]
+    wait_until(lambda: server.topics() == {"a": 1})
+    server.publish("a", "again")
+    assert heard(page, 1) == [["a", "a", "again"]]
+
+
+def test_while_there_is_no_connection(page: Any, server: Server) -> None:
+    (ws,) = server.connections
+    page.evaluate("Gows.FIRST_DELAY = 3000; Math.random = () => 0.5")
+    ws.close()
+    page.wait_for_function("!gows.open")
+    assert page.evaluate("told(gows.publish('a', 1))") == "closed"
+    assert page.evaluate("window.late = gows.subscribe('a', hear('late')), gows.subscribe('secret', hear('x')), 1") == 1
+    page.evaluate("window.refused = told(gows._topics.get('secret')[0].ready)")
+    assert page.evaluate("told(late.ready)") == "subscribed"
+    assert page.evaluate("refused") == "not_allowed"
+    assert server.topics() == {"a": 1}
+
+
+def test_its_end_is_the_end(page: Any, server: Server) -> None:
+    page.evaluate("gows.subscribe('a', hear('a')).ready")
+    page.evaluate("gows.close()")
+    wait_until(lambda: server.topics() == {})
+    assert page.evaluate("states") == ["open", "ended"]
+    assert page.evaluate("told(gows.publish('a', 1))") == "closed"
+
+
+PATTERNS = [
+    ("a", "a", True),
+    ("a", "b", False),
+    ("a.b", "a", False),
+    ("a", "a.b", False),
+    ("*", "a", True),
+    ("*", "a.b", False),
+    ("a.*", "a.b", True),
+    ("a.*", "a", False),
+    ("*.b", "a.b", True),
+    (">", "a", True),
+    (">", "a.b.c", True),
+    ("a.>", "a.b.c", True),
+    ("a.>", "a", False),
+    ("a.>", "b.c", False),
+    ("*.>", "a.b", True),
+    ("*.>", "a", False),
+]
+
+
+def test_it_and_the_server_agree_on_patterns(page: Any, server: Server) -> None:
+    for pattern, topic, expected in PATTERNS:
+        assert page.evaluate(f"Gows.matches({pattern!r}, {topic!r})") is expected, (pattern, topic)
+        page.evaluate(f"window.one = gows.subscribe({pattern!r}, () => {{}}); one.ready")
+        assert (server.subscriber_count(topic) == 1) is expected, (pattern, topic)
+        page.evaluate("one.end()")
+        wait_until(lambda: server.topics() == {})

@@ -1,0 +1,298 @@
+"""gows.v1: what clients may ask, and what they are told, in virtual time."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gows import AcceptOptions, Handler, HttpError, TopicHandler, accept, serve_topics
+from gows.v1 import _ACTS
+from gows.websocket import WebSocket
+from tests import wire
+from tests.processes import ROOT
+from tests.stage import Guest, Stage
+
+MakeStage = Callable[..., Stage]
+V1 = "Sec-WebSocket-Protocol: gows.v1"
+
+
+def anybody(ws: WebSocket, topic: str) -> bool:
+    return True
+
+
+@pytest.fixture(params=[True, False], ids=["inline", "workers"])
+def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
+    made: list[Stage] = []
+
+    def make(**server: Any) -> Stage:
+        hooks = {"may_subscribe": anybody, "may_publish": anybody}
+        stage = Stage(inline=request.param, server=hooks | server, make_handler=TopicHandler, subprotocols=["gows.v1"])
+        made.append(stage)
+        return stage
+
+    yield make
+    for stage in made:
+        stage.close()
+
+
+class Client:
+    """A guest that speaks it."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.guest: Guest
+        self.guest, _ = stage.guest(V1)
+        self.stage = stage
+
+    def tell(self, **request: Any) -> None:
+        self.guest.send(wire.frame(wire.TEXT, json.dumps(request)))
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self.tell(**request)
+        return self.next()
+
+    def next(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.guest.text())
+        return found
+
+    def pending(self) -> list[dict[str, Any]]:
+        self.stage.run_for(0.5)
+        return [json.loads(frame.payload) for frame in self.guest.pending()]
+
+
+def test_a_topic_from_beginning_to_end(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    one, two = Client(stage), Client(stage)
+    assert one.ask(type="subscribe", id=1, topic="news.*") == {"type": "subscribed", "id": 1, "topic": "news.*"}
+    assert stage.server.topics() == {"news.*": 1}
+    assert two.ask(type="publish", id="p1", topic="news.local", data={"rain": [True, None, 1.5, "ä"]}) == {
+        "type": "published",
+        "id": "p1",
+        "topic": "news.local",
+    }
+    assert one.next() == {"type": "message", "topic": "news.local", "data": {"rain": [True, None, 1.5, "ä"]}}
+    assert one.ask(type="unsubscribe", id=2, topic="news.*") == {"type": "unsubscribed", "id": 2, "topic": "news.*"}
+    two.ask(type="publish", topic="news.local", data=1)
+    assert one.pending() == []
+
+
+def test_who_publishes_does_not_hear_itself(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    client = Client(stage)
+    client.ask(type="subscribe", topic="room")
+    assert client.ask(type="publish", topic="room", data="x") == {"type": "published", "topic": "room"}
+    assert client.pending() == []
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("text", {"data": "text"}),
+        ('with "quotes"\n', {"data": 'with "quotes"\n'}),
+        (b"\x00\xff", {"base64": base64.b64encode(b"\x00\xff").decode()}),
+        ({"a": [1, "ü"]}, {"data": {"a": [1, "ü"]}}),
+        ([], {"data": []}),
+        (5, {"data": 5}),
+        (None, {"data": None}),
+        (False, {"data": False}),
+    ],
+)
+def test_what_the_server_publishes_is_enclosed(make_stage: MakeStage, data: Any, told: dict[str, Any]) -> None:
+    stage = make_stage()
+    client = Client(stage)
+    client.ask(type="subscribe", topic='t"opic')
+    stage.server.publish('t"opic', data)
+    assert client.next() == {"type": "message", "topic": 't"opic', **told}
+
+
+def test_other_connections_get_the_bare_data(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    client = Client(stage)
+    client.ask(type="subscribe", topic="news")
+    found: list[WebSocket] = []
+
+    def plain(request: Any) -> None:
+        found.append(accept(request, AcceptOptions()))
+        found[0].serve(Handler())
+
+    stage.view = plain
+    guest = stage.connect()
+    assert guest.upgrade().status == 101
+    stage.run_until(lambda: found)
+    found[0].subscribe("news")
+    for data in ({"a": 1}, "text", b"\xff", 5):
+        stage.server.publish("news", data)
+    stage.run_for(0.5)
+    assert [(f.opcode, f.payload) for f in guest.pending()] == [
+        (wire.TEXT, b'{"a":1}'),
+        (wire.TEXT, b"text"),
+        (wire.BINARY, b"\xff"),
+        (wire.TEXT, b"5"),
+    ]
+    assert [told.get("data", told.get("base64")) for told in client.pending()] == [{"a": 1}, "text", "/w==", 5]
+
+
+def test_many_get_the_same_bytes(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    clients = [Client(stage) for _ in range(20)]
+    for client in clients:
+        client.ask(type="subscribe", topic="news")
+    for number in range(50):
+        stage.server.publish("news", number)
+    for client in clients:
+        assert [told["data"] for told in client.pending()] == list(range(50))
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"no JSON", b"5", b"[]", b"null", b'"subscribe"', b"{", b"[" * 100_000, b'{"id": true, "type": "subscribe"}'],
+    ids=lambda sent: sent[:12].decode() or "empty",
+)
+def test_what_is_no_request(make_stage: MakeStage, sent: bytes) -> None:
+    client = Client(make_stage())
+    client.guest.send(wire.frame(wire.TEXT, sent))
+    told = client.next()
+    assert (told["type"], told["code"]) == ("error", "bad_request")
+    assert "id" not in told
+    assert client.ask(type="subscribe", id=1, topic="a")["type"] == "subscribed"
+
+
+def test_binary_is_no_request(make_stage: MakeStage) -> None:
+    client = Client(make_stage())
+    client.guest.send(wire.frame(wire.BINARY, b'{"type":"subscribe","topic":"a"}'))
+    assert client.next()["code"] == "bad_request"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"id": "x" * 65}, "bad_request"),
+        ({"id": 1 << 53}, "bad_request"),
+        ({"id": [1]}, "bad_request"),
+        ({}, "unknown_type"),
+        ({"type": "sing"}, "unknown_type"),
+        ({"type": ["subscribe"]}, "unknown_type"),
+        ({"type": "subscribe"}, "bad_topic"),
+        ({"type": "subscribe", "topic": 5}, "bad_topic"),
+        ({"type": "subscribe", "topic": ""}, "bad_topic"),
+        ({"type": "subscribe", "topic": "a..b"}, "bad_topic"),
+        ({"type": "unsubscribe", "topic": "a b"}, "bad_topic"),
+        ({"type": "publish", "topic": "a.*", "data": 1}, "bad_topic"),
+        ({"type": "publish", "topic": "a"}, "bad_request"),
+        ({"type": "publish", "topic": "a", "data": 1, "key": 5}, "bad_request"),
+        ({"type": "publish", "topic": "a", "data": 1, "ttl": -1}, "bad_request"),
+        ({"type": "publish", "topic": "a", "data": 1, "ttl": True}, "bad_request"),
+        ({"type": "publish", "topic": "a", "data": 1, "ttl": "5"}, "bad_request"),
+    ],
+)
+def test_requests_that_cannot_be(make_stage: MakeStage, request_: dict[str, Any], code: str) -> None:
+    client = Client(make_stage())
+    told = client.ask(**request_)
+    assert (told["type"], told["code"]) == ("error", code)
+    assert told["reason"]
+
+
+def test_an_error_names_the_request(make_stage: MakeStage) -> None:
+    client = Client(make_stage())
+    assert client.ask(type="sing", id=7)["id"] == 7
+    assert client.ask(type="subscribe", id="seven", topic="..")["id"] == "seven"
+
+
+def test_numbers_that_json_has_not(make_stage: MakeStage) -> None:
+    client = Client(make_stage())
+    client.guest.send(wire.frame(wire.TEXT, b'{"type":"publish","topic":"a","data":NaN}'))
+    assert client.next()["code"] in ("bad_request", "bad_topic")
+
+
+def test_too_many_subscriptions(make_stage: MakeStage) -> None:
+    client = Client(make_stage(max_topics=1))
+    client.ask(type="subscribe", topic="a")
+    told = client.ask(type="subscribe", topic="b")
+    assert (told["code"], told["reason"]) == ("too_many", "a connection may have 1 subscriptions")
+
+
+def test_what_hooks_refuse(make_stage: MakeStage) -> None:
+    def may(ws: WebSocket, topic: str) -> bool:
+        return topic == "open"
+
+    client = Client(make_stage(may_subscribe=may, may_publish=may))
+    assert client.ask(type="subscribe", topic="open")["type"] == "subscribed"
+    assert client.ask(type="publish", topic="open", data=1)["type"] == "published"
+    for request in ({"type": "subscribe", "topic": "secret"}, {"type": "publish", "topic": "secret", "data": 1}):
+        assert client.ask(**request)["code"] == "not_allowed"
+
+
+def test_without_hooks_nothing_is_allowed(make_stage: MakeStage) -> None:
+    client = Client(make_stage(may_subscribe=None, may_publish=None))
+    assert "no may_subscribe" in client.ask(type="subscribe", topic=">")["reason"]
+    assert "no may_publish" in client.ask(type="publish", topic="a", data=1)["reason"]
+    assert client.stage.server.topics() == {}
+
+
+def test_who_speaks_something_else_is_closed(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    guest, _ = stage.guest()
+    assert guest.close_frame() == (1008, "the subprotocol gows.v1 is spoken here")
+
+
+def test_who_is_too_slow_for_its_answer_is_closed(make_stage: MakeStage) -> None:
+    def fill(ws: WebSocket, topic: str) -> bool:
+        ws.write_binary(bytes(stage.world.network.buffer_size + 2 * stage.options.high_water))
+        return True
+
+    stage = make_stage(may_subscribe=fill)
+    client = Client(stage)
+    client.tell(type="subscribe", topic="a")
+    stage.run_for(0.5)
+    assert client.guest.read().opcode == wire.BINARY
+    assert client.guest.close_frame() == (1013, "too slow")
+
+
+# ---------------------------------------------------------------------- the routes
+
+
+def test_the_routes(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    serve_topics(stage.server, "/live")
+    guest = stage.connect()
+    assert guest.upgrade(head=wire.request("/live", V1)).status == 101
+    guest.send(wire.frame(wire.TEXT, b'{"type":"subscribe","topic":"a"}'))
+    assert json.loads(guest.text())["type"] == "subscribed"
+    reader = stage.connect()
+    reader.send(b"GET /gows.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reader.wait(lambda: reader.end)
+    assert reader._head is not None
+    assert b"text/javascript" in reader._head
+    assert b"class Gows" in reader._head
+
+
+def test_a_route_may_refuse_and_have_no_script(make_stage: MakeStage) -> None:
+    def make_handler(request: Any) -> Handler:
+        if request.query.get("token") != "right":
+            raise HttpError(401, "who are you?")
+        return TopicHandler()
+
+    stage = make_stage()
+    serve_topics(stage.server, "/live", script=None, make_handler=make_handler)
+    assert stage.connect().upgrade(head=wire.request("/live", V1)).status == 401
+    assert stage.connect().upgrade(head=wire.request("/live?token=right", V1)).status == 101
+    assert stage.connect().upgrade(head=wire.request("/gows.js", V1)).status == 404
+
+
+def test_the_tables_of_the_page_are_the_code() -> None:
+    source = (ROOT / "gows" / "v1.py").read_text("utf-8")
+    tables = {
+        name: re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)
+        for name, rows in re.findall(
+            r"<!-- table: (\w+) -->\n((?:\|.*\n)+)", (ROOT / "docs" / "topics.md").read_text("utf-8")
+        )
+    }
+    assert tables["requests"] == list(_ACTS)
+    assert tables["codes"] == sorted(set(re.findall(r'RequestError\("(\w+)"', source)), key=tables["codes"].index)
