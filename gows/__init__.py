@@ -45,6 +45,7 @@ from gows.errors import (
     WriterBusyError,
 )
 from gows.handler import Handler
+from gows.history import Keep
 from gows.http.request import Request
 from gows.http.response import Response
 from gows.options import (
@@ -83,6 +84,7 @@ __all__ = [
     "HttpError",
     "InvalidCloseCodeError",
     "InvalidHeaderError",
+    "Keep",
     "LoopClosedError",
     "MessageWriter",
     "NotAllowedError",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -21,11 +20,13 @@ from gows.bus import Bus
 from gows.codes import CloseCode, Opcode
 from gows.errors import GowsError, LoopClosedError, QueueFullError
 from gows.fanout import Audience, Fanout
+from gows.history import Keep
 from gows.protocol.connection import to_bytes
 from gows.protocol.frames import encode_close_body
 from gows.protocol.prepared import PreparedMessage
+from gows.publishing import Publishing, Token, expiry
 from gows.reactor import Loop, Stream
-from gows.topics import Publication, Subscriptions
+from gows.topics import Position, Publication, Subscriptions
 from gows.websocket import Data, WebSocket
 
 logger = logging.getLogger("gows")
@@ -127,16 +128,21 @@ class RemoteConnection:
 class Remote:
     """A server's side of the bus."""
 
-    def __init__(self, bus: Bus, loop: Loop, owner: object, fanout: Fanout, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, bus: Bus, loop: Loop, owner: object, fanout: Fanout, subscriptions: Subscriptions, publishing: Publishing
+    ) -> None:
         self.bus = bus
         self._loop = loop
         self._owner = owner
         self._fanout = fanout
         self._subscriptions = subscriptions
+        self._publishing = publishing
         self._everybody = Audience(loop, owner)
         self._numbers = Numbers(loop)
         bus.handle("broadcast", self._broadcast)
+        publishing.remote = self
         bus.handle("publish", self._publish)
+        bus.handle("record", self._record)
         bus.handle("topics", self._topics)
         bus.handle("subscribers", self._subscribers)
         bus.handle("act", self._act)
@@ -150,14 +156,32 @@ class Remote:
         header["group"] = group
         self.bus.send("broadcast", pack(header, message.data))
 
-    def publish(self, publication: Publication, ttl: float | None, exclude: object) -> None:
+    def publish(
+        self, publication: Publication, keep: Keep | None, ttl: float | None, exclude: object, token: Token | None
+    ) -> None:
         """Have the other processes send it to their subscribers. Any thread. ValueError as `broadcast`."""
+        self.bus.send("publish", self._pack_publication(publication, keep, ttl, exclude, token))
+
+    def record(
+        self, publication: Publication, keep: Keep, ttl: float | None, exclude: object, token: Token | None, home: str
+    ) -> None:
+        """Have `home` give it a position, and send it to all, us too."""
+        self.bus.send("record", self._pack_publication(publication, keep, ttl, exclude, token), to=home)
+
+    def _pack_publication(
+        self, publication: Publication, keep: Keep | None, ttl: float | None, exclude: object, token: Token | None
+    ) -> bytes:
         header = self._header(publication, exclude)
         header["topic"] = publication.topic
         header["json"] = publication.is_json
         if ttl is not None:
             header["ttl"] = ttl
-        self.bus.send("publish", pack(header, publication.data))
+        if keep is not None:
+            header["keep"] = [keep.messages, keep.seconds]
+            header["position"] = publication.position
+        if token is not None:
+            header["token"] = token
+        return pack(header, publication.data)
 
     def _header(self, message: PreparedMessage | Publication, exclude: object) -> dict[str, Any]:
         header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress}
@@ -203,17 +227,36 @@ class Remote:
 
     def _publish(self, sender: str, packet: bytes) -> None:
         header, data = unpack(packet)
-        ttl = header.get("ttl")
+        publication, keep = self._unpack_publication(header, data)
+        token = header.get("token")
+        self._send(sender, header, lambda exclude: self._publishing.receive(publication, keep, exclude, token))
+
+    def _record(self, sender: str, packet: bytes) -> None:
+        header, data = unpack(packet)
+        publication, keep = self._unpack_publication(header, data)
+        assert keep is not None
+        process, number = header.get("exclude", ("", 0))
+        left_out = RemoteConnection(self.bus, process, number, None, "") if process else None
+        token = header.get("token")
+        self._send(
+            sender,
+            header,
+            lambda own: self._publishing.record(publication, keep, header.get("ttl"), left_out, own, token),
+        )
+
+    def _unpack_publication(self, header: dict[str, Any], data: bytes) -> tuple[Publication, Keep | None]:
+        position = header.get("position")
         publication = Publication(
             header["topic"],
             data,
             header["opcode"],
             compress=header["compress"],
             key=header.get("key"),
-            expires=math.inf if ttl is None else self._loop.time() + ttl,
+            expires=expiry(self._loop, header.get("ttl")),
             is_json=header["json"],
+            position=None if position is None else Position(*position),
         )
-        self._send(sender, header, partial(self._subscriptions.deliver, publication, self._fanout.send))
+        return publication, Keep(*header["keep"]) if "keep" in header else None
 
     def _send(self, sender: str, header: dict[str, Any], send: Callable[[WebSocket | None], object]) -> None:
         """What another process sends to many, but one of ours if it says so."""

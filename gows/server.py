@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from gows.drain import Drain
 from gows.errors import HandshakeError, HttpError, UsageError
 from gows.fanout import Audience, Fanout
 from gows.health import HEALTH_PATHS, health_answer
+from gows.history import MAX_HISTORY, History, Keep
 from gows.http.connection import HttpConnection, access_logger
 from gows.http.preface import ProxyPreface
 from gows.http.proxies import Proxies
@@ -37,6 +39,7 @@ from gows.protocol.connection import to_bytes
 from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
 from gows.protocol.proxy import ProxyError
+from gows.publishing import KeepRule, Publishing, expiry
 from gows.reactor import Listener, Loop, Observer, Stream
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import NetworkLike, Networks
@@ -82,6 +85,8 @@ class Server:
     - `max_topics`, `max_topic_length`: subscriptions of one connection, and characters of a topic's name.
     - `may_subscribe(ws, topic)`, `may_publish(ws, topic)`: whether a client may (`ws.subscribe`, `ws.publish`). Called
       in the thread that asks.
+    - `keep(topic)`: how much of a topic is kept for clients that come back, as `publish(history=…)` takes it; None:
+      nothing. `max_history`: bytes that a process keeps of all topics.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
     """
 
@@ -108,6 +113,8 @@ class Server:
         max_topic_length: int = MAX_LENGTH,
         may_subscribe: May | None = None,
         may_publish: May | None = None,
+        keep: KeepRule | None = None,
+        max_history: int = MAX_HISTORY,
         loop: Loop | None = None,
     ) -> None:
         for name, value in (
@@ -147,6 +154,9 @@ class Server:
         self._metrics_from = Networks(metrics_from)
         self._remote: Remote | None = None
         self._broadcasting = threading.Lock()  # so that the order is the same in all processes
+        self.publishing = Publishing(
+            self.loop, self.fanout, self.subscriptions, History(max_history), keep, self._broadcasting
+        )
         self._refused = _Refused()
         self._reserve = Reserve(
             self.loop,
@@ -250,7 +260,7 @@ class Server:
         """
         if self._remote is not None:
             raise UsageError("this server is on a bus already")
-        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions)
+        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions, self.publishing)
         if self._metrics is not None:
             self._metrics.join(bus)
 
@@ -293,28 +303,26 @@ class Server:
         exclude: WebSocket | RemoteConnection | None = None,
         key: str | int | None = None,
         ttl: float | None = None,
+        history: Keep | int | timedelta | None = None,
         compress: bool = True,
     ) -> None:
         """Send one message to every WebSocket of this server that has subscribed to `topic` (`ws.subscribe`), in all
         its processes. Any thread; never blocks.
 
-        Each gets it once, however many of its subscriptions match. What one process publishes arrives in that order.
-        `data`: text (str), bytes, or what JSON can write. `opcode`, `exclude`, `key`: as for `broadcast`, and so is
-        what happens to connections that do not read. `ttl`: seconds after which it is put on no connection's queue any
-        more. Who has agreed on the subprotocol gows.v1 gets it as a message of that. Raises ValueError for what is no
-        topic, and as `broadcast`.
+        Each gets it once, however many of its subscriptions match. What one process publishes arrives in that order;
+        what is kept and what is not may overtake each other. `data`: text (str), bytes, or what JSON can write.
+        `opcode`, `exclude`, `key`: as for `broadcast`, and so is what happens to connections that do not read. `ttl`:
+        seconds after which it is put on no connection's queue any more. `history`: keep it, and so many of the topic
+        (an int), those of so long (a timedelta), or both (a Keep), for clients of gows.v1 that come back; None: as
+        `Server(keep=…)` says; 0: not at all. Who has agreed on gows.v1 gets it as a message of that. Raises ValueError
+        for what is no topic, and as `broadcast`.
         """
         check_topic(topic, self.subscriptions.longest)
         if ttl is not None:
             check_seconds("ttl", ttl)
-        expires = math.inf if ttl is None else self.loop.time() + ttl
+        expires = expiry(self.loop, ttl)
         publication = Publication(topic, data, opcode, compress=compress, key=key, expires=expires)
-        own = exclude if isinstance(exclude, WebSocket) else None
-        with self._broadcasting:
-            self.fanout.check(publication.bare)
-            if self._remote is not None:
-                self._remote.publish(publication, ttl, exclude)
-            self.subscriptions.deliver(publication, self.fanout.send, own)
+        self.publishing.publish(publication, ttl, history, exclude)
 
     def topics(self) -> dict[str, int]:
         """What connections of this server have subscribed to, patterns too, and how many to just that; in all its

@@ -71,6 +71,13 @@ def _words(name: str, longest: int) -> list[str]:
     return words
 
 
+class Position(NamedTuple):
+    """Where a publication stands in its topic."""
+
+    epoch: str
+    offset: int
+
+
 class Publication:
     """One message to a topic, and the two forms in which it is sent, made when first needed.
 
@@ -78,7 +85,7 @@ class Publication:
     Raises ValueError and TypeError for what cannot be sent.
     """
 
-    __slots__ = ("_bare", "_enclosed", "compress", "data", "expires", "is_json", "key", "opcode", "topic")
+    __slots__ = ("_bare", "_enclosed", "compress", "data", "expires", "is_json", "key", "opcode", "position", "topic")
 
     def __init__(
         self,
@@ -90,8 +97,10 @@ class Publication:
         key: str | int | None = None,
         expires: float = math.inf,
         is_json: bool = False,
+        position: Position | None = None,
     ) -> None:
-        """`is_json`: the text in `data` is JSON already. `expires`: by the loop's clock."""
+        """`is_json`: the text in `data` is JSON already. `expires`: by the loop's clock. `position`: epoch and offset,
+        where a history of the topic is kept."""
         if isinstance(data, str):
             self.data, self.opcode = data.encode(), opcode or Opcode.TEXT
         elif isinstance(data, bytes | bytearray | memoryview | ByteBuffer):
@@ -103,6 +112,7 @@ class Publication:
         self.key = key
         self.expires = expires
         self.is_json = is_json
+        self.position = position
         self._bare = PreparedMessage(self.opcode, self.data, compress, key, expires)
         self._enclosed: PreparedMessage | None = None
 
@@ -119,7 +129,10 @@ class Publication:
                 name, value = b"base64", b'"' + base64.b64encode(self.data) + b'"'
             else:
                 name, value = b"data", self.data if self.is_json else to_json(self.data.decode())
-            text = b'{"type":"message","topic":%b,"%b":%b}' % (to_json(self.topic), name, value)
+            where = b""
+            if self.position is not None:
+                where = b',"epoch":%b,"offset":%d' % (to_json(self.position[0]), self.position[1])
+            text = b'{"type":"message","topic":%b%b,"%b":%b}' % (to_json(self.topic), where, name, value)
             self._enclosed = PreparedMessage(Opcode.TEXT, text, self.compress, self.key, self.expires)
         return self._enclosed
 

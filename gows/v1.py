@@ -14,8 +14,10 @@ from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCode, Opcode
 from gows.errors import ConnectionClosedError, NotAllowedError, QueueFullError, UsageError
 from gows.handler import Handler
-from gows.topics import SUBPROTOCOL
+from gows.topics import SUBPROTOCOL, Position, Publication
 from gows.websocket import WebSocket
+
+Reply = Callable[[dict[str, Any]], None]
 
 LONGEST_ID = 64
 """Characters of an `id` that is a string."""
@@ -46,20 +48,23 @@ class TopicHandler(Handler):
     def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
         """One request, one answer."""
         id_: int | str | None = None
+
+        def reply(answer: dict[str, Any]) -> None:
+            if id_ is not None:
+                answer["id"] = id_
+            try:
+                ws.write_json(answer)
+            except QueueFullError:
+                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+            except ConnectionClosedError:
+                pass
+
         try:
             request = _read(opcode, buff)
             id_ = _id(request)
-            answer = _answer(ws, request)
+            _act(ws, request, reply)
         except RequestError as error:
-            answer = {"type": "error", "code": error.code, "reason": str(error)}
-        if id_ is not None:
-            answer["id"] = id_
-        try:
-            ws.write_json(answer)
-        except QueueFullError:
-            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
-        except ConnectionClosedError:
-            pass
+            reply({"type": "error", "code": error.code, "reason": str(error)})
 
 
 def _read(opcode: Opcode, buff: ByteBuffer) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def _id(request: dict[str, Any]) -> int | str | None:
     raise RequestError("bad_request", f"an id is an integer, or a string of at most {LONGEST_ID} characters")
 
 
-def _answer(ws: WebSocket, request: dict[str, Any]) -> dict[str, Any]:
+def _act(ws: WebSocket, request: dict[str, Any], reply: Reply) -> None:
     type_ = request.get("type")
     act = _ACTS.get(type_) if isinstance(type_, str) else None
     if act is None:
@@ -90,7 +95,7 @@ def _answer(ws: WebSocket, request: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(topic, str):
         raise RequestError("bad_topic", "a request names its topic, a string")
     try:
-        return {"type": act(ws, topic, request), "topic": topic}
+        act(ws, topic, request, reply)
     except NotAllowedError as error:
         raise RequestError("not_allowed", str(error)) from None
     except QueueFullError:
@@ -103,19 +108,45 @@ def _answer(ws: WebSocket, request: dict[str, Any]) -> dict[str, Any]:
         raise RequestError("bad_topic", str(error)) from None
 
 
-def _subscribe(ws: WebSocket, topic: str, request: dict[str, Any]) -> str:
+def _subscribe(ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     if ws.subscriptions().may_subscribe is None:
         raise NotAllowedError("this server has no may_subscribe, so clients may not subscribe")
-    ws.subscribe(topic)
-    return "subscribed"
+    since = _position(request)
+    server: Any = ws.context.owner
+
+    def told(position: Position | None, missed: list[Publication] | None) -> None:
+        """Nothing that is published later goes out before this returns."""
+        if missed and sum(len(publication.data) for publication in missed) > ws.context.high_water // 2:
+            missed = None  # more than may wait for a connection
+        answer: dict[str, Any] = {"type": "subscribed", "topic": topic}
+        if position is not None:
+            answer["epoch"], answer["offset"] = position
+        if since is not None:
+            answer["recovered"] = missed is not None
+        reply(answer)
+        for publication in missed or ():
+            if not ws.send_prepared(publication.enclosed):
+                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+                break
+
+    server.publishing.subscribe(ws, topic, since, told)
 
 
-def _unsubscribe(ws: WebSocket, topic: str, request: dict[str, Any]) -> str:
+def _position(request: dict[str, Any]) -> Position | None:
+    epoch, offset = request.get("epoch"), request.get("offset")
+    if epoch is None and offset is None:
+        return None
+    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+        raise RequestError("bad_request", "a position is an epoch, a string, and an offset, an integer of 0 or more")
+    return Position(epoch, offset)
+
+
+def _unsubscribe(ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     ws.unsubscribe(topic)
-    return "unsubscribed"
+    reply({"type": "unsubscribed", "topic": topic})
 
 
-def _publish(ws: WebSocket, topic: str, request: dict[str, Any]) -> str:
+def _publish(ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     if "data" not in request:
         raise RequestError("bad_request", "what is published has data")
     key, ttl = request.get("key"), request.get("ttl")
@@ -126,10 +157,10 @@ def _publish(ws: WebSocket, topic: str, request: dict[str, Any]) -> str:
     if ws.subscriptions().may_publish is None:
         raise NotAllowedError("this server has no may_publish, so clients may not publish")
     ws.publish(topic, request["data"], key=key, ttl=ttl)
-    return "published"
+    reply({"type": "published", "topic": topic})
 
 
-_ACTS: dict[str, Callable[[WebSocket, str, dict[str, Any]], str]] = {
+_ACTS: dict[str, Callable[[WebSocket, str, dict[str, Any], Reply], None]] = {
     "subscribe": _subscribe,
     "unsubscribe": _unsubscribe,
     "publish": _publish,

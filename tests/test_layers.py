@@ -21,10 +21,11 @@ LAYERS: list[list[list[str]]] = [
     [["gows.codes", "gows.errors", "gows.bufferpool", "gows.bytebuffer", "gows.options", "gows.variant"]],
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
-    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"], ["gows.topics", "gows.v1"]],
+    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"], ["gows.topics", "gows.history", "gows.v1"]],
     [
         [
             "gows.upgrade",
+            "gows.publishing",
             "gows.server",
             "gows.topic_routes",
             "gows.admission",

@@ -1,0 +1,133 @@
+"""History: the latest publications of topics, for those who missed some.
+
+Each that is kept has a position: an *epoch*, which names one unbroken numbering of the topic, and an *offset*, counted
+from 1 without a gap. Who names the last position it has seen gets what came after it, or hears that this cannot be said
+any more.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gows.topics import Position, Publication
+
+MAX_HISTORY = 64 << 20
+"""Bytes of data that one process keeps, of all topics together."""
+ENTRY_SIZE = 500
+"""Bytes that an entry counts beside its data, and a topic beside its entries."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How much of a topic is kept: so many messages, and none older than so many seconds (None: however old)."""
+
+    messages: int
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.messages, bool) or not isinstance(self.messages, int) or self.messages < 1:
+            raise ValueError(f"messages must be an int of 1 or more, not {self.messages!r}")
+        if self.seconds is not None and not (isinstance(self.seconds, int | float) and self.seconds > 0):
+            raise ValueError(f"seconds must be more than 0, or None, not {self.seconds!r}")
+
+
+class _Entry(NamedTuple):
+    offset: int
+    publication: Publication
+    until: float
+    """The time after which it is not kept any more."""
+
+    @property
+    def size(self) -> int:
+        return ENTRY_SIZE + len(self.publication.data)
+
+
+class _Log:
+    """One topic's."""
+
+    __slots__ = ("entries", "epoch", "last")
+
+    def __init__(self, epoch: str, last: int) -> None:
+        self.epoch = epoch
+        self.last = last  # offset of the newest, kept or not
+        self.entries: deque[_Entry] = deque()
+
+
+class History:
+    """Of all topics, in one process. The caller's lock guards every call."""
+
+    def __init__(self, most: int = MAX_HISTORY) -> None:
+        if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+            raise ValueError(f"max_history must be an int of 0 or more, not {most!r}")
+        self.most = most
+        self.size = 0
+        """Bytes that are kept, by a rough count."""
+        self._logs: OrderedDict[str, _Log] = OrderedDict()  # the topic that was quiet longest first
+
+    def number(self, topic: str) -> Position:
+        """The position of the next publication, for the one process that numbers this topic."""
+        log = self._logs.get(topic)
+        return Position(secrets.token_hex(8), 1) if log is None else Position(log.epoch, log.last + 1)
+
+    def add(self, publication: Publication, keep: Keep, now: float) -> None:
+        """Keep one that has a position. One that does not follow the last begins the topic anew."""
+        position = publication.position
+        assert position is not None
+        topic = publication.topic
+        log = self._logs.get(topic)
+        if log is None or log.epoch != position.epoch or log.last + 1 != position.offset:
+            if log is not None:
+                self._forget(topic)
+            log = self._logs[topic] = _Log(position.epoch, position.offset - 1)
+            self.size += ENTRY_SIZE
+        log.last = position.offset
+        entry = _Entry(position.offset, publication, math.inf if keep.seconds is None else now + keep.seconds)
+        log.entries.append(entry)
+        self.size += entry.size
+        self._logs.move_to_end(topic)
+        while len(log.entries) > keep.messages:
+            self.size -= log.entries.popleft().size
+        self._drop_old(log, now)
+        while self.size > self.most:
+            self._shrink()
+
+    def position(self, topic: str) -> Position | None:
+        """Where the topic stands; None: it has no history."""
+        log = self._logs.get(topic)
+        return None if log is None else Position(log.epoch, log.last)
+
+    def since(self, topic: str, position: Position, now: float) -> list[Publication] | None:
+        """What came after `position`, in order, without what has expired of it; None: it is not known whether that is
+        all."""
+        log = self._logs.get(topic)
+        if log is None or log.epoch != position.epoch or not 0 <= position.offset <= log.last:
+            return None
+        self._drop_old(log, now)
+        oldest = log.entries[0].offset if log.entries else log.last + 1
+        if position.offset + 1 < oldest:
+            return None
+        return [
+            entry.publication
+            for entry in log.entries
+            if entry.offset > position.offset and entry.publication.expires > now
+        ]
+
+    def _drop_old(self, log: _Log, now: float) -> None:
+        while log.entries and log.entries[0].until <= now:
+            self.size -= log.entries.popleft().size
+
+    def _shrink(self) -> None:
+        """Make room: of the topic that was quiet longest, the older half, or all."""
+        topic, log = next(iter(self._logs.items()))
+        for _ in range((len(log.entries) + 1) // 2):
+            self.size -= log.entries.popleft().size
+        if not log.entries:
+            self._forget(topic)
+
+    def _forget(self, topic: str) -> None:
+        log = self._logs.pop(topic)
+        self.size -= ENTRY_SIZE + sum(entry.size for entry in log.entries)
