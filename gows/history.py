@@ -7,6 +7,7 @@ any more.
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 from collections import OrderedDict, deque
@@ -64,14 +65,19 @@ class History:
         if isinstance(most, bool) or not isinstance(most, int) or most < 0:
             raise ValueError(f"max_history must be an int of 0 or more, not {most!r}")
         self.most = most
+        self._own = f"{secrets.token_hex(6)}."  # what the epochs that begin here begin with
+        self._epochs = itertools.count(1)
         self.size = 0
         """Bytes that are kept, by a rough count."""
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # the topic that was quiet longest first
 
     def number(self, topic: str) -> Position:
-        """The position of the next publication, for the one process that numbers this topic."""
+        """The position of the next publication, for the one process that numbers this topic. Where another one did so
+        until now, a new epoch begins: it may have given numbers that we have not heard of."""
         log = self._logs.get(topic)
-        return Position(secrets.token_hex(8), 1) if log is None else Position(log.epoch, log.last + 1)
+        if log is None or not log.epoch.startswith(self._own):
+            return Position(f"{self._own}{next(self._epochs)}", 1)
+        return Position(log.epoch, log.last + 1)
 
     def add(self, publication: Publication, keep: Keep, now: float) -> None:
         """Keep one that has a position. One that does not follow the last begins the topic anew."""

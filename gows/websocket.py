@@ -174,13 +174,14 @@ class WebSocket(Session):
         *,
         key: Hashable = None,
         ttl: float | None = None,
+        history: Any = None,
         compress: bool = True,
     ) -> None:
         """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
         (NotAllowedError)."""
         self.subscriptions().check_publish(self, topic)
         server: Any = self.context.owner
-        server.publish(topic, data, opcode, exclude=self, key=key, ttl=ttl, compress=compress)
+        server.publish(topic, data, opcode, exclude=self, key=key, ttl=ttl, history=history, compress=compress)
 
     def subscriptions(self) -> Any:
         """Its server's: a layer above this one knows what they are."""

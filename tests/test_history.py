@@ -79,7 +79,20 @@ def test_a_numbering_that_does_not_go_on_begins_anew() -> None:
     assert history.since("a", Position("one", 6), 0.0) is None
     assert history.since("a", Position("two", 2), 0.0) is None  # the third never came
     assert texts(history.since("a", Position("two", 3), 0.0)) == ["two 4", "two 5"]
-    assert history.number("a") == ("two", 6)
+
+
+def test_who_numbers_a_topic_after_another_begins_an_epoch() -> None:
+    one, two = History(), History()
+    for _ in range(3):
+        position = publish(one, "a", "x", Keep(100))
+        two.add(Publication("a", "x", position=position), Keep(100), 0.0)
+    assert one.number("a") == (position.epoch, 4)
+    taken_over = publish(two, "a", "y", Keep(100))
+    assert taken_over.epoch != position.epoch
+    assert taken_over.offset == 1
+    one.add(Publication("a", "y", position=taken_over), Keep(100), 0.0)
+    assert publish(two, "a", "z", Keep(100)) == (taken_over.epoch, 2)
+    assert one.number("a").epoch not in (position.epoch, taken_over.epoch)
 
 
 def test_all_topics_together_keep_so_much() -> None:

@@ -273,6 +273,17 @@ def test_topics(run: Callable[..., Running], capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "{} 0\n"
 
 
+def test_history(run: Callable[..., Running]) -> None:
+    running = run("history")
+    port = running.serving()
+    running._thread.join(10)
+    with connect(f"ws://127.0.0.1:{port}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+        for topic in ("room.kitchen", "news", "price"):
+            ws.send(json.dumps({"type": "subscribe", "topic": topic}))
+            assert json.loads(ws.recv(10))["offset"] == 1
+    running.end()
+
+
 def test_browser(run: Callable[..., Running]) -> None:
     port = run("browser").serving()
     with connect(f"ws://127.0.0.1:{port}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]

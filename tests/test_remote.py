@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gows.bus
-from gows import AcceptOptions, Opcode, RemoteConnection, Server, UsageError, WebSocket, accept
+from gows import AcceptOptions, Opcode, RemoteConnection, Server, TopicHandler, UsageError, WebSocket, accept
 from gows.bus import Bus
 from gows.errors import InvalidCloseCodeError
+from gows.publishing import home_of
 from tests import wire
 from tests.integration.raw import RawPeer
 from tests.integration.serving import Recorder
@@ -26,6 +29,18 @@ from tests.processes import Children
 from tests.waiting import wait_until
 
 LOCAL = "127.0.0.1:0"
+
+
+class Speaker(TopicHandler):
+    """Speaks gows.v1, and lets a Recorder know that it is there."""
+
+    __slots__ = ("_recorder",)
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_open(self, ws: WebSocket) -> None:
+        self._recorder.on_open(ws)
 
 
 class Part:
@@ -41,9 +56,9 @@ class Part:
         self.server.start(LOCAL)
 
     def _accept(self, request: Any, group: str) -> None:
-        ws = accept(request, AcceptOptions(group=group, subprotocols=["chat"]))
+        ws = accept(request, AcceptOptions(group=group, subprotocols=["chat", "gows.v1"]))
         self.handlers.append(Recorder())
-        ws.serve(self.handlers[-1])
+        ws.serve(Speaker(self.handlers[-1]) if ws.subprotocol == "gows.v1" else self.handlers[-1])
 
     def peer(self, group: str = "all", *headers: str) -> RawPeer:
         before = len(self.handlers)
@@ -444,3 +459,111 @@ def test_what_comes_too_late_to_a_process_is_not_sent(make_parts: MakeParts) -> 
     time.sleep(0.3)
     b.server.loop.start()
     assert texts(peer, 1) == ["in time"]
+
+
+# ---------------------------------------------------------------------- history
+
+
+class Follower:
+    """A client of gows.v1 at one process."""
+
+    def __init__(self, part: Part) -> None:
+        self.peer = part.peer("v1", "Sec-WebSocket-Protocol: gows.v1")
+
+    def tell(self, **request: Any) -> None:
+        self.peer.send(wire.frame(wire.TEXT, json.dumps(request)))
+
+    def next(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.peer.read_text())
+        return found
+
+
+def v1_parts(make_parts: MakeParts, *names: str) -> list[Part]:
+    parts = make_parts(*names)
+    for part in parts:
+        part.server.subscriptions.may_subscribe = part.server.subscriptions.may_publish = lambda ws, topic: True
+    return parts
+
+
+def homes(parts: list[Part]) -> dict[str, str]:
+    """A topic that each process is the home of."""
+    names = [part.bus.name for part in parts]
+    found: dict[str, str] = {}
+    for number in range(1000):
+        found.setdefault(home_of(f"topic.{number}", names), f"topic.{number}")
+    assert len(found) == len(names)
+    return found
+
+
+def kept(part: Part, topic: str, count: int) -> bool:
+    """Whether a process has heard of so many."""
+    position = part.server.publishing._history.position(topic)
+    return position is not None and position.offset == count
+
+
+def test_one_process_numbers_a_topic_for_all(make_parts: MakeParts) -> None:
+    parts = v1_parts(make_parts, "a", "b", "c")
+    followers = [Follower(part) for part in parts]
+    for topic in homes(parts).values():
+        for follower in followers:
+            follower.tell(type="subscribe", topic=topic)
+            assert follower.next()["type"] == "subscribed"
+        for number in range(20):
+            for part in parts:
+                part.server.publish(topic, [part.bus.name, number], history=100)
+        seen = [[follower.next() for _ in range(60)] for follower in followers]
+        assert seen[0] == seen[1] == seen[2], "in one order everywhere"
+        assert [message["offset"] for message in seen[0]] == list(range(1, 61))
+        assert len({message["epoch"] for message in seen[0]}) == 1
+        for name in "abc":
+            assert [data[1] for data in (message["data"] for message in seen[0]) if data[0] == name] == list(range(20))
+
+
+def test_any_process_tells_what_was_missed(make_parts: MakeParts) -> None:
+    parts = v1_parts(make_parts, "a", "b")
+    for topic in homes(parts).values():
+        first = Follower(parts[0])
+        first.tell(type="subscribe", topic=topic)
+        first.next()
+        for number in range(5):
+            parts[1].server.publish(topic, number, history=100)
+        seen = [first.next() for _ in range(5)]
+        for part in parts:
+            wait_until(partial(kept, part, topic, 5))
+            back = Follower(part)
+            back.tell(type="subscribe", topic=topic, epoch=seen[1]["epoch"], offset=2)
+            assert back.next()["recovered"] is True
+            assert [back.next() for _ in range(3)] == seen[2:]
+
+
+def test_who_publishes_by_another_home_does_not_hear_itself(make_parts: MakeParts) -> None:
+    parts = v1_parts(make_parts, "a", "b")
+    for home, topic in homes(parts).items():
+        here, there = (subscribe(part, topic) for part in parts)
+        (ws,) = [ws for ws in parts[0].sockets() if ws.remote_addr == here.sock.getsockname()]
+        ws.publish(topic, "not for me", history=5)
+        far = next(w for w in remote(parts[0]) if w.remote_addr == there.sock.getsockname())
+        parts[0].server.publish(topic, "not for the one of b", history=5, exclude=far)
+        parts[0].server.publish(topic, "end", history=5)
+        assert texts(here, 2) == ["not for the one of b", "end"], home
+        assert texts(there, 2) == ["not for me", "end"], home
+        assert not parts[0].server.publishing._away
+
+
+def test_a_home_that_goes_takes_its_numbering_with_it(make_parts: MakeParts) -> None:
+    a, b, c = v1_parts(make_parts, "a", "b", "c")
+    topic = homes([a, b, c])["b"]
+    a.server.publish(topic, "numbered by b", history=10)
+    follower = Follower(a)
+    wait_until(lambda: a.server.publishing._history.position(topic))
+    follower.tell(type="subscribe", topic=topic)
+    begun = follower.next()
+    b.close()
+    wait_until(lambda: a.bus.peers == ["c"] and c.bus.peers == ["a"])
+    for part in (a, c):
+        part.server.publish(topic, "numbered anew", history=10)
+    told = [follower.next() for _ in range(2)]
+    assert {message["epoch"] for message in told} != {begun["epoch"]}
+    back = Follower(c)
+    back.tell(type="subscribe", topic=topic, epoch=begun["epoch"], offset=begun["offset"])
+    assert back.next()["recovered"] is False

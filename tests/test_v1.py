@@ -6,11 +6,12 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from gows import AcceptOptions, Handler, HttpError, TopicHandler, accept, serve_topics
+from gows import AcceptOptions, Handler, HttpError, Keep, TopicHandler, accept, serve_topics
 from gows.v1 import _ACTS
 from gows.websocket import WebSocket
 from tests import wire
@@ -145,6 +146,138 @@ def test_many_get_the_same_bytes(make_stage: MakeStage) -> None:
         stage.server.publish("news", number)
     for client in clients:
         assert [told["data"] for told in client.pending()] == list(range(50))
+
+
+# ---------------------------------------------------------------------- history
+
+
+def keep_ten(topic: str) -> int:
+    return 0 if topic == "unkept" else 10
+
+
+def data_of(messages: list[dict[str, Any]]) -> list[Any]:
+    assert {message["type"] for message in messages} <= {"message"}
+    return [message["data"] for message in messages]
+
+
+def test_messages_that_are_kept_have_a_position(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    client = Client(stage)
+    assert client.ask(type="subscribe", topic="a") == {"type": "subscribed", "topic": "a"}
+    client.ask(type="subscribe", topic="unkept")
+    for number in range(3):
+        stage.server.publish("a", number)
+        stage.server.publish("unkept", number)
+    told = client.pending()
+    kept = [message for message in told if message["topic"] == "a"]
+    assert [message["offset"] for message in kept] == [1, 2, 3]
+    assert len({message["epoch"] for message in kept}) == 1
+    assert all("offset" not in message for message in told if message["topic"] == "unkept")
+    late = Client(stage).ask(type="subscribe", topic="a")
+    assert (late["epoch"], late["offset"]) == (kept[0]["epoch"], 3)
+    assert "recovered" not in late
+
+
+def test_who_comes_back_gets_what_was_missed_and_then_what_is_new(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    first = Client(stage)
+    first.ask(type="subscribe", topic="a")
+    for number in range(3):
+        stage.server.publish("a", number)
+    last = first.pending()[-1]
+    first.guest.reset()
+    for number in range(3, 8):
+        stage.server.publish("a", number)
+    back = Client(stage)
+    back.tell(type="subscribe", id=1, topic="a", epoch=last["epoch"], offset=last["offset"])
+    for number in range(8, 200):
+        stage.server.publish("a", number)
+        if number % 10 == 0:
+            stage.run_for(0.01)
+    answer, *messages = [message for _ in range(3) for message in back.pending()]
+    assert (answer["type"], answer["id"], answer["recovered"], answer["epoch"]) == (
+        "subscribed",
+        1,
+        True,
+        last["epoch"],
+    )
+    assert data_of(messages) == list(range(3, 200))
+    assert [message["offset"] for message in messages] == list(range(4, 201))
+
+
+def test_who_comes_back_too_late_is_told(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    client = Client(stage)
+    client.ask(type="subscribe", topic="a")
+    stage.server.publish("a", 0)
+    (seen,) = client.pending()
+    for number in range(1, 20):
+        stage.server.publish("a", number)
+    for epoch, offset in ((seen["epoch"], 1), ("another", 15), (seen["epoch"], 99)):
+        back = Client(stage)
+        answer = back.ask(type="subscribe", topic="a", epoch=epoch, offset=offset)
+        assert (answer["recovered"], answer["epoch"], answer["offset"]) == (False, seen["epoch"], 20)
+        stage.server.publish("b", "nothing else comes")
+        assert back.pending() == []
+    assert Client(stage).ask(type="subscribe", topic="b.c", epoch="e", offset=0)["recovered"] is False
+
+
+def test_more_than_may_wait_is_no_recovery(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    stage.server.publish("a", "x")
+    client = Client(stage)
+    begun = client.ask(type="subscribe", topic="a")
+    for _ in range(3):
+        stage.server.publish("a", "x" * 50_000)
+    client.pending()
+    back = Client(stage)
+    assert back.ask(type="subscribe", topic="a", epoch=begun["epoch"], offset=1)["recovered"] is False
+    assert back.pending() == []
+
+
+@pytest.mark.parametrize(("history", "kept"), [(0, 0), (2, 2), (Keep(3), 3), (timedelta(seconds=30), 5), (None, 5)])
+def test_a_message_may_say_how_much_is_kept(make_stage: MakeStage, history: Any, kept: int) -> None:
+    stage = make_stage(keep=keep_ten)
+    begun = None
+    for number in range(5):
+        stage.server.publish("a", number, history=history)
+        begun = begun or Client(stage).ask(type="subscribe", topic="a").get("epoch")
+    for offset in range(6):
+        answer = Client(stage).ask(type="subscribe", topic="a", epoch=begun or "", offset=offset)
+        assert answer["recovered"] is (kept > 0 and 5 - kept <= offset <= 5)
+
+
+def test_others_get_what_is_kept_without_a_position(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    found: list[WebSocket] = []
+
+    def plain(request: Any) -> None:
+        found.append(accept(request, AcceptOptions()))
+        found[0].serve(Handler())
+
+    stage.view = plain
+    guest = stage.connect()
+    assert guest.upgrade().status == 101
+    stage.run_until(lambda: found)
+    found[0].subscribe("a")
+    stage.server.publish("a", "bare")
+    assert guest.text() == "bare"
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        {"epoch": "e"},
+        {"offset": 1},
+        {"epoch": 1, "offset": 1},
+        {"epoch": "e", "offset": -1},
+        {"epoch": "e", "offset": True},
+    ],
+)
+def test_positions_that_cannot_be(make_stage: MakeStage, position: dict[str, Any]) -> None:
+    client = Client(make_stage())
+    assert client.ask(type="subscribe", topic="a", **position)["code"] == "bad_request"
+    assert client.stage.server.topics() == {}
 
 
 # ---------------------------------------------------------------------- what is refused
@@ -296,3 +429,7 @@ def test_the_tables_of_the_page_are_the_code() -> None:
     }
     assert tables["requests"] == list(_ACTS)
     assert tables["codes"] == sorted(set(re.findall(r'RequestError\("(\w+)"', source)), key=tables["codes"].index)
+
+
+def test_the_script_is_as_short_as_is_said() -> None:
+    assert len((ROOT / "gows" / "pages" / "gows.js").read_text("utf-8").splitlines()) <= 150

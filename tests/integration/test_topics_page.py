@@ -18,6 +18,7 @@ PAGE = """<!doctype html><title>topics</title><script src="/gows.js"></script><s
 Gows.FIRST_DELAY = 50; Gows.RESTART_DELAY = [10, 50];
 const heard = [], states = [];
 const gows = new Gows("/live", { onstate: (state) => states.push(state) });
+const lost = [];
 const hear = (name) => (data, topic) => heard.push([name, topic, data instanceof Uint8Array ? [...data] : data]);
 const told = (promise) => promise.then((answer) => answer.type, (error) => error.code);
 </script>"""
@@ -39,7 +40,7 @@ def may(ws: WebSocket, topic: str) -> bool:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server(workers=2, may_subscribe=may, may_publish=may)
+    server = Server(workers=2, may_subscribe=may, may_publish=may, keep=lambda topic: 20 if topic == "kept" else 0)
     serve_topics(server, "/live")
     server.add_route("/", lambda request: Response.html(PAGE))
     server.start("127.0.0.1:0")
@@ -137,6 +138,47 @@ def test_while_there_is_no_connection(page: Any, server: Server) -> None:
     assert page.evaluate("told(late.ready)") == "subscribed"
     assert page.evaluate("refused") == "not_allowed"
     assert server.topics() == {"a": 1}
+
+
+def lose(page: Any, server: Server) -> None:
+    """The connection ends, and there is none for a while."""
+    page.evaluate("Gows.FIRST_DELAY = 1000; Math.random = () => 0.8")
+    (ws,) = server.connections
+    ws.close()
+    page.wait_for_function("!gows.open")
+
+
+def test_what_was_missed_comes_once_and_in_order(page: Any, server: Server) -> None:
+    page.evaluate("gows.subscribe('kept', hear('kept'), (topic) => lost.push(topic)).ready")
+    for number in range(5):
+        server.publish("kept", number)
+    assert [data for _, _, data in heard(page, 5)] == [0, 1, 2, 3, 4]
+    for start in (5, 15):
+        lose(page, server)
+        for number in range(start, start + 10):
+            server.publish("kept", number)
+        assert [data for _, _, data in heard(page, 10)] == list(range(start, start + 10))
+    server.publish("kept", "live")
+    assert heard(page, 1) == [["kept", "kept", "live"]]
+    assert page.evaluate("lost") == []
+
+
+def test_what_cannot_be_had_any_more_is_told(page: Any, server: Server) -> None:
+    page.evaluate("gows.subscribe('kept', hear('kept'), (topic) => lost.push(topic)).ready")
+    page.evaluate("gows.subscribe('fleeting', hear('fleeting'), (topic) => lost.push(topic)).ready")
+    server.publish("kept", "first")
+    assert heard(page, 1) == [["kept", "kept", "first"]]
+    lose(page, server)
+    for number in range(50):
+        server.publish("kept", number)
+    page.wait_for_function("lost.length === 2")
+    assert sorted(page.evaluate("lost")) == ["fleeting", "kept"]
+    server.publish("kept", "live")
+    assert heard(page, 1) == [["kept", "kept", "live"]]
+    lose(page, server)
+    server.publish("kept", "missed")
+    assert heard(page, 1) == [["kept", "kept", "missed"]]
+    assert page.evaluate("lost.filter((topic) => topic === 'kept').length") == 1
 
 
 def test_its_end_is_the_end(page: Any, server: Server) -> None:
