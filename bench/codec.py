@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,12 +92,33 @@ def echoing(messages: int, size: int) -> Iterator[Operation]:
 
 
 @contextmanager
+def visited() -> Iterator[Operation]:
+    """A server whose callbacks run in its loop: a guest connects, is upgraded by a route, and leaves without a word."""
+    with Loop(workers=0) as loop:
+        server = gows.Server(loop=loop)
+        server.add_route("/", lambda request: gows.accept(request).serve(Echo()))
+        listener = server.add_listener(("127.0.0.1", 0))
+
+        def visit() -> None:
+            with socket.create_connection(listener.address) as guest:
+                guest.send(HEAD)
+                while not select.select([guest], [], [], 0)[0]:
+                    loop.run_once(0)
+                guest.recv(4096)
+            while loop.live_streams:
+                loop.run_once(0)
+
+        yield visit
+        server.drop_listener(listener)
+
+
+@contextmanager
 def operations() -> Iterator[dict[str, tuple[Operation, int]]]:
     """By name: what to call, and how many messages one call is."""
     server, client = (Connection(ConnectionConfig(role)) for role in (Role.SERVER, Role.CLIENT))
     pieces = masked(BINARY_16K, 2)
     text = TEXT_32.encode()
-    with echoing(1, 32) as echo_one, echoing(16, 32) as echo_many:
+    with echoing(1, 32) as echo_one, echoing(16, 32) as echo_many, visited() as visit:
         yield {
             "receive a text of 32 B": (receiving_one(masked(text)), 1),
             "receive 16 texts of 32 B in a read": (receiving(masked(text) * 16), 16),
@@ -116,6 +138,7 @@ def operations() -> Iterator[dict[str, tuple[Operation, int]]]:
             "check 1 KiB of UTF-8": (lambda: is_utf8(KANA_1K), 1),
             "a turn that echoes 32 B": (echo_one, 1),
             "a turn that echoes 16 of 32 B": (echo_many, 16),
+            "a connection, upgraded and lost": (visit, 1),
         }
 
 
