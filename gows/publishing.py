@@ -63,10 +63,12 @@ class Publishing:
         """`keep`: how much of a topic is kept where `publish` does not say. `lock`: held while something is given to
         the bus and to the fan-out, so that both have one order."""
         self.remote: Remote | None = None
+        self.published = 0
+        """Messages that began here."""
         self._loop = loop
         self._fanout = fanout
         self._subscriptions = subscriptions
-        self._history = history
+        self.history = history
         self._keep = keep
         self._lock = lock
         self._tokens = itertools.count(1)
@@ -87,6 +89,7 @@ class Publishing:
         remote = self.remote
         with self._lock:
             self._fanout.check(publication.bare)
+            self.published += 1
             if keep is not None and remote is not None:
                 home = home_of(publication.topic, [remote.bus.name, *remote.bus.peers])
                 if home != remote.bus.name:
@@ -117,7 +120,7 @@ class Publishing:
             if token is not None and self.remote is not None and token[0] == self.remote.bus.name:
                 exclude = self._away.pop(token[1], exclude)
             if keep is not None:
-                self._history.add(publication, keep, self._loop.time())
+                self.history.add(publication, keep, self._loop.time())
             self._subscriptions.deliver(publication, self._fanout.send, exclude)
 
     def subscribe(self, ws: WebSocket, topic: str, since: Position | None, told: Told) -> None:
@@ -125,8 +128,8 @@ class Publishing:
         before anything that is published later goes out to `ws`. It must not block. Raises as `ws.subscribe`."""
         with self._lock:
             self._subscriptions.subscribe(ws, topic)
-            missed = None if since is None else self._history.since(topic, since, self._loop.time())
-            told(self._history.position(topic), missed)
+            missed = None if since is None else self.history.since(topic, since, self._loop.time())
+            told(self.history.position(topic), missed)
 
     # ------------------------------------------------------------------ lock held
 
@@ -140,11 +143,11 @@ class Publishing:
         token: Token | None,
     ) -> None:
         if keep is not None:
-            publication.position = self._history.number(publication.topic)
+            publication.position = self.history.number(publication.topic)
         if self.remote is not None:
             self.remote.publish(publication, keep, ttl, exclude, token)
         if keep is not None:
-            self._history.add(publication, keep, self._loop.time())
+            self.history.add(publication, keep, self._loop.time())
         self._subscriptions.deliver(publication, self._fanout.send, own)
 
     def _leave_out(self, ws: WebSocket) -> int:

@@ -95,6 +95,22 @@ def test_what_happens_is_counted(stage: Stage) -> None:
     assert now["gows_queued_bytes"] == now["gows_blocked_connections"] == 0
 
 
+def test_topics_are_counted(stage: Stage) -> None:
+    for _ in range(2):
+        _, handler = stage.guest()
+        handler.ws.subscribe("news")
+        handler.ws.subscribe("news.*")
+    stage.server.publish("news", "x" * 100, history=5)
+    stage.server.publish("news", "late", ttl=0)
+    stage.run_for(1)
+    now = read(stage)
+    assert now["gows_published_total"] == 2
+    assert now["gows_subscriptions"] == 4
+    assert now["gows_broadcast_deliveries_total"] == 2
+    assert now["gows_broadcast_expired_total"] == 1
+    assert 100 < now["gows_history_bytes"] < 2000
+
+
 def test_a_refused_upgrade_is_counted_by_its_status(stage: Stage) -> None:
     guest = stage.connect()
     assert guest.upgrade("Origin: http://elsewhere.example").status == 403

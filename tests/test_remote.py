@@ -497,7 +497,7 @@ def homes(parts: list[Part]) -> dict[str, str]:
 
 def kept(part: Part, topic: str, count: int) -> bool:
     """Whether a process has heard of so many."""
-    position = part.server.publishing._history.position(topic)
+    position = part.server.publishing.history.position(topic)
     return position is not None and position.offset == count
 
 
@@ -555,7 +555,7 @@ def test_a_home_that_goes_takes_its_numbering_with_it(make_parts: MakeParts) -> 
     topic = homes([a, b, c])["b"]
     a.server.publish(topic, "numbered by b", history=10)
     follower = Follower(a)
-    wait_until(lambda: a.server.publishing._history.position(topic))
+    wait_until(lambda: a.server.publishing.history.position(topic))
     follower.tell(type="subscribe", topic=topic)
     begun = follower.next()
     b.close()
