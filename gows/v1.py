@@ -152,8 +152,8 @@ def _publish(ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -
     key, ttl = request.get("key"), request.get("ttl")
     if not (key is None or isinstance(key, str)):
         raise RequestError("bad_request", "a key is a string")
-    if not (ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl >= 0)):
-        raise RequestError("bad_request", "a ttl is a number of seconds")
+    if not (ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl > 0)):
+        raise RequestError("bad_request", "a ttl is a number of seconds, more than 0")
     if ws.subscriptions().may_publish is None:
         raise NotAllowedError("this server has no may_publish, so clients may not publish")
     ws.publish(topic, request["data"], key=key, ttl=ttl)

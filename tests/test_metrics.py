@@ -101,7 +101,9 @@ def test_topics_are_counted(stage: Stage) -> None:
         handler.ws.subscribe("news")
         handler.ws.subscribe("news.*")
     stage.server.publish("news", "x" * 100, history=5)
-    stage.server.publish("news", "late", ttl=0)
+    stage.run_for(1)
+    stage.server.publish("news", "late", ttl=1)
+    stage.world.clock.advance(2)
     stage.run_for(1)
     now = read(stage)
     assert now["gows_published_total"] == 2

@@ -321,6 +321,7 @@ def test_binary_is_no_request(make_stage: MakeStage) -> None:
         ({"type": "publish", "topic": "a"}, "bad_request"),
         ({"type": "publish", "topic": "a", "data": 1, "key": 5}, "bad_request"),
         ({"type": "publish", "topic": "a", "data": 1, "ttl": -1}, "bad_request"),
+        ({"type": "publish", "topic": "a", "data": 1, "ttl": 0}, "bad_request"),
         ({"type": "publish", "topic": "a", "data": 1, "ttl": True}, "bad_request"),
         ({"type": "publish", "topic": "a", "data": 1, "ttl": "5"}, "bad_request"),
     ],
