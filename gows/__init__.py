@@ -24,6 +24,7 @@ variant.choose()  # before anything else is imported
 from gows.admission import Admission
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect
+from gows.client.topics import TopicClient, TopicSubscription
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import (
     BufferReleasedError,
@@ -41,6 +42,7 @@ from gows.errors import (
     ProtocolError,
     QueueFullError,
     ReceiveTimeoutError,
+    TopicError,
     UsageError,
     WriterBusyError,
 )
@@ -99,7 +101,10 @@ __all__ = [
     "Request",
     "Response",
     "Server",
+    "TopicClient",
+    "TopicError",
     "TopicHandler",
+    "TopicSubscription",
     "UsageError",
     "WebSocket",
     "WriterBusyError",

@@ -14,6 +14,7 @@ GowsError
 │   ├── InvalidCloseCodeError    a close code or reason that may not travel (also a ValueError)
 │   └── LoopClosedError          work for a loop that was closed
 ├── QueueFullError               the outgoing queue is over its high-water mark (policy "refuse")
+├── TopicError                   a server of gows.v1 refused what a TopicClient asked for (`code`)
 ├── ReceiveTimeoutError          nothing came in time (blocking client; also a TimeoutError)
 └── ConnectError                 the client could not connect (also a ConnectionError)
     └── ConnectTimeoutError      … in time (also a TimeoutError)
@@ -118,6 +119,14 @@ class LoopClosedError(UsageError):
 
 class QueueFullError(GowsError):
     """The connection's outgoing queue is over its high-water mark; the message was not queued."""
+
+
+class TopicError(GowsError):
+    """A server of gows.v1 refused what a client asked for; `code` is one of the table in docs/topics.md."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class ReceiveTimeoutError(GowsError, TimeoutError):

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 
+from gows.codes import TOPIC_SUBPROTOCOL
 from gows.handler import Handler
 from gows.http.request import Request
 from gows.http.response import Response
 from gows.options import AcceptOptions
 from gows.server import Server
-from gows.topics import SUBPROTOCOL
 from gows.upgrade import accept
 from gows.v1 import TopicHandler
 
@@ -34,7 +34,7 @@ def serve_topics(
 
     def upgrade(request: Request) -> None:
         handler = make_handler(request)
-        accept(request, replace(options or server.options, subprotocols=(SUBPROTOCOL,))).serve(handler)
+        accept(request, replace(options or server.options, subprotocols=(TOPIC_SUBPROTOCOL,))).serve(handler)
 
     server.add_route(path, upgrade)
     if script is not None:

@@ -18,15 +18,12 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from gows.bytebuffer import ByteBuffer
-from gows.codes import Opcode
+from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectionClosedError, NotAllowedError, UsageError
 from gows.protocol.connection import to_bytes
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
 from gows.websocket import WebSocket
-
-SUBPROTOCOL = "gows.v1"
-"""Who has agreed on it gets publications as its messages; docs/topics.md."""
 
 MAX_TOPICS = 128
 """Subscriptions of one connection."""
@@ -251,8 +248,8 @@ class Subscriptions:
                     groups.append(self._members[topic])
                 everybody = groups[0] if len(groups) == 1 else dict.fromkeys(chain.from_iterable(groups))
                 found = Targets(
-                    tuple(ws for ws in everybody if ws.subprotocol != SUBPROTOCOL),
-                    tuple(ws for ws in everybody if ws.subprotocol == SUBPROTOCOL),
+                    tuple(ws for ws in everybody if ws.subprotocol != TOPIC_SUBPROTOCOL),
+                    tuple(ws for ws in everybody if ws.subprotocol == TOPIC_SUBPROTOCOL),
                 )
                 if len(self._targets) >= REMEMBERED:
                     self._targets.clear()

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gows.bytebuffer import ByteBuffer
-from gows.codes import CloseCode, Opcode
+from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, NotAllowedError, QueueFullError, UsageError
 from gows.handler import Handler
-from gows.topics import SUBPROTOCOL, Position, Publication
+from gows.topics import Position, Publication
 from gows.websocket import WebSocket
 
 Reply = Callable[[dict[str, Any]], None]
@@ -42,8 +42,8 @@ class TopicHandler(Handler):
 
     def on_open(self, ws: WebSocket) -> None:
         """Nothing, or the end."""
-        if ws.subprotocol != SUBPROTOCOL:
-            ws.close_handshake(CloseCode.POLICY_VIOLATION, f"the subprotocol {SUBPROTOCOL} is spoken here")
+        if ws.subprotocol != TOPIC_SUBPROTOCOL:
+            ws.close_handshake(CloseCode.POLICY_VIOLATION, f"the subprotocol {TOPIC_SUBPROTOCOL} is spoken here")
 
     def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
         """One request, one answer."""

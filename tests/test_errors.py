@@ -18,6 +18,7 @@ from gows.errors import (
     ProtocolError,
     QueueFullError,
     ReceiveTimeoutError,
+    TopicError,
     UsageError,
 )
 
@@ -39,7 +40,7 @@ def test_errors_are_split_by_fault() -> None:
     for each in EVERY:
         faults = [
             base
-            for base in (PeerError, UsageError, QueueFullError, ReceiveTimeoutError, ConnectError)
+            for base in (PeerError, UsageError, QueueFullError, TopicError, ReceiveTimeoutError, ConnectError)
             if issubclass(each, base)
         ]
         assert len(faults) == (0 if each is GowsError else 1), each

@@ -273,6 +273,11 @@ def test_topics(run: Callable[..., Running], capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "{} 0\n"
 
 
+def test_topicclient(run: Callable[..., Running], shared: Loop) -> None:
+    port = run("browser").serving()
+    run("topicclient", "localhost:8080", f"127.0.0.1:{port}").end()
+
+
 def test_history(run: Callable[..., Running]) -> None:
     running = run("history")
     port = running.serving()

@@ -1,0 +1,269 @@
+"""TopicClient: topics of a gows server, by the subprotocol gows.v1 (docs/topics.md)."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from gows.bytebuffer import ByteBuffer
+from gows.client import Reconnect, connect
+from gows.codes import TOPIC_SUBPROTOCOL, Opcode
+from gows.errors import ConnectError, GowsError, TopicError
+from gows.handler import Handler
+from gows.websocket import WebSocket
+
+logger = logging.getLogger("gows")
+
+BEGIN_SECONDS = 10.0
+
+Callback = Callable[[Any, str], object]
+"""Of the data and the topic of a message: what JSON carries, or bytes."""
+
+
+class TopicSubscription:
+    """One of a TopicClient's, as `subscribe` returns it."""
+
+    __slots__ = ("_client", "callback", "lost", "pattern", "ready")
+
+    def __init__(
+        self, client: TopicClient, pattern: str, callback: Callback, lost: Callable[[str], object] | None
+    ) -> None:
+        self._client = client
+        self.pattern = pattern
+        self.callback = callback
+        self.lost = lost
+        self.ready: Future[None] = Future()
+        """Done once the server has answered; its exception is a TopicError when the server refuses."""
+
+    def end(self) -> None:
+        """Hear no more. Any thread; idempotent."""
+        self._client.end(self)
+
+
+class TopicClient:
+    """A connection that subscribes and publishes, and comes back by itself when it is lost. A context that closes it.
+
+    After a loss it subscribes again. Of topics that the server keeps it gets what it missed, each message once and in
+    order; where that is not to be had, and for patterns, `lost(pattern)` is called. Callbacks run on the workers of the
+    loop, one after the other; what they raise is logged. Methods may be called from any thread.
+    """
+
+    def __init__(self, url: str, *, reconnect: Reconnect | None = None, **settings: Any) -> None:
+        """Connects; the first attempt must succeed. `settings`: as for `gows.connect`. Raises as that, and ConnectError
+        when the server does not speak gows.v1."""
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._ws: WebSocket | None = None
+        self._asked: dict[int, Future[dict[str, Any]]] = {}
+        self._subscriptions: dict[str, list[TopicSubscription]] = {}
+        self._positions: dict[str, tuple[str, int]] = {}  # by topic: what was heard last
+        self._speaks = True
+        self._begun = threading.Event()
+        self._client = connect(
+            url, _Receiver(self), subprotocols=[TOPIC_SUBPROTOCOL], reconnect=reconnect or Reconnect(), **settings
+        )
+        self._begun.wait(BEGIN_SECONDS)  # for the first callback: a worker's, and all may be busy
+        if not self._speaks:
+            self.close()
+            raise ConnectError(f"{url} does not speak {TOPIC_SUBPROTOCOL}")
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is up."""
+        return self._client.connected
+
+    def subscribe(
+        self, pattern: str, callback: Callback, lost: Callable[[str], object] | None = None
+    ) -> TopicSubscription:
+        """Have `callback(data, topic)` called for what is published to a topic, or to those a pattern stands for.
+        Returns at once. `lost(pattern)`: after a loss of the connection, when messages may have been missed."""
+        subscription = TopicSubscription(self, pattern, callback, lost)
+        with self._lock:
+            others = self._subscriptions.setdefault(pattern, [])
+            others.append(subscription)
+            if len(others) > 1:
+                subscription.ready = others[0].ready
+            elif self._ws is not None:
+                self._request(pattern)
+        return subscription
+
+    def publish(self, topic: str, data: Any, *, key: str | None = None, ttl: float | None = None) -> Future[None]:
+        """Publish what JSON can write. The Future is done when the server has answered; its exception is a TopicError
+        when it refuses, with the code "closed" when there is no connection, or it is lost before the answer. Do not
+        wait for it in a callback: the answer comes by the same connection."""
+        request = {"type": "publish", "topic": topic, "data": data}
+        if key is not None:
+            request["key"] = key
+        if ttl is not None:
+            request["ttl"] = ttl
+        done: Future[None] = Future()
+        with self._lock:
+            answer = self._ask(request)
+        answer.add_done_callback(lambda answer: _settle(done, answer.exception()))
+        return done
+
+    def close(self) -> None:
+        """Unsubscribe from all, and connect no more. Returns at once; idempotent."""
+        with self._lock:
+            self._subscriptions.clear()
+        self._client.stop()
+
+    def __enter__(self) -> TopicClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def end(self, subscription: TopicSubscription) -> None:
+        """`subscription.end()`."""
+        pattern = subscription.pattern
+        with self._lock:
+            others = self._subscriptions.get(pattern, [])
+            if subscription in others:
+                others.remove(subscription)
+                if not others:
+                    del self._subscriptions[pattern]
+                    self._positions.pop(pattern, None)
+                    if self._ws is not None:
+                        self._ask({"type": "unsubscribe", "topic": pattern})
+
+    # ------------------------------------------------------------------ lock held
+
+    def _ask(self, request: dict[str, Any]) -> Future[dict[str, Any]]:
+        answer: Future[dict[str, Any]] = Future()
+        number = next(self._numbers)
+        if self._ws is None:
+            answer.set_exception(TopicError("closed", "there is no connection"))
+            return answer
+        self._asked[number] = answer
+        try:
+            self._ws.write_json({**request, "id": number})
+        except (GowsError, TypeError, ValueError) as error:
+            del self._asked[number]
+            if not isinstance(error, GowsError):
+                raise
+            answer.set_exception(TopicError("closed", str(error)))
+        return answer
+
+    def _request(self, pattern: str) -> None:
+        """Ask for a subscription, from the position on that was heard last."""
+        request: dict[str, Any] = {"type": "subscribe", "topic": pattern}
+        position = self._positions.get(pattern)
+        if position is not None:
+            request["epoch"], request["offset"] = position
+        self._ask(request).add_done_callback(lambda answer: self._subscribed(pattern, answer))
+
+    # ------------------------------------------------------------------ callbacks of the connection
+
+    def opened(self, ws: WebSocket) -> None:
+        """A connection is up."""
+        self._speaks = ws.subprotocol == TOPIC_SUBPROTOCOL
+        if self._speaks:
+            with self._lock:
+                self._ws = ws
+                for pattern in self._subscriptions:
+                    self._request(pattern)
+        self._begun.set()
+
+    def lost(self) -> None:
+        """It is down."""
+        with self._lock:
+            self._ws = None
+            asked, self._asked = self._asked, {}
+        for answer in asked.values():
+            answer.set_exception(TopicError("closed", "the connection was lost"))
+
+    def heard(self, message: dict[str, Any]) -> None:
+        """A message of the server's."""
+        if message["type"] != "message":
+            with self._lock:
+                answer = self._asked.pop(message.get("id", 0), None)
+            if answer is not None and message["type"] == "error":
+                answer.set_exception(TopicError(message["code"], message["reason"]))
+            elif answer is not None:
+                answer.set_result(message)
+            return
+        topic = message["topic"]
+        with self._lock:
+            if "offset" in message and topic in self._subscriptions:
+                last = self._positions.get(topic)
+                if last is not None and last[0] == message["epoch"] and message["offset"] <= last[1]:
+                    return
+                self._positions[topic] = message["epoch"], message["offset"]
+            words = topic.split(".")
+            wanted = [
+                subscription
+                for pattern, subscriptions in self._subscriptions.items()
+                if _stands_for(pattern.split("."), words)
+                for subscription in subscriptions
+            ]
+        data = base64.b64decode(message["base64"]) if "base64" in message else message["data"]
+        for subscription in wanted:
+            _call(subscription.callback, data, topic)
+
+    def _subscribed(self, pattern: str, answer: Future[dict[str, Any]]) -> None:
+        error = answer.exception()
+        with self._lock:
+            subscriptions = list(self._subscriptions.get(pattern, ()))
+            again = any(subscription.ready.done() for subscription in subscriptions)
+            if error is None and "epoch" in answer.result() and not answer.result().get("recovered"):
+                self._positions[pattern] = answer.result()["epoch"], answer.result()["offset"]
+        if isinstance(error, TopicError) and error.code == "closed":
+            return  # it is asked for again with the next connection
+        for subscription in subscriptions:
+            if not subscription.ready.done():
+                _settle(subscription.ready, error)
+            if again and subscription.lost is not None and (error or not answer.result().get("recovered")):
+                _call(subscription.lost, pattern)
+
+
+class _Receiver(Handler):
+    """Tells a TopicClient."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: TopicClient) -> None:
+        self._client = client
+
+    def on_open(self, ws: WebSocket) -> None:
+        self._client.opened(ws)
+
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        self._client.heard(json.loads(buff.get_string()))
+
+    def on_close(self, ws: WebSocket) -> None:
+        self._client.lost()
+
+
+def _settle(done: Future[None], error: BaseException | None) -> None:
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
+def _call(callback: Callable[..., object], *arguments: Any) -> None:
+    try:
+        callback(*arguments)
+    except Exception:
+        logger.exception("a callback of a TopicClient raised")
+
+
+def _stands_for(pattern: list[str], words: list[str]) -> bool:
+    """Whether a pattern stands for a topic, as the server sees it."""
+    if pattern[-1] == ">":
+        pattern = pattern[:-1]
+        if len(words) <= len(pattern):
+            return False
+    elif len(words) != len(pattern):
+        return False
+    return all(word in ("*", other) for word, other in zip(pattern, words, strict=False))

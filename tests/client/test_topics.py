@@ -1,0 +1,226 @@
+"""TopicClient: topics of a server on real sockets, losses of the connection included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gows import ConnectError, Handler, Reconnect, Server, TopicClient, TopicError, WebSocket, accept, serve_topics
+from gows.client.topics import _stands_for
+from gows.reactor import Loop
+from tests.waiting import wait_until
+
+QUICK = Reconnect(initial=0.05, maximum=0.2)
+
+
+def may(ws: WebSocket, topic: str) -> bool:
+    return not topic.startswith("secret")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(workers=2, may_subscribe=may, may_publish=may, keep=lambda topic: 20 if topic == "kept" else 0)
+    serve_topics(server, "/live")
+    server.add_route("/other", lambda request: accept(request).serve(Handler()))
+    server.start("127.0.0.1:0")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make_client(server: Server) -> Iterator[Callable[..., TopicClient]]:
+    made: list[TopicClient] = []
+    with Loop(workers=2) as loop:
+        loop.start()
+
+        def make(path: str = "/live", **settings: Any) -> TopicClient:
+            host, port = server.addresses[0][:2]
+            made.append(TopicClient(f"ws://{host}:{port}{path}", loop=loop, **{"reconnect": QUICK, **settings}))
+            return made[-1]
+
+        yield make
+        for client in made:
+            client.close()
+            client.close()
+            assert client._client.wait(5)
+
+
+MakeClient = Callable[..., TopicClient]
+
+
+class Ear:
+    """What a subscription heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, Any]] = []
+        self.lost: list[str] = []
+
+    def __call__(self, data: Any, topic: str) -> None:
+        self.heard.append((topic, data))
+
+    def take(self, count: int) -> list[tuple[str, Any]]:
+        wait_until(lambda: len(self.heard) >= count)
+        found, self.heard = self.heard, []
+        return found
+
+
+def test_topics_of_a_server(server: Server, make_client: MakeClient) -> None:
+    client, ear, rest = make_client(), Ear(), Ear()
+    words = client.subscribe("news.*", ear)
+    everything = client.subscribe("news.>", rest)
+    for subscription in (words, everything):
+        subscription.ready.result(5)
+    assert server.topics() == {"news.*": 1, "news.>": 1}
+    server.publish("news.local", {"rain": [1, None, "ä"]})
+    server.publish("news.local", b"\x00\xff")
+    server.publish("news.local.north", "text")
+    expected = [("news.local", {"rain": [1, None, "ä"]}), ("news.local", b"\x00\xff")]
+    assert ear.take(2) == expected
+    assert rest.take(3) == [*expected, ("news.local.north", "text")]
+    words.end()
+    words.end()
+    wait_until(lambda: server.topics() == {"news.>": 1})
+
+
+def test_clients_talk_to_each_other(server: Server, make_client: MakeClient) -> None:
+    one, two, ear, own = make_client(), make_client(), Ear(), Ear()
+    one.subscribe("room", ear).ready.result(5)
+    two.subscribe("room", own).ready.result(5)
+    two.publish("room", {"text": "ä"}, key="k", ttl=60).result(5)
+    assert ear.take(1) == [("room", {"text": "ä"})]
+    assert own.heard == []
+
+
+def test_several_subscriptions_to_one_topic(server: Server, make_client: MakeClient) -> None:
+    client, one, two = make_client(), Ear(), Ear()
+    first, second = client.subscribe("a", one), client.subscribe("a", two)
+    second.ready.result(5)
+    server.publish("a", 1)
+    assert (one.take(1), two.take(1)) == ([("a", 1)], [("a", 1)])
+    first.end()
+    server.publish("a", 2)
+    assert two.take(1) == [("a", 2)]
+    assert one.heard == []
+    second.end()
+    wait_until(lambda: server.topics() == {})
+
+
+def test_what_is_refused_is_told(server: Server, make_client: MakeClient) -> None:
+    client = make_client()
+    for future in (client.subscribe("secret", Ear()).ready, client.publish("secret", 1), client.publish("a..b", 1)):
+        with pytest.raises(TopicError) as refusal:
+            future.result(5)
+        assert refusal.value.code in ("not_allowed", "bad_topic")
+    with pytest.raises(TypeError):
+        client.publish("a", object())
+    assert not client._asked
+
+
+def test_a_callback_that_raises_is_logged_and_harms_nobody(
+    server: Server, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, ear = make_client(), Ear()
+    client.subscribe("a", lambda data, topic: 1 / 0).ready.result(5)
+    client.subscribe("a", ear)
+    server.publish("a", 1)
+    server.publish("a", 2)
+    assert ear.take(2) == [("a", 1), ("a", 2)]
+    assert "a callback of a TopicClient raised" in caplog.text
+
+
+def lose(server: Server, client: TopicClient) -> None:
+    (ws,) = server.connections
+    ws.close()
+    wait_until(lambda: not client.connected)
+
+
+def test_what_was_missed_comes_once_and_in_order(server: Server, make_client: MakeClient) -> None:
+    client, ear = make_client(reconnect=Reconnect(initial=0.6, jitter=0)), Ear()
+    client.subscribe("kept", ear, ear.lost.append).ready.result(5)
+    for number in range(5):
+        server.publish("kept", number)
+    assert [data for _, data in ear.take(5)] == list(range(5))
+    for start in (5, 15):
+        lose(server, client)
+        for number in range(start, start + 10):
+            server.publish("kept", number)
+        assert [data for _, data in ear.take(10)] == list(range(start, start + 10))
+    server.publish("kept", "live")
+    assert ear.take(1) == [("kept", "live")]
+    assert ear.lost == []
+
+
+def test_what_cannot_be_had_any_more_is_told(server: Server, make_client: MakeClient) -> None:
+    client, ear = make_client(reconnect=Reconnect(initial=0.6, jitter=0)), Ear()
+    for topic in ("kept", "fleeting", "kept.*"):
+        client.subscribe(topic, ear, ear.lost.append).ready.result(5)
+    server.publish("kept", "first")
+    ear.take(1)
+    lose(server, client)
+    for number in range(50):
+        server.publish("kept", number)
+    wait_until(lambda: len(ear.lost) == 3)
+    assert sorted(ear.lost) == ["fleeting", "kept", "kept.*"]
+    server.publish("kept", "live")
+    assert ear.take(1) == [("kept", "live")]
+
+
+def test_while_there_is_no_connection(server: Server, make_client: MakeClient) -> None:
+    client, ear = make_client(reconnect=Reconnect(initial=0.6, jitter=0)), Ear()
+    lose(server, client)
+    with pytest.raises(TopicError, match="no connection") as refusal:
+        client.publish("a", 1).result(5)
+    assert refusal.value.code == "closed"
+    subscription, refused = client.subscribe("a", ear), client.subscribe("secret", ear)
+    ended = client.subscribe("ended", ear)
+    ended.end()
+    subscription.ready.result(5)
+    with pytest.raises(TopicError):
+        refused.ready.result(5)
+    assert server.topics() == {"a": 1}
+
+
+def test_who_waits_for_an_answer_hears_of_the_loss(server: Server, make_client: MakeClient) -> None:
+    client = make_client()
+    (ws,) = server.connections
+    ws.close()
+    futures = [client.publish("a", number) for number in range(50)]
+    codes = {error.code for future in futures if isinstance(error := future.exception(5), TopicError)}
+    assert codes == {"closed"}
+
+
+def test_a_server_that_speaks_something_else(server: Server, make_client: MakeClient) -> None:
+    with pytest.raises(ConnectError, match=r"does not speak gows\.v1"):
+        make_client("/other")
+    wait_until(lambda: server.connection_count() == 0)
+
+
+def test_the_end(server: Server, make_client: MakeClient) -> None:
+    with make_client() as client:
+        client.subscribe("a", Ear()).ready.result(5)
+    wait_until(lambda: server.topics() == {})
+    assert client._client.wait(5)
+    with pytest.raises(TopicError):
+        client.publish("a", 1).result(5)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "expected"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        ("a.b", "a", False),
+        ("*", "a", True),
+        ("*", "a.b", False),
+        ("a.*", "a.b", True),
+        ("*.b", "a.b", True),
+        (">", "a.b.c", True),
+        ("a.>", "a.b.c", True),
+        ("a.>", "a", False),
+        ("*.>", "a.b", True),
+    ],
+)
+def test_it_knows_what_a_pattern_stands_for(pattern: str, topic: str, expected: bool) -> None:
+    assert _stands_for(pattern.split("."), topic.split(".")) is expected
