@@ -176,9 +176,18 @@ class Subscriptions:
     def subscribe(self, ws: WebSocket, pattern: str) -> bool:
         """False: it was subscribed already. Raises ValueError for what is no pattern, NotAllowedError, UsageError for
         more than `most`, ConnectionClosedError for a connection that has ended."""
-        words = check_pattern(pattern, self.longest)
+        self.check_subscribe(ws, pattern)
+        return self.add(ws, pattern)
+
+    def check_subscribe(self, ws: WebSocket, pattern: str) -> None:
+        """Whether a client may subscribe. Raises NotAllowedError; ValueError for what is no pattern."""
+        check_pattern(pattern, self.longest)
         if self.may_subscribe is not None and not self.may_subscribe(ws, pattern):
             raise NotAllowedError(f"no subscription to {pattern!r}")
+
+    def add(self, ws: WebSocket, pattern: str) -> bool:
+        """`subscribe` for who may. Nothing of the user's is called."""
+        words = check_pattern(pattern, self.longest)
         with self._lock:
             if ws.closed:  # `_ended` was called already, or will be
                 raise ConnectionClosedError("a connection that has ended cannot subscribe")

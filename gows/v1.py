@@ -116,8 +116,8 @@ def _subscribe(ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply)
 
     def told(position: Position | None, missed: list[Publication] | None) -> None:
         """Nothing that is published later goes out before this returns."""
-        if missed and sum(len(publication.data) for publication in missed) > ws.context.high_water // 2:
-            missed = None  # more than may wait for a connection
+        if missed and ws.stream.queued + sum(len(p.enclosed.data) for p in missed) > ws.context.high_water:
+            missed = None  # more than may wait for a connection: it would be dropped, or waited for
         answer: dict[str, Any] = {"type": "subscribed", "topic": topic}
         if position is not None:
             answer["epoch"], answer["offset"] = position

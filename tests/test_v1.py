@@ -228,8 +228,8 @@ def test_more_than_may_wait_is_no_recovery(make_stage: MakeStage) -> None:
     client = Client(stage)
     begun = client.ask(type="subscribe", topic="a")
     for _ in range(3):
-        stage.server.publish("a", "x" * 50_000)
-    client.pending()
+        stage.server.publish("a", "x" * 100_000)
+        client.pending()
     back = Client(stage)
     assert back.ask(type="subscribe", topic="a", epoch=begun["epoch"], offset=1)["recovered"] is False
     assert back.pending() == []
@@ -361,6 +361,18 @@ def test_what_hooks_refuse(make_stage: MakeStage) -> None:
     assert client.ask(type="publish", topic="open", data=1)["type"] == "published"
     for request in ({"type": "subscribe", "topic": "secret"}, {"type": "publish", "topic": "secret", "data": 1}):
         assert client.ask(**request)["code"] == "not_allowed"
+
+
+def test_a_hook_may_publish_itself(make_stage: MakeStage) -> None:
+    def may(ws: WebSocket, topic: str) -> bool:
+        stage.server.publish("log", topic, history=10)
+        return True
+
+    stage = make_stage(may_subscribe=may)
+    client = Client(stage)
+    client.ask(type="subscribe", topic="log")
+    assert client.ask(type="subscribe", topic="a")["type"] in ("message", "subscribed")
+    assert {message["type"] for message in client.pending()} <= {"message", "subscribed"}
 
 
 def test_without_hooks_nothing_is_allowed(make_stage: MakeStage) -> None:
