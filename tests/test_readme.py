@@ -457,7 +457,7 @@ def test_make_knows_what_is_promised() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/topics.md", "docs/design.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/topics.md", "docs/speed.md", "docs/design.md"])
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
