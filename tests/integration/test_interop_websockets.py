@@ -127,12 +127,16 @@ def their_client(server: OurServer, secure: bool, settings: dict[str, Any] | Non
             close_timeout=SECONDS,
         )
 
+    async def closed() -> None:
+        await connection.close()
+        connection.transport.close()  # as in `their_echo`
+
     with TheirLoop() as loop:
         connection = loop.do(opened())
         try:
             yield TheirClient(loop, connection)
         finally:
-            loop.do(connection.close())
+            loop.do(closed())
 
 
 @SECURE
@@ -212,18 +216,21 @@ def test_the_server_stops_with_their_client_on_it() -> None:
 
 
 async def their_echo(ws: ServerConnection) -> None:
-    async for message in ws:
-        if isinstance(message, str) and message.startswith("close "):
-            _, code, reason = message.split(" ", 2)
-            await ws.close(int(code), reason)
-        elif isinstance(message, str) and message.startswith("pieces "):
-            await ws.send(message.split(" "))
-        elif message == "ping":
-            pong = await ws.ping(b"from them")
-            await pong
-            await ws.send("pong")
-        else:
-            await ws.send(message)
+    try:
+        async for message in ws:
+            if isinstance(message, str) and message.startswith("close "):
+                _, code, reason = message.split(" ", 2)
+                await ws.close(int(code), reason)
+            elif isinstance(message, str) and message.startswith("pieces "):
+                await ws.send(message.split(" "))
+            elif message == "ping":
+                pong = await ws.ping(b"from them")
+                await pong
+                await ws.send("pong")
+            else:
+                await ws.send(message)
+    finally:
+        ws.transport.close()  # asyncio of 3.10 warns of a TLS transport that the peer closed
 
 
 @contextmanager
