@@ -435,7 +435,9 @@ def test_a_reader_that_stops_costs_bounded_memory_and_delays_nobody() -> None:
                 while left:
                     left -= len(other.recv(left))
         assert max(ws.buffered for ws in server.connections) < 100_000
-        assert sum(ws.buffered > 0 for ws in server.connections) <= 1
+        wait_until(
+            lambda: sum(ws.buffered > 0 for ws in server.connections) <= 1
+        )  # what was read may count for a moment
         assert server.overflow.counts["dropped_oldest"] > 0
         for sock in (stopped, *others):
             sock.close()

@@ -489,6 +489,7 @@ class Stream(Endpoint):
         elif mask:
             poller.modify(fd, mask)
         else:  # nothing is wanted: epoll would still report errors, over and over, to nobody
+            self._state &= ~WATCHED  # first: where a signal handler raises in between, it would be done twice
             poller.unregister(fd)
         self._state = self._state & ~WATCHED | mask
 
