@@ -3,8 +3,8 @@
 #   PYTHON=/path/to/python3.12   which Python to use (3.10 or newer; else the first good one on the PATH)
 #   VENV=.venv-3.12              where its environment goes (default .venv)
 #   ARGS="..."                   more words for what is run: make demo ARGS="--port 9000", make test ARGS="-k deflate"
+#   JOBS=0                       how many test files run at once, 0: one after the other (default 2)
 #
-#   JOBS=0                   how many test files run at once (default 2)
 #   GOWS_PURE=1              run plain Python, though the hot modules are compiled
 #
 # All paths are relative, and every tool is run as `python -m TOOL`, so the checkout may lie under any path, spaces and all.

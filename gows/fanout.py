@@ -136,8 +136,9 @@ class Fanout:
         """To the next `steps` targets; how many there were."""
         taken = delivered = missed = 0
         messages = round_.messages
-        if round_.expires <= self._loop.time():
-            messages = self._drop_expired(round_)
+        now = self._loop.time()
+        if round_.expires <= now:
+            messages = self._drop_expired(round_, now)
             if not messages:
                 return 0
         for ws in islice(round_.rest, steps):
@@ -155,9 +156,8 @@ class Fanout:
         self.missed += missed
         return taken
 
-    def _drop_expired(self, round_: _Round) -> list[tuple[PreparedMessage, WebSocket | None]]:
+    def _drop_expired(self, round_: _Round, now: float) -> list[tuple[PreparedMessage, WebSocket | None]]:
         """What is left of a round's messages."""
-        now = self._loop.time()
         kept = [(message, exclude) for message, exclude in round_.messages if message.expires > now]
         dropped = len(round_.messages) - len(kept)
         self.expired += dropped

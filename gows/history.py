@@ -44,7 +44,7 @@ class _Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        return ENTRY_SIZE + len(self.publication.data)
+        return ENTRY_SIZE + len(self.publication.bare.data)
 
 
 class _Log:
@@ -119,7 +119,7 @@ class History:
         return [
             entry.publication
             for entry in log.entries
-            if entry.offset > position.offset and entry.publication.expires > now
+            if entry.offset > position.offset and entry.publication.bare.expires > now
         ]
 
     def _drop_old(self, log: _Log, now: float) -> None:

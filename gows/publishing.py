@@ -126,11 +126,10 @@ class Publishing:
     def subscribe(self, ws: WebSocket, topic: str, since: Position | None, told: Told) -> None:
         """Subscribe, and call `told` with where the topic stands and what came after `since` (None: that is not known),
         before anything that is published later goes out to `ws`. It must not block. Raises as `ws.subscribe`."""
-        self._subscriptions.check_subscribe(
-            ws, topic
-        )  # without the lock: a user's function may take its time, or publish
+        # without the lock: a user's function may take its time, or publish
+        words = self._subscriptions.check_subscribe(ws, topic)
         with self._lock:
-            self._subscriptions.add(ws, topic)
+            self._subscriptions.add(ws, topic, words)
             missed = None if since is None else self.history.since(topic, since, self._loop.time())
             told(self.history.position(topic), missed)
 

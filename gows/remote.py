@@ -139,8 +139,8 @@ class Remote:
         self._publishing = publishing
         self._everybody = Audience(loop, owner)
         self._numbers = Numbers(loop)
-        bus.handle("broadcast", self._broadcast)
         publishing.remote = self
+        bus.handle("broadcast", self._broadcast)
         bus.handle("publish", self._publish)
         bus.handle("record", self._record)
         bus.handle("topics", self._topics)
@@ -171,7 +171,7 @@ class Remote:
     def _pack_publication(
         self, publication: Publication, keep: Keep | None, ttl: float | None, exclude: object, token: Token | None
     ) -> bytes:
-        header = self._header(publication, exclude)
+        header = self._header(publication.bare, exclude)
         header["topic"] = publication.topic
         header["json"] = publication.is_json
         if ttl is not None:
@@ -181,9 +181,9 @@ class Remote:
             header["position"] = publication.position
         if token is not None:
             header["token"] = token
-        return pack(header, publication.data)
+        return pack(header, publication.bare.data)
 
-    def _header(self, message: PreparedMessage | Publication, exclude: object) -> dict[str, Any]:
+    def _header(self, message: PreparedMessage, exclude: object) -> dict[str, Any]:
         header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress}
         if message.key is not None:
             header["key"] = message.key

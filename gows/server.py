@@ -255,8 +255,9 @@ class Server:
         return None if self._remote is None else self._remote.bus
 
     def join(self, bus: Bus) -> None:
-        """Be one of several processes: `broadcast`, `connections` and `connection_count` reach all of them. Before
-        `start()`, which starts the bus if that was not done; the server does not close it. UsageError for a second bus.
+        """Be one of several processes: `broadcast`, `publish`, `topics`, `connections` and the counts reach all of
+        them. Before `start()`, which starts the bus if that was not done; the server does not close it. UsageError for
+        a second bus.
         """
         if self._remote is not None:
             raise UsageError("this server is on a bus already")

@@ -76,13 +76,13 @@ class Position(NamedTuple):
 
 
 class Publication:
-    """One message to a topic, and the two forms in which it is sent, made when first needed.
+    """One message to a topic, in the two forms in which it is sent: `bare`, the data alone, and `enclosed`.
 
     `data`: a str is text, bytes-like is binary (text when `opcode` says so); anything else must be what JSON can write.
     Raises ValueError and TypeError for what cannot be sent.
     """
 
-    __slots__ = ("_bare", "_enclosed", "compress", "data", "expires", "is_json", "key", "opcode", "position", "topic")
+    __slots__ = ("_enclosed", "bare", "is_json", "position", "topic")
 
     def __init__(
         self,
@@ -99,38 +99,31 @@ class Publication:
         """`is_json`: the text in `data` is JSON already. `expires`: by the loop's clock. `position`: epoch and offset,
         where a history of the topic is kept."""
         if isinstance(data, str):
-            self.data, self.opcode = data.encode(), opcode or Opcode.TEXT
+            data, opcode = data.encode(), opcode or Opcode.TEXT
         elif isinstance(data, bytes | bytearray | memoryview | ByteBuffer):
-            self.data, self.opcode = to_bytes(data), opcode or Opcode.BINARY
+            data, opcode = to_bytes(data), opcode or Opcode.BINARY
         else:
-            self.data, self.opcode, is_json = to_json(data), Opcode.TEXT, True
+            data, opcode, is_json = to_json(data), Opcode.TEXT, True
         self.topic = topic
-        self.compress = compress
-        self.key = key
-        self.expires = expires
         self.is_json = is_json
         self.position = position
-        self._bare = PreparedMessage(self.opcode, self.data, compress, key, expires)
+        self.bare = PreparedMessage(opcode, data, compress, key, expires)
         self._enclosed: PreparedMessage | None = None
 
     @property
-    def bare(self) -> PreparedMessage:
-        """The data alone."""
-        return self._bare
-
-    @property
     def enclosed(self) -> PreparedMessage:
-        """A message of gows.v1."""
+        """A message of gows.v1, made when first needed: its position must be there by then."""
         if self._enclosed is None:
-            if self.opcode == Opcode.BINARY:
-                name, value = b"base64", b'"' + base64.b64encode(self.data) + b'"'
+            bare = self.bare
+            if bare.opcode == Opcode.BINARY:
+                name, value = b"base64", b'"' + base64.b64encode(bare.data) + b'"'
             else:
-                name, value = b"data", self.data if self.is_json else to_json(self.data.decode())
+                name, value = b"data", bare.data if self.is_json else to_json(bare.data.decode())
             where = b""
             if self.position is not None:
-                where = b',"epoch":%b,"offset":%d' % (to_json(self.position[0]), self.position[1])
+                where = b',"epoch":%b,"offset":%d' % (to_json(self.position.epoch), self.position.offset)
             text = b'{"type":"message","topic":%b%b,"%b":%b}' % (to_json(self.topic), where, name, value)
-            self._enclosed = PreparedMessage(Opcode.TEXT, text, self.compress, self.key, self.expires)
+            self._enclosed = PreparedMessage(Opcode.TEXT, text, bare.compress, bare.key, bare.expires)
         return self._enclosed
 
 
@@ -176,18 +169,18 @@ class Subscriptions:
     def subscribe(self, ws: WebSocket, pattern: str) -> bool:
         """False: it was subscribed already. Raises ValueError for what is no pattern, NotAllowedError, UsageError for
         more than `most`, ConnectionClosedError for a connection that has ended."""
-        self.check_subscribe(ws, pattern)
-        return self.add(ws, pattern)
+        return self.add(ws, pattern, self.check_subscribe(ws, pattern))
 
-    def check_subscribe(self, ws: WebSocket, pattern: str) -> None:
-        """Whether a client may subscribe. Raises NotAllowedError; ValueError for what is no pattern."""
-        check_pattern(pattern, self.longest)
+    def check_subscribe(self, ws: WebSocket, pattern: str) -> list[str]:
+        """Whether a client may subscribe; the pattern's words. Raises NotAllowedError; ValueError for what is no
+        pattern."""
+        words = check_pattern(pattern, self.longest)
         if self.may_subscribe is not None and not self.may_subscribe(ws, pattern):
             raise NotAllowedError(f"no subscription to {pattern!r}")
+        return words
 
-    def add(self, ws: WebSocket, pattern: str) -> bool:
-        """`subscribe` for who may. Nothing of the user's is called."""
-        words = check_pattern(pattern, self.longest)
+    def add(self, ws: WebSocket, pattern: str, words: list[str]) -> bool:
+        """`subscribe` for who may, with the pattern's words. Nothing of the user's is called."""
         with self._lock:
             if ws.closed:  # `_ended` was called already, or will be
                 raise ConnectionClosedError("a connection that has ended cannot subscribe")

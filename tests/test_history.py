@@ -23,7 +23,7 @@ def publish(history: History, topic: str, data: str, keep: Keep, now: float = 0.
 
 
 def texts(found: list[Publication] | None) -> list[str] | None:
-    return None if found is None else [publication.data.decode() for publication in found]
+    return None if found is None else [publication.bare.data.decode() for publication in found]
 
 
 def test_what_came_after_a_position_comes_in_order() -> None:

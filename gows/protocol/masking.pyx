@@ -13,7 +13,7 @@ cdef extern from *:
     #else
     #define GOWS_ALONE
     #endif
-    /* Eight bytes at a time, as a loop of which compilers make vector instructions: a third of the steps. */
+    /* Eight bytes at a time, as a loop of which compilers make vector instructions: half of the steps. */
     static uint64_t gows_mask(unsigned char *GOWS_ALONE out, const unsigned char *GOWS_ALONE source, Py_ssize_t words,
                               uint64_t twice)
     {
@@ -50,8 +50,8 @@ cdef const unsigned char* bytes_of(object buf, Py_ssize_t n) except NULL:
 
 
 cdef uint64_t mask_into(unsigned char* out, const unsigned char* source, Py_ssize_t size, uint32_t key) noexcept nogil:
-    """XOR `size` bytes with `key`, as it lies in memory, into another place. Returns what has a bit 7 set somewhere in a byte if, and only
-    if, a byte of the result has."""
+    """XOR `size` bytes with `key`, as it lies in memory, into another place. Returns what has a bit 7 set somewhere in
+    a byte if, and only if, a byte of the result has."""
     cdef uint64_t twice = <uint64_t>key << 32 | key  # the same bytes in memory whatever the byte order
     cdef uint64_t seen = gows_mask(out, source, size >> 3, twice)
     cdef Py_ssize_t at = size & ~(<Py_ssize_t>7)

@@ -44,7 +44,7 @@ PORTION = 131072
 """Plain bytes enciphered for one send at most."""
 
 PIECE = 8192
-"""Bytes that lie in a BIO at most, but for a read that the observer did not want whole."""
+"""Bytes that lie in a BIO at most, but for those of a handshake, and of a read that the observer did not want whole."""
 
 NOTHING = memoryview(b"")
 
