@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from gows.reactor import Loop, live_loops
+from tests.stage import MakeStage, Stage
 from tests.waiting import wait_until
 
 # What a script without job control starts in the background ignores SIGINT, and hands that down (POSIX shell, 2.11):
@@ -48,6 +50,20 @@ def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             loop.close()
     assert not found, found
     wait_until(lambda: len(_our_threads()) <= threads_before, what=lambda: f"threads ended: {_our_threads()}")
+
+
+@pytest.fixture(params=[True, False], ids=["inline", "workers"])
+def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
+    """Stages whose callbacks run in the loop, and stages with a pool."""
+    made: list[Stage] = []
+
+    def make(**settings: Any) -> Stage:
+        made.append(Stage(inline=request.param, **settings))
+        return made[-1]
+
+    yield make
+    for stage in made:
+        stage.close()
 
 
 def _census(loop: Loop) -> str:

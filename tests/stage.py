@@ -188,6 +188,10 @@ class Stage:
         assert not self.log.messages, self.log.messages
 
 
+MakeStage = Callable[..., Stage]
+"""What the fixture `make_stage` gives: a Stage with these settings, closed when the test is over."""
+
+
 class Guest:
     """A client's end of a connection. It reads only when it is asked."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -12,22 +11,7 @@ from gows import ByteBuffer, CloseCause, Opcode, Response, WebSocket, accept
 from gows.drain import Drain
 from gows.reactor import Target
 from tests import wire
-from tests.stage import ADDRESS, Echo, Guest, Stage
-
-MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture(params=[True, False], ids=["inline", "workers"])
-def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
-    made: list[Stage] = []
-
-    def make(**settings: Any) -> Stage:
-        made.append(Stage(inline=request.param, **settings))
-        return made[-1]
-
-    yield make
-    for stage in made:
-        stage.close()
+from tests.stage import ADDRESS, Echo, Guest, MakeStage, Stage
 
 
 def drain(stage: Stage, seconds: float | None, timeout: float = 5.0) -> Drain:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -17,22 +16,7 @@ from gows.fanout import Audience, Fanout
 from gows.protocol.prepared import PreparedMessage
 from tests import wire
 from tests.fakes.network import MemorySocket
-from tests.stage import Actor, Guest, Stage
-
-MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture(params=[True, False], ids=["inline", "workers"])
-def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
-    made: list[Stage] = []
-
-    def make(**settings: Any) -> Stage:
-        made.append(Stage(inline=request.param, **settings))
-        return made[-1]
-
-    yield make
-    for stage in made:
-        stage.close()
+from tests.stage import Actor, Guest, MakeStage, Stage
 
 
 def texts(guest: Guest) -> list[str]:

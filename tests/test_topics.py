@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,22 +15,7 @@ from gows.reactor import Loop
 from gows.topics import MAX_LENGTH, MAX_TOPICS, Subscriptions, check_pattern, check_topic
 from tests import wire
 from tests.fakes.network import MemorySocket
-from tests.stage import Guest, Stage
-
-MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture(params=[True, False], ids=["inline", "workers"])
-def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
-    made: list[Stage] = []
-
-    def make(**settings: Any) -> Stage:
-        made.append(Stage(inline=request.param, **settings))
-        return made[-1]
-
-    yield make
-    for stage in made:
-        stage.close()
+from tests.stage import Guest, MakeStage, Stage
 
 
 def subscribed(stage: Stage, *topics: str) -> tuple[Guest, WebSocket]:

@@ -65,6 +65,21 @@ class Client:
         return [json.loads(frame.payload) for frame in self.guest.pending()]
 
 
+def plain_guest(stage: Stage) -> tuple[Guest, WebSocket]:
+    """A guest that speaks no subprotocol, and the server's end of its connection."""
+    found: list[WebSocket] = []
+
+    def plain(request: Any) -> None:
+        found.append(accept(request, AcceptOptions()))
+        found[0].serve(Handler())
+
+    stage.view = plain
+    guest = stage.connect()
+    assert guest.upgrade().status == 101
+    stage.run_until(lambda: found)
+    return guest, found[0]
+
+
 def test_a_topic_from_beginning_to_end(make_stage: MakeStage) -> None:
     stage = make_stage()
     one, two = Client(stage), Client(stage)
@@ -114,17 +129,8 @@ def test_other_connections_get_the_bare_data(make_stage: MakeStage) -> None:
     stage = make_stage()
     client = Client(stage)
     client.ask(type="subscribe", topic="news")
-    found: list[WebSocket] = []
-
-    def plain(request: Any) -> None:
-        found.append(accept(request, AcceptOptions()))
-        found[0].serve(Handler())
-
-    stage.view = plain
-    guest = stage.connect()
-    assert guest.upgrade().status == 101
-    stage.run_until(lambda: found)
-    found[0].subscribe("news")
+    guest, ws = plain_guest(stage)
+    ws.subscribe("news")
     for data in ({"a": 1}, "text", b"\xff", 5):
         stage.server.publish("news", data)
     stage.run_for(0.5)
@@ -249,17 +255,8 @@ def test_a_message_may_say_how_much_is_kept(make_stage: MakeStage, history: Any,
 
 def test_others_get_what_is_kept_without_a_position(make_stage: MakeStage) -> None:
     stage = make_stage(keep=keep_ten)
-    found: list[WebSocket] = []
-
-    def plain(request: Any) -> None:
-        found.append(accept(request, AcceptOptions()))
-        found[0].serve(Handler())
-
-    stage.view = plain
-    guest = stage.connect()
-    assert guest.upgrade().status == 101
-    stage.run_until(lambda: found)
-    found[0].subscribe("a")
+    guest, ws = plain_guest(stage)
+    ws.subscribe("a")
     stage.server.publish("a", "bare")
     assert guest.text() == "bare"
 

@@ -7,26 +7,20 @@ from typing import Any
 
 import pytest
 
-from gows import ConnectError, Handler, Reconnect, Server, TopicClient, TopicError, WebSocket, accept, serve_topics
+from gows import ConnectError, Handler, Reconnect, Server, TopicClient, TopicError, accept
 from gows.client.topics import _stands_for
 from gows.reactor import Loop
+from tests.topic_server import PATTERNS, topic_server
 from tests.waiting import wait_until
 
 QUICK = Reconnect(initial=0.05, maximum=0.2)
 
 
-def may(ws: WebSocket, topic: str) -> bool:
-    return not topic.startswith("secret")
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server(workers=2, may_subscribe=may, may_publish=may, keep=lambda topic: 20 if topic == "kept" else 0)
-    serve_topics(server, "/live")
-    server.add_route("/other", lambda request: accept(request).serve(Handler()))
-    server.start("127.0.0.1:0")
-    yield server
-    server.stop()
+    with topic_server() as server:
+        server.add_route("/other", lambda request: accept(request).serve(Handler()))
+        yield server
 
 
 @pytest.fixture
@@ -206,21 +200,6 @@ def test_the_end(server: Server, make_client: MakeClient) -> None:
         client.publish("a", 1).result(5)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "topic", "expected"),
-    [
-        ("a", "a", True),
-        ("a", "b", False),
-        ("a.b", "a", False),
-        ("*", "a", True),
-        ("*", "a.b", False),
-        ("a.*", "a.b", True),
-        ("*.b", "a.b", True),
-        (">", "a.b.c", True),
-        ("a.>", "a.b.c", True),
-        ("a.>", "a", False),
-        ("*.>", "a.b", True),
-    ],
-)
+@pytest.mark.parametrize(("pattern", "topic", "expected"), PATTERNS)
 def test_it_knows_what_a_pattern_stands_for(pattern: str, topic: str, expected: bool) -> None:
     assert _stands_for(pattern.split("."), topic.split(".")) is expected

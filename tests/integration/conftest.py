@@ -10,8 +10,34 @@ import pytest
 from tests import wire
 from tests.integration.serving import Recorder, Serving
 from tests.integration.warming import start_all_workers
+from tests.needs import need, need_module
 
 MakeServer = Callable[..., Serving]
+
+WAIT = 15_000  # milliseconds for something that is due at once, or after the first back-off
+
+CHROMIUM_ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    chromium = need("chromium", "chromium-browser", "google-chrome")
+    sync_api = need_module("playwright.sync_api")
+    sync_api.expect.set_options(timeout=WAIT)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module", params=[0, 4], ids=["inline", "workers"])

@@ -14,23 +14,11 @@ from urllib.parse import quote
 import pytest
 
 from tests.demos import start_demo
-from tests.needs import need, need_module
+from tests.integration.conftest import WAIT
+from tests.needs import need_module
 from tests.processes import ARTIFACTS, Children
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-WAIT = 15_000  # milliseconds for something that is due at once, or after the first back-off
-
-CHROMIUM_ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 HOSTILE = [
     "<script>hacked=1</script>",
@@ -42,17 +30,6 @@ HOSTILE = [
     "<b>&amp;</b>",
     "`+(hacked=1)+`",
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = need("chromium", "chromium-browser", "google-chrome")
-    sync_api = need_module("playwright.sync_api")
-    sync_api.expect.set_options(timeout=WAIT)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 class Demo:

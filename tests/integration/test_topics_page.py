@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from gows import Response, Server, WebSocket, serve_topics
-from tests.integration.test_chat_page import CHROMIUM_ARGUMENTS
-from tests.needs import need, need_module
+from gows import Response, Server
+from tests.topic_server import PATTERNS, topic_server
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -24,28 +23,11 @@ const told = (promise) => promise.then((answer) => answer.type, (error) => error
 </script>"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = need("chromium", "chromium-browser", "google-chrome")
-    sync_api = need_module("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-def may(ws: WebSocket, topic: str) -> bool:
-    return not topic.startswith("secret")
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server(workers=2, may_subscribe=may, may_publish=may, keep=lambda topic: 20 if topic == "kept" else 0)
-    serve_topics(server, "/live")
-    server.add_route("/", lambda request: Response.html(PAGE))
-    server.start("127.0.0.1:0")
-    yield server
-    server.stop()
+    with topic_server() as server:
+        server.add_route("/", lambda request: Response.html(PAGE))
+        yield server
 
 
 @pytest.fixture
@@ -187,26 +169,6 @@ def test_its_end_is_the_end(page: Any, server: Server) -> None:
     wait_until(lambda: server.topics() == {})
     assert page.evaluate("states") == ["open", "ended"]
     assert page.evaluate("told(gows.publish('a', 1))") == "closed"
-
-
-PATTERNS = [
-    ("a", "a", True),
-    ("a", "b", False),
-    ("a.b", "a", False),
-    ("a", "a.b", False),
-    ("*", "a", True),
-    ("*", "a.b", False),
-    ("a.*", "a.b", True),
-    ("a.*", "a", False),
-    ("*.b", "a.b", True),
-    (">", "a", True),
-    (">", "a.b.c", True),
-    ("a.>", "a.b.c", True),
-    ("a.>", "a", False),
-    ("a.>", "b.c", False),
-    ("*.>", "a.b", True),
-    ("*.>", "a", False),
-]
 
 
 def test_it_and_the_server_agree_on_patterns(page: Any, server: Server) -> None:
