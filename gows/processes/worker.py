@@ -96,7 +96,7 @@ class Worker:
         self.channel = channel
         self._drain = job.drain
         self._told = False
-        self._serving = False
+        self._interruptible = False
         self._lent: dict[str, list[Listener]] = {}  # by slot
         self._listeners: list[Listener] = []
         self._woken, wake = socket.socketpair()
@@ -116,12 +116,17 @@ class Worker:
 
     def run(self, socks: Sequence[Sock]) -> int:
         """Serve; the exit status."""
-        server = make_server(self.job.app_factory)
-        bus = Bus(self.job.folder, self.name)
-        server.join(bus)
-        server.health = True
-        self._listeners = [server.add_listener(sock) for sock in socks]
-        self._serving = True
+        try:
+            self._interruptible = True  # from here on SIGTERM ends even an import that takes for ever, and no longer
+            if self._told:
+                return 0
+            server = make_server(self.job.app_factory)
+            bus = Bus(self.job.folder, self.name)
+            server.join(bus)
+            server.health = True
+            self._listeners = [server.add_listener(sock) for sock in socks]
+        finally:
+            self._interruptible = False
         dedicate()
         server.start()
         signal.alarm(0)
@@ -180,9 +185,10 @@ class Worker:
             shutil.rmtree(self.job.folder, ignore_errors=True)
 
     def _sigterm(self, number: int, frame: object) -> None:
-        if not self._serving:
-            raise _Ended
         self._told = True
+        if self._interruptible:
+            self._interruptible = False  # once: a second one would end how the first is dealt with
+            raise _Ended
 
     def _limit(self, seconds: float) -> None:
         """Let the kernel end this process after `seconds`. The supervisor does that, too, if it is still there."""

@@ -346,6 +346,17 @@ def test_each_process_leaves_what_it_has_registered_itself(start: Start) -> None
 # ---------------------------------------------------------------------- it cannot start
 
 
+SIGTERM_AT_THE_END = """
+import os, signal
+leave = os._exit
+def told(status):
+    os.kill(os.getpid(), signal.SIGTERM)
+    leave(status)
+os._exit = told
+"""
+"""A worker that cannot start is told to end when it is about to."""
+
+
 @slow
 @pytest.mark.parametrize(
     ("factory", "app", "said"),
@@ -358,6 +369,7 @@ def test_each_process_leaves_what_it_has_registered_itself(start: Start) -> None
         ("lambda: made", APP, "made before the worker was forked"),
         ('"app:server"', "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
         ('"app:server"', "raise SystemExit('not today')", "not today"),
+        ('"app:server"', SIGTERM_AT_THE_END + "1 / 0", "ZeroDivisionError"),
     ],
 )
 def test_an_application_that_cannot_start_is_told_once(start: Start, factory: str, app: str, said: str) -> None:
@@ -365,6 +377,7 @@ def test_an_application_that_cannot_start_is_told_once(start: Start, factory: st
     assert program.end(None) == 1
     assert said in program.log
     assert program.log.count("ERROR") == 1, program.log
+    assert "supervisor.py" not in program.log  # no worker goes on in the program that called run()
     assert "over" not in program.process.stdout.read()  # type: ignore[union-attr]
 
 
