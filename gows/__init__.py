@@ -27,6 +27,7 @@ from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connec
 from gows.client.topics import TopicClient, TopicSubscription
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import (
+    BrokerError,
     BufferReleasedError,
     ConnectError,
     ConnectionClosedError,
@@ -73,6 +74,7 @@ __all__ = [
     "AcceptOptions",
     "Admission",
     "BlockingWebSocket",
+    "BrokerError",
     "BufferReleasedError",
     "ByteBuffer",
     "CloseCause",

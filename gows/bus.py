@@ -117,6 +117,10 @@ class Bus:
         self.loop = Loop(workers=0)
         self.dropped = 0
         """Messages that were lost since their receiver read too slowly, over all receivers."""
+        self.on_up: list[Callable[[str], object]] = []
+        """Called with the name of a process that hears us from now on. In the bus's thread, as `on_down`."""
+        self.on_down: list[Callable[[str], object]] = []
+        """Called with the name of a process from which nothing comes any more."""
         self._handlers: dict[str, Handler] = {}
         self._links: dict[str, _Link] = {}  # to whom we send, or try to; bus thread
         self._up: dict[str, _Link] = {}  # those that are connected; replaced, never changed
@@ -228,6 +232,13 @@ class Bus:
     def link_up(self, link: _Link) -> None:
         """A connection of ours is made."""
         self._up = {**self._up, link.name: link}
+        if self.on_up:
+            self.loop.call_soon(self._tell_up, link)  # our greeting is still to be written
+
+    def _tell_up(self, link: _Link) -> None:
+        if self._up.get(link.name) is link:
+            for call in self.on_up:
+                call(link.name)
 
     def link_down(self, link: _Link, error: Exception | None) -> None:
         """A connection of ours is gone, or could not be made."""
@@ -270,6 +281,9 @@ class Bus:
         """A connection to us is gone."""
         if self._ears.get(ear.name) is ear:
             del self._ears[ear.name]
+            if not self._closed:
+                for call in self.on_down:
+                    call(ear.name)
 
     def _leave(self) -> None:
         for link in self._links.values():

@@ -121,6 +121,10 @@ class QueueFullError(GowsError):
     """The connection's outgoing queue is over its high-water mark; the message was not queued."""
 
 
+class BrokerError(GowsError):
+    """The broker does not take a message now, or it is not known whether it has taken it."""
+
+
 class TopicError(GowsError):
     """A server of gows.v1 refused what a client asked for; `code` is one of the table in docs/topics.md."""
 

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gows.topics import Position, Publication
+from gows.topics import Position, Publication, Since
 
 MAX_HISTORY = 64 << 20
 """Bytes of data that one process keeps, of all topics together."""
@@ -101,6 +101,19 @@ class History:
         while self.size > self.most:
             self._shrink()
 
+    def begin(self, topic: str, position: Position | None) -> None:
+        """The topic stands there (None: it has no history), and what came before, if that is not what we know, is not
+        known."""
+        log = self._logs.get(topic)
+        if log is not None and (log.epoch, log.last) != position:
+            self._forget(topic)
+            log = None
+        if log is None and position is not None:
+            self._logs[topic] = _Log(*position)
+            self.size += ENTRY_SIZE
+            while self.size > self.most:
+                self._shrink()
+
     def position(self, topic: str) -> Position | None:
         """Where the topic stands; None: it has no history."""
         log = self._logs.get(topic)
@@ -121,6 +134,20 @@ class History:
             for entry in log.entries
             if entry.offset > position.offset and entry.publication.bare.expires > now
         ]
+
+    def latest(self, topic: str, count: int, now: float) -> list[Publication]:
+        """The latest of those that are kept and have not expired, in order; `count` at most."""
+        log = self._logs.get(topic)
+        if log is None:
+            return []
+        self._drop_old(log, now)
+        return [entry.publication for entry in log.entries if entry.publication.bare.expires > now][-count:]
+
+    def find(self, topic: str, since: Since, now: float) -> list[Publication] | None:
+        """`since` or `latest`, as is wanted."""
+        if since is None:
+            return None
+        return self.latest(topic, since, now) if isinstance(since, int) else self.since(topic, since, now)
 
     def _drop_old(self, log: _Log, now: float) -> None:
         while log.entries and log.entries[0].until <= now:

@@ -1,40 +1,38 @@
-"""Publishing: what becomes of a message to a topic, in this process and in the others of its server.
-
-Topics of which a history is kept are numbered by one process each, their *home*: all processes find the same one by
-hashing, as long as they see each other. It gives every message its position and sends it to all; each process keeps
-what it hears, so that whoever missed something is told by the process it has come to. A home that dies takes its
-numbering with it: the next one begins another epoch, and clients hear that they may have missed something.
-"""
+"""Publishing: what becomes of a message to a topic, and of who wants to hear of it, in one process of a server."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import math
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gows.brokers import Broker, Done, Envelope, LeftOut
+from gows.codes import Opcode
+from gows.errors import LoopClosedError, QueueFullError, UsageError
 from gows.fanout import Fanout
 from gows.history import History, Keep
+from gows.presence import Describe, Member, Presence
+from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
-from gows.topics import Position, Publication, Subscriptions
+from gows.topics import Position, Publication, Since, Subscriptions, is_pattern, to_json
 from gows.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from gows.remote import Remote, RemoteConnection
+    from gows.remote import RemoteConnection
+
+logger = logging.getLogger("gows")
 
 MOST_MESSAGES = 10_000
 """Of a topic that is kept by time alone."""
 MAX_AWAY = 4096
-"""Publications of ours that may be on their way to their home, and still leave somebody out."""
+"""Publications of ours that may be on their way back to us, and still leave somebody out."""
 
-Token = tuple[str, int]
-"""A process, and the number by which it knows whom a publication of its own leaves out."""
+Told = Callable[["Position | None", "list[Publication] | None", "UsageError | None"], object]
 KeepRule = Callable[[str], "Keep | int | timedelta | None"]
-Told = Callable[["Position | None", "list[Publication] | None"], object]
 
 
 def as_keep(value: Keep | int | timedelta | None) -> Keep | None:
@@ -48,8 +46,12 @@ def as_keep(value: Keep | int | timedelta | None) -> Keep | None:
     return None if value == 0 else Keep(value)
 
 
+def _nothing(error: Exception | None) -> None:
+    """Nobody asked."""
+
+
 class Publishing:
-    """A server's. Any thread."""
+    """A server's; the Hub of its broker. Any thread."""
 
     def __init__(
         self,
@@ -59,20 +61,37 @@ class Publishing:
         history: History,
         keep: KeepRule | None,
         lock: threading.Lock,
+        broker: Broker,
+        presence: Describe | None,
     ) -> None:
         """`keep`: how much of a topic is kept where `publish` does not say. `lock`: held while something is given to
-        the bus and to the fan-out, so that both have one order."""
-        self.remote: Remote | None = None
+        the broker and to the fan-out, so that both have one order. `presence`: what is told of a connection."""
+        self.name = ""
         self.published = 0
         """Messages that began here."""
+        self.gaps = 0
+        """Times that some of a topic was lost on the way here."""
+        self.lock = lock
+        self.history = history
+        self.broker = broker
         self._loop = loop
         self._fanout = fanout
-        self._subscriptions = subscriptions
-        self.history = history
+        self.subscriptions = subscriptions
         self._keep = keep
-        self._lock = lock
-        self._tokens = itertools.count(1)
-        self._away: OrderedDict[int, WebSocket] = OrderedDict()  # whom a publication leaves out that is with its home
+        self._find: Callable[[int], WebSocket | None] = lambda number: None
+        self._tokens = itertools.count(-1, -1)
+        self._away: OrderedDict[int, WebSocket] = OrderedDict()  # whom a publication leaves out that comes back to us
+        self._presence = presence
+        self.presence = Presence(broker.tell, self._announce)
+        broker.attach(self)
+        subscriptions.on_first = broker.listen
+        subscriptions.on_last = broker.unlisten
+        subscriptions.on_end = self._ended
+
+    def join(self, name: str, find: Callable[[int], WebSocket | None]) -> None:
+        """Be one of several processes: what it is called, and what finds its connections by their number."""
+        self.name = name
+        self._find = find
 
     def publish(
         self,
@@ -80,93 +99,152 @@ class Publishing:
         ttl: float | None,
         history: Keep | int | timedelta | None,
         exclude: WebSocket | RemoteConnection | None,
+        done: Done | None,
     ) -> None:
         """See `Server.publish`."""
         keep = as_keep(history)
         if history is None and self._keep is not None:
             keep = as_keep(self._keep(publication.topic))
-        own = exclude if isinstance(exclude, WebSocket) else None
-        remote = self.remote
-        with self._lock:
+        own, left_out = None, None
+        if isinstance(exclude, WebSocket):
+            own = exclude
+        elif exclude is not None:
+            left_out = exclude.process, exclude.number
+        with self.lock:
             self._fanout.check(publication.bare)
+            finished = self.broker.publish(Envelope(publication, keep, ttl, left_out), own, done or _nothing)
             self.published += 1
-            if keep is not None and remote is not None:
-                home = home_of(publication.topic, [remote.bus.name, *remote.bus.peers])
-                if home != remote.bus.name:
-                    token = None if own is None else (remote.bus.name, self._leave_out(own))
-                    remote.record(publication, keep, ttl, exclude, token, home)
-                    return
-            self._spread(publication, keep, ttl, exclude, own, None)
+        if finished and done is not None:
+            done(None)
 
-    def record(
-        self,
-        publication: Publication,
-        keep: Keep,
-        ttl: float | None,
-        exclude: RemoteConnection | None,
-        own: WebSocket | None,
-        token: Token | None,
-    ) -> None:
-        """Number a publication of another process, and send it to all but one: `exclude`, which is `own` if it is ours.
-        Bus thread."""
-        with self._lock:
-            self._spread(publication, keep, ttl, exclude, own, token)
-
-    def receive(
-        self, publication: Publication, keep: Keep | None, exclude: WebSocket | None, token: Token | None
-    ) -> None:
-        """A publication comes from another process. Bus thread."""
-        with self._lock:
-            if token is not None and self.remote is not None and token[0] == self.remote.bus.name:
-                exclude = self._away.pop(token[1], exclude)
-            if keep is not None:
-                self.history.add(publication, keep, self._loop.time())
-            self._subscriptions.deliver(publication, self._fanout.send, exclude)
-
-    def subscribe(self, ws: WebSocket, topic: str, since: Position | None, told: Told) -> None:
-        """Subscribe, and call `told` with where the topic stands and what came after `since` (None: that is not known),
-        before anything that is published later goes out to `ws`. It must not block. Raises as `ws.subscribe`."""
+    def subscribe(self, ws: WebSocket, topic: str) -> bool:
+        """See `WebSocket.subscribe`."""
         # without the lock: a user's function may take its time, or publish
-        words = self._subscriptions.check_subscribe(ws, topic)
-        with self._lock:
-            self._subscriptions.add(ws, topic, words)
-            missed = None if since is None else self.history.since(topic, since, self._loop.time())
-            told(self.history.position(topic), missed)
+        words = self.subscriptions.check_subscribe(ws, topic)
+        info = self._describe(ws, topic, words)
+        with self.lock:
+            return self._add(ws, topic, words, info)
 
-    # ------------------------------------------------------------------ lock held
+    def follow(self, ws: WebSocket, topic: str, since: Since, told: Told) -> None:
+        """Subscribe, and call `told` with where the topic stands, if it is kept, and what came after `since`, or so
+        many of the latest (None: that is not known), or with the error why not; before anything that is published later
+        goes out to `ws`, and perhaps in another thread. It must not block. Raises NotAllowedError, and ValueError for
+        what is no topic."""
+        words = self.subscriptions.check_subscribe(ws, topic)
+        info = self._describe(ws, topic, words)
 
-    def _spread(
-        self,
-        publication: Publication,
-        keep: Keep | None,
-        ttl: float | None,
-        exclude: WebSocket | RemoteConnection | None,
-        own: WebSocket | None,
-        token: Token | None,
-    ) -> None:
-        if keep is not None:
-            publication.position = self.history.number(publication.topic)
-        if self.remote is not None:
-            self.remote.publish(publication, keep, ttl, exclude, token)
-        if keep is not None:
-            self.history.add(publication, keep, self._loop.time())
-        self._subscriptions.deliver(publication, self._fanout.send, own)
+        def then(missed: list[Publication] | None) -> None:
+            try:
+                self._add(ws, topic, words, info)
+            except UsageError as error:
+                told(None, None, error)
+            else:
+                told(self.history.position(topic), missed, None)
 
-    def _leave_out(self, ws: WebSocket) -> int:
-        """A number by which `ws` is known again when the publication comes back."""
+        self.broker.follow(topic, since, then)
+
+    def unsubscribe(self, ws: WebSocket, topic: str) -> bool:
+        """See `WebSocket.unsubscribe`."""
+        with self.lock:
+            found = self.subscriptions.unsubscribe(ws, topic)
+            self.presence.leave(ws, topic)
+        return found
+
+    def members(self, topic: str) -> list[Member]:
+        """Who is in a topic, in all processes."""
+        with self.lock:
+            return self.presence.members(topic)
+
+    def _describe(self, ws: WebSocket, topic: str, words: list[str]) -> Any:
+        """What is told of `ws` to others in the topic; None: nothing. A pattern is no place to be in."""
+        if self._presence is None or is_pattern(words):
+            return None
+        info = self._presence(ws, topic)
+        to_json(info)  # raises for what cannot be sent
+        return info
+
+    def _add(self, ws: WebSocket, topic: str, words: list[str], info: Any) -> bool:
+        """Lock held."""
+        if not self.subscriptions.add(ws, topic, words):
+            return False
+        if info is not None:
+            self.presence.join(ws, topic, info)  # should `ws` end meanwhile, `_ended` waits for the lock
+        return True
+
+    def _ended(self, ws: WebSocket, topics: tuple[str, ...]) -> None:
+        """A connection is over. Loop thread."""
+        if self._presence is not None:
+            with self.lock:
+                for topic in topics:
+                    self.presence.leave(ws, topic)
+
+    def _announce(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
+        """Tell those of gows.v1 in a topic. Lock held."""
+        targets = self.subscriptions.targets(topic).enclosed
+        if targets:
+            try:
+                self._fanout.send(PreparedMessage(Opcode.TEXT, event), targets, exclude)
+            except LoopClosedError:  # this server has stopped
+                pass
+            except QueueFullError as error:
+                logger.error("the subscribers of %s here do not hear all about it: %s", topic, error)
+
+    # ------------------------------------------------------------------ Hub
+
+    def now(self) -> float:
+        """By the loop's clock."""
+        return self._loop.time()
+
+    def wanted(self, topic: str) -> bool:
+        """Whether anybody here gets what is published to `topic`."""
+        return any(self.subscriptions.targets(topic))
+
+    def leave_out(self, ws: WebSocket) -> LeftOut:
+        """A number by which `ws` is known again when a publication comes back. Lock held."""
         token = next(self._tokens)
         self._away[token] = ws
         if len(self._away) > MAX_AWAY:
             self._away.popitem(last=False)
-        return token
+        return self.name, token
 
+    def deliver(self, envelope: Envelope, own: WebSocket | None = None) -> None:
+        """Keep it if it has a position, and send it to the subscribers here. Lock held."""
+        if envelope.left_out is not None and envelope.left_out[0] == self.name:
+            number = envelope.left_out[1]
+            own = self._away.pop(number, None) if number < 0 else self._find(number)
+        if envelope.keep is not None:
+            self.history.add(envelope.publication, envelope.keep, self._loop.time())
+        self.subscriptions.deliver(envelope.publication, self._fanout.send, own)
 
-def home_of(topic: str, names: Iterable[str]) -> str:
-    """The process that numbers a topic: the one of `names` that hashes highest with it (rendezvous hashing), so that
-    few topics move when one comes or goes."""
-    return max(names, key=lambda name: (hashlib.blake2b(f"{name}\n{topic}".encode(), digest_size=8).digest(), name))
+    def receive(self, envelope: Envelope, deliver: Callable[[Envelope], object] | None = None) -> None:
+        """What has come from elsewhere."""
+        with self.lock:
+            try:
+                (deliver or self.deliver)(envelope)
+            except LoopClosedError:  # this server has stopped
+                pass
+            except QueueFullError as error:
+                logger.error("a message to the topic %s is lost here: %s", envelope.publication.topic, error)
 
+    def lost(self, topic: str, position: Position | None) -> None:
+        """Tell the subscribers of a topic that some of it may be missing. Lock held."""
+        self.gaps += 1
+        event: dict[str, Any] = {"type": "lost", "topic": topic}
+        if position is not None:
+            event["epoch"], event["offset"] = position
+        self._announce(topic, to_json(event), None)
 
-def expiry(loop: Loop, ttl: float | None) -> float:
-    """The time, by the loop's clock, at which something expires."""
-    return math.inf if ttl is None else loop.time() + ttl
+    def peer_up(self, name: str) -> None:
+        """Another process has come."""
+        with self.lock:
+            self.presence.peer_up(name)
+
+    def peer_down(self, name: str) -> None:
+        """It has gone."""
+        with self.lock:
+            self.presence.peer_down(name)
+
+    def heard(self, name: str, data: bytes) -> None:
+        """What another process told us."""
+        with self.lock:
+            self.presence.heard(name, data)

@@ -1,6 +1,6 @@
 """What a server knows of its connections in other processes: RemoteConnection, and the messages behind it.
 
-On the bus there are `broadcast`, `publish` and `act` (something is to be done with one connection), all a header of
+On the bus there are `broadcast` and `act` (something is to be done with one connection), both a header of
 JSON, a line feed, and the message; and questions: `connections`, `count`, `address`, `topics` and `subscribers`. A
 connection goes by a number, made of its descriptor and of how many connections had that descriptor before: so the
 number of one that has ended never means another.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -20,13 +21,12 @@ from gows.bus import Bus
 from gows.codes import CloseCode, Opcode
 from gows.errors import GowsError, LoopClosedError, QueueFullError
 from gows.fanout import Audience, Fanout
-from gows.history import Keep
 from gows.protocol.connection import to_bytes
 from gows.protocol.frames import encode_close_body
 from gows.protocol.prepared import PreparedMessage
-from gows.publishing import Publishing, Token, expiry
+from gows.publishing import Publishing
 from gows.reactor import Loop, Stream
-from gows.topics import Position, Publication, Subscriptions
+from gows.topics import Subscriptions
 from gows.websocket import Data, WebSocket
 
 logger = logging.getLogger("gows")
@@ -136,13 +136,10 @@ class Remote:
         self._owner = owner
         self._fanout = fanout
         self._subscriptions = subscriptions
-        self._publishing = publishing
         self._everybody = Audience(loop, owner)
         self._numbers = Numbers(loop)
-        publishing.remote = self
+        publishing.join(bus.name, self._numbers.find)
         bus.handle("broadcast", self._broadcast)
-        bus.handle("publish", self._publish)
-        bus.handle("record", self._record)
         bus.handle("topics", self._topics)
         bus.handle("subscribers", self._subscribers)
         bus.handle("act", self._act)
@@ -155,33 +152,6 @@ class Remote:
         header = self._header(message, exclude)
         header["group"] = group
         self.bus.send("broadcast", pack(header, message.data))
-
-    def publish(
-        self, publication: Publication, keep: Keep | None, ttl: float | None, exclude: object, token: Token | None
-    ) -> None:
-        """Have the other processes send it to their subscribers. Any thread. ValueError as `broadcast`."""
-        self.bus.send("publish", self._pack_publication(publication, keep, ttl, exclude, token))
-
-    def record(
-        self, publication: Publication, keep: Keep, ttl: float | None, exclude: object, token: Token | None, home: str
-    ) -> None:
-        """Have `home` give it a position, and send it to all, us too."""
-        self.bus.send("record", self._pack_publication(publication, keep, ttl, exclude, token), to=home)
-
-    def _pack_publication(
-        self, publication: Publication, keep: Keep | None, ttl: float | None, exclude: object, token: Token | None
-    ) -> bytes:
-        header = self._header(publication.bare, exclude)
-        header["topic"] = publication.topic
-        header["json"] = publication.is_json
-        if ttl is not None:
-            header["ttl"] = ttl
-        if keep is not None:
-            header["keep"] = [keep.messages, keep.seconds]
-            header["position"] = publication.position
-        if token is not None:
-            header["token"] = token
-        return pack(header, publication.bare.data)
 
     def _header(self, message: PreparedMessage, exclude: object) -> dict[str, Any]:
         header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress}
@@ -224,39 +194,6 @@ class Remote:
         message = PreparedMessage(header["opcode"], data, header["compress"], header.get("key"))
         everybody = Audience(self._loop, self._owner, header["group"])
         self._send(sender, header, partial(self._fanout.send, message, everybody))
-
-    def _publish(self, sender: str, packet: bytes) -> None:
-        header, data = unpack(packet)
-        publication, keep = self._unpack_publication(header, data)
-        token = header.get("token")
-        self._send(sender, header, lambda exclude: self._publishing.receive(publication, keep, exclude, token))
-
-    def _record(self, sender: str, packet: bytes) -> None:
-        header, data = unpack(packet)
-        publication, keep = self._unpack_publication(header, data)
-        assert keep is not None
-        process, number = header.get("exclude", ("", 0))
-        left_out = RemoteConnection(self.bus, process, number, None, "") if process else None
-        token = header.get("token")
-        self._send(
-            sender,
-            header,
-            lambda own: self._publishing.record(publication, keep, header.get("ttl"), left_out, own, token),
-        )
-
-    def _unpack_publication(self, header: dict[str, Any], data: bytes) -> tuple[Publication, Keep | None]:
-        position = header.get("position")
-        publication = Publication(
-            header["topic"],
-            data,
-            header["opcode"],
-            compress=header["compress"],
-            key=header.get("key"),
-            expires=expiry(self._loop, header.get("ttl")),
-            is_json=header["json"],
-            position=None if position is None else Position(*position),
-        )
-        return publication, Keep(*header["keep"]) if "keep" in header else None
 
     def _send(self, sender: str, header: dict[str, Any], send: Callable[[WebSocket | None], object]) -> None:
         """What another process sends to many, but one of ours if it says so."""
@@ -307,32 +244,35 @@ class Remote:
 
 
 class Numbers:
-    """Gives numbers to connections of a loop, and finds those that have one. For one thread."""
+    """Gives numbers to connections of a loop, and finds those that have one. Any thread."""
 
     def __init__(self, loop: Loop) -> None:
+        self._lock = threading.Lock()
         self._loop = loop
         self._known: list[ref[WebSocket] | None] = []  # by descriptor: who was seen there last
         self._seen: list[int] = []  # … and how many before
 
     def give(self, fd: int, ws: WebSocket) -> int:
         """The number of `ws`, which has this descriptor."""
-        known, seen = self._known, self._seen
-        if fd >= len(known):
-            more = fd + 64 - len(known)
-            known.extend([None] * more)
-            seen.extend([0] * more)
-        last = known[fd]
-        if last is None or last() is not ws:
-            known[fd] = ref(ws)
-            seen[fd] += 1
-        return seen[fd] << _DESCRIPTOR_BITS | fd
+        with self._lock:
+            known, seen = self._known, self._seen
+            if fd >= len(known):
+                more = fd + 64 - len(known)
+                known.extend([None] * more)
+                seen.extend([0] * more)
+            last = known[fd]
+            if last is None or last() is not ws:
+                known[fd] = ref(ws)
+                seen[fd] += 1
+            return seen[fd] << _DESCRIPTOR_BITS | fd
 
     def find(self, number: int) -> WebSocket | None:
         """Whose number it is, if it is still there."""
         fd = number & (1 << _DESCRIPTOR_BITS) - 1
-        if fd >= len(self._known) or self._seen[fd] != number >> _DESCRIPTOR_BITS:
-            return None
-        last = self._known[fd]
+        with self._lock:
+            if fd >= len(self._known) or self._seen[fd] != number >> _DESCRIPTOR_BITS:
+                return None
+            last = self._known[fd]
         ws = None if last is None else last()
         stream = None if ws is None else self._loop.streams[fd]
         return ws if isinstance(stream, Stream) and stream.observer is ws else None

@@ -17,6 +17,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from gows.admission import MAX_CONNECTIONS, Admission, Refusal
+from gows.brokers import Broker, Done
+from gows.brokers.local import LocalBroker
 from gows.bus import Bus
 from gows.codes import Opcode
 from gows.drain import Drain
@@ -35,11 +37,12 @@ from gows.metrics import NEIGHBOURS, Metrics
 from gows.metrics import PATH as METRICS_PATH
 from gows.options import AcceptOptions, check_seconds, default_options
 from gows.overflow import Overflow
+from gows.presence import Describe, Member
 from gows.protocol.connection import to_bytes
 from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
 from gows.protocol.proxy import ProxyError
-from gows.publishing import KeepRule, Publishing, expiry
+from gows.publishing import KeepRule, Publishing
 from gows.reactor import Listener, Loop, Observer, Stream
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import NetworkLike, Networks
@@ -87,6 +90,10 @@ class Server:
       in the thread that asks.
     - `keep(topic)`: how much of a topic is kept for clients that come back, as `publish(history=…)` takes it; None:
       nothing. `max_history`: bytes that a process keeps of all topics.
+    - `presence(ws, topic)`: what others in a topic are told of a connection that subscribes to it, something that JSON
+      can write; None: nothing, it is not listed. See `members`.
+    - `broker`: how what is published gets to other processes and machines: None for the processes of `gows.run`, or a
+      `gows.brokers.redis.RedisBroker`. It belongs to this server.
     - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
     """
 
@@ -115,6 +122,8 @@ class Server:
         may_publish: May | None = None,
         keep: KeepRule | None = None,
         max_history: int = MAX_HISTORY,
+        presence: Describe | None = None,
+        broker: Broker | None = None,
         loop: Loop | None = None,
     ) -> None:
         for name, value in (
@@ -154,8 +163,16 @@ class Server:
         self._metrics_from = Networks(metrics_from)
         self._remote: Remote | None = None
         self._broadcasting = threading.Lock()  # so that the order is the same in all processes
+        self.broker = broker or LocalBroker()
         self.publishing = Publishing(
-            self.loop, self.fanout, self.subscriptions, History(max_history), keep, self._broadcasting
+            self.loop,
+            self.fanout,
+            self.subscriptions,
+            History(max_history),
+            keep,
+            self._broadcasting,
+            self.broker,
+            presence,
         )
         self._refused = _Refused()
         self._reserve = Reserve(
@@ -262,6 +279,7 @@ class Server:
         if self._remote is not None:
             raise UsageError("this server is on a bus already")
         self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions, self.publishing)
+        self.broker.join(bus)
         if self._metrics is not None:
             self._metrics.join(bus)
 
@@ -306,6 +324,7 @@ class Server:
         ttl: float | None = None,
         history: Keep | int | timedelta | None = None,
         compress: bool = True,
+        done: Done | None = None,
     ) -> None:
         """Send one message to every WebSocket of this server that has subscribed to `topic` (`ws.subscribe`), in all
         its processes. Any thread; never blocks.
@@ -321,9 +340,15 @@ class Server:
         check_topic(topic, self.subscriptions.longest)
         if ttl is not None:
             check_seconds("ttl", ttl)
-        expires = expiry(self.loop, ttl)
+        expires = math.inf if ttl is None else self.loop.time() + ttl
         publication = Publication(topic, data, opcode, compress=compress, key=key, expires=expires)
-        self.publishing.publish(publication, ttl, history, exclude)
+        self.publishing.publish(publication, ttl, history, exclude, done)
+
+    def members(self, topic: str) -> list[Member]:
+        """Who has subscribed to `topic`, in all processes, of those whom `presence` describes: `id` and `info` of each.
+        What other processes tell of theirs is here already: nobody is asked. Any thread."""
+        check_topic(topic, self.subscriptions.longest)
+        return self.publishing.members(topic)
 
     def topics(self) -> dict[str, int]:
         """What connections of this server have subscribed to, patterns too, and how many to just that; in all its
@@ -372,6 +397,7 @@ class Server:
             self.listen(address)
         if self._remote is not None:
             self._remote.bus.start()
+        self.broker.start()
         if self._own_loop:
             self.loop.start()
 
@@ -427,6 +453,7 @@ class Server:
             deadline = time.monotonic() + (drain or 0.0) + timeout
             if self.loop.running:
                 self._drain(Drain(self.loop, self, self._listeners, drain, timeout), deadline)
+            self.broker.close()
             if self._own_loop:
                 self.loop.close(max(1.0, deadline - time.monotonic()))
             self.admission.detach()

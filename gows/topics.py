@@ -75,6 +75,10 @@ class Position(NamedTuple):
     offset: int
 
 
+Since = Position | int | None
+"""What somebody wants of the past of a topic: all after a position, so many of the latest, or nothing."""
+
+
 class Publication:
     """One message to a topic, in the two forms in which it is sent: `bare`, the data alone, and `enclosed`.
 
@@ -159,17 +163,18 @@ class Subscriptions:
         self._loop = loop
         self.may_subscribe = may_subscribe
         self.may_publish = may_publish
+        self.on_first: Callable[[str], object] = _nothing
+        """Called when a topic or pattern has its first subscriber here, with the lock held."""
+        self.on_last: Callable[[str], object] = _nothing
+        """… and when the last has left."""
+        self.on_end: Callable[[WebSocket, tuple[str, ...]], object] = _nothing
+        """Called when a connection that had subscriptions is over, with these."""
         self._lock = threading.Lock()
         self._listening = False  # to the loop, for connections that end
         self._of: dict[WebSocket, tuple[str, ...]] = {}
         self._members: dict[str, dict[WebSocket, None]] = {}  # by topic or pattern, in the order in which they came
         self._patterns = _Node()
         self._targets: dict[str, Targets] = {}  # by topic, as long as nothing changes
-
-    def subscribe(self, ws: WebSocket, pattern: str) -> bool:
-        """False: it was subscribed already. Raises ValueError for what is no pattern, NotAllowedError, UsageError for
-        more than `most`, ConnectionClosedError for a connection that has ended."""
-        return self.add(ws, pattern, self.check_subscribe(ws, pattern))
 
     def check_subscribe(self, ws: WebSocket, pattern: str) -> list[str]:
         """Whether a client may subscribe; the pattern's words. Raises NotAllowedError; ValueError for what is no
@@ -180,7 +185,8 @@ class Subscriptions:
         return words
 
     def add(self, ws: WebSocket, pattern: str, words: list[str]) -> bool:
-        """`subscribe` for who may, with the pattern's words. Nothing of the user's is called."""
+        """Subscribe one that may, with the pattern's words; nothing of the user's is called. False: it was subscribed
+        already. Raises UsageError for more than `most`, ConnectionClosedError for a connection that has ended."""
         with self._lock:
             if ws.closed:  # `_ended` was called already, or will be
                 raise ConnectionClosedError("a connection that has ended cannot subscribe")
@@ -196,8 +202,9 @@ class Subscriptions:
             members = self._members.get(pattern)
             if members is None:
                 members = self._members[pattern] = {}
-                if _is_pattern(words):
+                if is_pattern(words):
                     self._patterns.add(words, members)
+                self.on_first(pattern)
             members[ws] = None
             self._changed(pattern, words)
         return True
@@ -270,12 +277,13 @@ class Subscriptions:
         del members[ws]
         if not members:
             del self._members[pattern]
-            if _is_pattern(words):
+            if is_pattern(words):
                 self._patterns.remove(words)
+            self.on_last(pattern)
         self._changed(pattern, words)
 
     def _changed(self, pattern: str, words: list[str]) -> None:
-        if _is_pattern(words):
+        if is_pattern(words):
             self._targets.clear()
         else:
             self._targets.pop(pattern, None)
@@ -287,12 +295,19 @@ class Subscriptions:
         ws = stream.observer
         if isinstance(ws, WebSocket) and ws in self._of:
             with self._lock:
-                for pattern in self._of.pop(ws):
+                patterns = self._of.pop(ws)
+                for pattern in patterns:
                     self._remove(ws, pattern, pattern.split("."))
+            self.on_end(ws, patterns)
 
 
-def _is_pattern(words: list[str]) -> bool:
+def is_pattern(words: list[str]) -> bool:
+    """Whether a name of these words stands for more than one topic."""
     return ONE in words or words[-1] == REST
+
+
+def _nothing(*arguments: object) -> None:
+    """Nobody wants to know."""
 
 
 class _Node:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any
 
@@ -154,16 +154,16 @@ class WebSocket(Session):
         False: it was subscribed already. Raises ValueError for what is no topic, NotAllowedError when `may_subscribe`
         says no, UsageError for more than `max_topics` and for a connection that is no server's, ConnectionClosedError.
         """
-        return bool(self.subscriptions().subscribe(self, topic))
+        return bool(self.publishing().subscribe(self, topic))
 
     def unsubscribe(self, topic: str) -> bool:
         """The reverse; `topic` as it was subscribed to. False: it was not. What was published before may still come."""
-        return bool(self.subscriptions().unsubscribe(self, topic))
+        return bool(self.publishing().unsubscribe(self, topic))
 
     @property
     def topics(self) -> tuple[str, ...]:
         """What it is subscribed to, in the order in which it subscribed."""
-        found: tuple[str, ...] = self.subscriptions().of(self)
+        found: tuple[str, ...] = self.publishing().subscriptions.of(self)
         return found
 
     def publish(
@@ -176,19 +176,22 @@ class WebSocket(Session):
         ttl: float | None = None,
         history: Any = None,
         compress: bool = True,
+        done: Callable[[Exception | None], object] | None = None,
     ) -> None:
         """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
         (NotAllowedError)."""
-        self.subscriptions().check_publish(self, topic)
+        self.publishing().subscriptions.check_publish(self, topic)
         server: Any = self.context.owner
-        server.publish(topic, data, opcode, exclude=self, key=key, ttl=ttl, history=history, compress=compress)
+        server.publish(
+            topic, data, opcode, exclude=self, key=key, ttl=ttl, history=history, compress=compress, done=done
+        )
 
-    def subscriptions(self) -> Any:
-        """Its server's: a layer above this one knows what they are."""
-        subscriptions = getattr(self.context.owner, "subscriptions", None)
-        if subscriptions is None:
+    def publishing(self) -> Any:
+        """Its server's: a layer above this one knows what that is."""
+        publishing = getattr(self.context.owner, "publishing", None)
+        if publishing is None:
             raise UsageError("topics are those of a gows.Server, and this connection was not accepted by one")
-        return subscriptions
+        return publishing
 
     # ------------------------------------------------------------------ closing
 

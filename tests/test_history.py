@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gows.brokers.local import home_of
 from gows.history import ENTRY_SIZE, History, Keep
-from gows.publishing import MOST_MESSAGES, as_keep, home_of
+from gows.publishing import MOST_MESSAGES, as_keep
 from gows.topics import Position, Publication
 
 
@@ -60,6 +61,29 @@ def test_what_is_too_old_is_not_kept() -> None:
     assert texts(history.since("a", first, 10.0)) == ["new"]
     assert history.since("a", first, 18.0) is None
     assert texts(history.since("a", Position(first.epoch, 2), 18.0)) == []
+
+
+def test_the_latest() -> None:
+    history = History()
+    assert history.latest("a", 5, 0.0) == []
+    for number in range(6):
+        publish(history, "a", str(number), Keep(4, 10.0), now=float(number))
+    assert texts(history.latest("a", 3, 5.0)) == ["3", "4", "5"]
+    assert texts(history.latest("a", 9, 5.0)) == ["2", "3", "4", "5"]
+    assert texts(history.latest("a", 9, 13.0)) == ["4", "5"]
+    assert history.latest("a", 9, 15.0) == []
+    publish(history, "a", "short", Keep(4, 10.0), now=15.0, expires=16.0)
+    publish(history, "a", "long", Keep(4, 10.0), now=15.0)
+    assert texts(history.latest("a", 1, 16.0)) == ["long"]
+    assert texts(history.latest("a", 2, 16.0)) == ["long"]  # not one that is older instead
+
+
+def test_what_is_wanted_is_found() -> None:
+    history = History()
+    first = publish(history, "a", "one", Keep(9))
+    publish(history, "a", "two", Keep(9))
+    assert texts(history.find("a", first, 0.0)) == texts(history.find("a", 1, 0.0)) == ["two"]
+    assert history.find("a", None, 0.0) is None
 
 
 def test_what_has_expired_is_left_out_and_is_no_gap() -> None:

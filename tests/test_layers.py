@@ -22,6 +22,7 @@ LAYERS: list[list[list[str]]] = [
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
     [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"], ["gows.topics", "gows.history", "gows.v1"]],
+    [["gows.brokers"], ["gows.presence"]],
     [
         [
             "gows.upgrade",

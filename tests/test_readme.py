@@ -31,6 +31,7 @@ from gows.__main__ import COMMANDS
 from gows.bus import Bus
 from gows.codes import may_travel
 from gows.reactor import Loop, shared_loop
+from tests.brokers.redis_server import RedisServer
 from tests.needs import need_module
 from tests.processes import ROOT, Children
 from tests.waiting import wait_until
@@ -287,6 +288,31 @@ def test_history(run: Callable[..., Running]) -> None:
             ws.send(json.dumps({"type": "subscribe", "topic": topic}))
             assert json.loads(ws.recv(10))["offset"] == 1
     running.end()
+
+
+def test_presence(run: Callable[..., Running], capsys: pytest.CaptureFixture[str]) -> None:
+    running = run("presence")
+    with connect(f"ws://127.0.0.1:{running.serving()}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+        ws.send(json.dumps({"type": "subscribe", "topic": "room.kitchen"}))
+        assert json.loads(ws.recv(10))["me"]
+        (server,) = running.servers
+        assert [member.info for member in server.members("room.kitchen")] == [{"name": None}]
+    running.end()
+    assert capsys.readouterr().out == "[]\n"
+
+
+@pytest.mark.slow
+def test_redis(run: Callable[..., Running], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Children() as children:
+        redis = RedisServer(children, tmp_path, durable=False)
+        running = run("redis", "localhost:6379", f"127.0.0.1:{redis.port}")
+        with connect(f"ws://127.0.0.1:{running.serving()}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+            running._thread.join(10)
+            ws.send(json.dumps({"type": "subscribe", "topic": "news", "history": 1}))
+            assert json.loads(ws.recv(10))["type"] == "subscribed"
+            assert json.loads(ws.recv(10))["data"] == "rain"
+        running.end()
+    assert capsys.readouterr().out == "Redis has it\n"
 
 
 def test_browser(run: Callable[..., Running]) -> None:

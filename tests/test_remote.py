@@ -19,9 +19,9 @@ import pytest
 
 import gows.bus
 from gows import AcceptOptions, Opcode, RemoteConnection, Server, TopicHandler, UsageError, WebSocket, accept
+from gows.brokers.local import home_of
 from gows.bus import Bus
 from gows.errors import InvalidCloseCodeError
-from gows.publishing import home_of
 from tests import wire
 from tests.integration.raw import RawPeer
 from tests.integration.serving import Recorder

@@ -336,7 +336,7 @@ def test_patterns_find_whom_the_rule_says(steps: list[tuple[int, str, bool]], to
         model: set[tuple[int, str]] = set()
         for who, pattern, on in steps:
             if on:
-                assert subscriptions.subscribe(listeners[who], pattern) is ((who, pattern) not in model)
+                assert subscriptions.add(listeners[who], pattern, pattern.split(".")) is ((who, pattern) not in model)
                 model.add((who, pattern))
             else:
                 assert subscriptions.unsubscribe(listeners[who], pattern) is ((who, pattern) in model)
@@ -357,7 +357,7 @@ def test_what_is_remembered_of_topics_is_bounded(monkeypatch: pytest.MonkeyPatch
     with Loop(workers=0) as loop:
         subscriptions = Subscriptions(loop)
         listener = Listener()
-        subscriptions.subscribe(listener, ">")
+        subscriptions.add(listener, ">", [">"])
         for number in range(100):
             assert subscriptions.targets(str(number)) == ((listener,), ())
             assert len(subscriptions._targets) <= 10

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gows import AcceptOptions, Handler, HttpError, Keep, TopicHandler, accept, serve_topics
-from gows.v1 import _ACTS
+from gows import AcceptOptions, Handler, HttpError, Keep, NotAllowedError, TopicHandler, accept, serve_topics
+from gows.v1 import _ACTS, _CODES
 from gows.websocket import WebSocket
 from tests import wire
 from tests.processes import ROOT
@@ -241,6 +241,86 @@ def test_more_than_may_wait_is_no_recovery(make_stage: MakeStage) -> None:
     assert back.pending() == []
 
 
+@pytest.mark.parametrize(
+    ("wanted", "got"), [(1, [6]), (3, [4, 5, 6]), (50, [2, 3, 4, 5, 6]), (10**30, [2, 3, 4, 5, 6])]
+)
+def test_who_comes_first_may_ask_for_the_latest(make_stage: MakeStage, wanted: int, got: list[int]) -> None:
+    stage = make_stage(keep=lambda topic: 5)
+    for number in range(1, 7):
+        stage.server.publish("a", number)
+    client = Client(stage)
+    answer = client.ask(type="subscribe", topic="a", history=wanted)
+    stage.server.publish("a", "new")
+    messages = client.pending()
+    assert data_of(messages) == [*got, "new"]
+    assert [message["offset"] for message in messages] == [*got, 7]
+    assert {message["epoch"] for message in messages} == {answer["epoch"]}
+    assert answer["offset"] == got[0] - 1  # so that a client can tell that nothing is missing
+    assert "recovered" not in answer
+
+
+def test_there_may_be_no_history(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    for topic in ("a", "unkept", ">"):
+        assert Client(stage).ask(type="subscribe", topic=topic, history=5) == {"type": "subscribed", "topic": topic}
+    stage.server.publish("a", 1, history=Keep(5, 10.0))
+    stage.run_for(20)
+    client = Client(stage)
+    assert client.ask(type="subscribe", topic="a", history=5)["offset"] == 1
+    assert client.pending() == []
+
+
+def test_a_position_counts_more_than_history(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    for number in range(1, 7):
+        stage.server.publish("a", number)
+    epoch = Client(stage).ask(type="subscribe", topic="a")["epoch"]
+    client = Client(stage)
+    answer = client.ask(type="subscribe", topic="a", history=5, epoch=epoch, offset=5)
+    assert (answer["recovered"], answer["offset"]) == (True, 6)
+    assert data_of(client.pending()) == [6]
+
+
+def test_who_cannot_have_all_may_have_the_latest(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=lambda topic: 3)
+    for number in range(1, 7):
+        stage.server.publish("a", number)
+    epoch = Client(stage).ask(type="subscribe", topic="a")["epoch"]
+    for position in ({"epoch": epoch, "offset": 2}, {"epoch": "of yesterday", "offset": 9}):
+        client = Client(stage)
+        answer = client.ask(type="subscribe", topic="a", history=2, **position)
+        assert (answer["recovered"], answer["epoch"], answer["offset"]) == (False, epoch, 4)
+        assert data_of(client.pending()) == [5, 6]
+
+
+def test_what_may_not_wait_is_no_recovery_but_the_latest_is_told(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    for _ in range(4):
+        stage.server.publish("a", "x" * 100_000)
+    epoch = Client(stage).ask(type="subscribe", topic="a")["epoch"]
+    client = Client(stage)
+    answer = client.ask(type="subscribe", topic="a", history=9, epoch=epoch, offset=1)
+    assert (answer["recovered"], answer["offset"]) == (False, 2)
+    assert [client.next()["offset"] for _ in range(2)] == [3, 4]  # and not the first, which is known
+
+
+def test_history_is_no_more_than_may_wait(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    for _ in range(4):
+        stage.server.publish("a", "x" * 100_000)
+    client = Client(stage)
+    assert client.ask(type="subscribe", topic="a", history=4)["offset"] == 2
+    assert [client.next()["offset"] for _ in range(2)] == [3, 4]
+    assert client.pending() == []
+
+
+@pytest.mark.parametrize("history", [0, -1, 1.5, "5", True, [5]])
+def test_history_that_cannot_be(make_stage: MakeStage, history: Any) -> None:
+    client = Client(make_stage())
+    assert client.ask(type="subscribe", topic="a", history=history)["code"] == "bad_request"
+    assert client.stage.server.topics() == {}
+
+
 @pytest.mark.parametrize(("history", "kept"), [(0, 0), (2, 2), (Keep(3), 3), (timedelta(seconds=30), 5), (None, 5)])
 def test_a_message_may_say_how_much_is_kept(make_stage: MakeStage, history: Any, kept: int) -> None:
     stage = make_stage(keep=keep_ten)
@@ -372,6 +452,33 @@ def test_a_hook_may_publish_itself(make_stage: MakeStage) -> None:
     assert {message["type"] for message in client.pending()} <= {"message", "subscribed"}
 
 
+class Careful(TopicHandler):
+    """Says who it was that published a word."""
+
+    def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:
+        if data == "secret":
+            raise NotAllowedError("that is not for you to say")
+        if not isinstance(data, str):
+            raise ValueError("only words go out")
+        return {"by": ws.subprotocol, "word": data}
+
+
+def test_a_handler_may_change_what_is_published(make_stage: MakeStage) -> None:
+    stage = make_stage(may_publish=lambda ws, topic: topic == "open")
+    one = Client(stage)
+    one.ask(type="subscribe", topic=">")
+    stage.make_handler = Careful
+    two = Client(stage)
+    assert two.ask(type="publish", topic="open", data="hello") == {"type": "published", "topic": "open"}
+    assert one.next()["data"] == {"by": "gows.v1", "word": "hello"}
+    refused = two.ask(type="publish", topic="open", data=5)
+    assert (refused["code"], refused["reason"]) == ("bad_request", "only words go out")
+    refused = two.ask(type="publish", topic="open", data="secret")
+    assert (refused["code"], refused["reason"]) == ("not_allowed", "that is not for you to say")
+    assert two.ask(type="publish", topic="closed", data=5)["code"] == "not_allowed"  # it is not asked
+    assert one.pending() == []
+
+
 def test_without_hooks_nothing_is_allowed(make_stage: MakeStage) -> None:
     client = Client(make_stage(may_subscribe=None, may_publish=None))
     assert "no may_subscribe" in client.ask(type="subscribe", topic=">")["reason"]
@@ -438,7 +545,8 @@ def test_the_tables_of_the_page_are_the_code() -> None:
         )
     }
     assert tables["requests"] == list(_ACTS)
-    assert tables["codes"] == sorted(set(re.findall(r'RequestError\("(\w+)"', source)), key=tables["codes"].index)
+    codes = set(re.findall(r'RequestError\("(\w+)"', source)) | {code for _, code in _CODES}
+    assert tables["codes"] == sorted(codes, key=tables["codes"].index)
 
 
 def test_the_script_is_as_short_as_is_said() -> None:

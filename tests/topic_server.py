@@ -36,7 +36,13 @@ def may(ws: WebSocket, topic: str) -> bool:
 @contextmanager
 def topic_server() -> Iterator[Server]:
     """Serves gows.v1 at /live on a port of its own, and keeps 20 messages of the topic "kept"."""
-    server = Server(workers=2, may_subscribe=may, may_publish=may, keep=lambda topic: 20 if topic == "kept" else 0)
+    server = Server(
+        workers=2,
+        may_subscribe=may,
+        may_publish=may,
+        keep=lambda topic: 20 if topic == "kept" else 0,
+        presence=lambda ws, topic: {"topic": topic} if topic == "room" else None,
+    )
     serve_topics(server, "/live")
     server.start("127.0.0.1:0")
     try:

@@ -25,20 +25,30 @@ BEGIN_SECONDS = 10.0
 
 Callback = Callable[[Any, str], object]
 """Of the data and the topic of a message: what JSON carries, or bytes."""
+Present = Callable[[dict[str, Any]], object]
+"""Of the info of everybody in a topic, by id."""
 
 
 class TopicSubscription:
     """One of a TopicClient's, as `subscribe` returns it."""
 
-    __slots__ = ("_client", "callback", "lost", "pattern", "ready")
+    __slots__ = ("_client", "callback", "history", "lost", "pattern", "present", "ready")
 
     def __init__(
-        self, client: TopicClient, pattern: str, callback: Callback, lost: Callable[[str], object] | None
+        self,
+        client: TopicClient,
+        pattern: str,
+        callback: Callback,
+        lost: Callable[[str], object] | None,
+        present: Present | None,
+        history: int | None,
     ) -> None:
         self._client = client
         self.pattern = pattern
         self.callback = callback
         self.lost = lost
+        self.present = present
+        self.history = history
         self.ready: Future[None] = Future()
         """Done once the server has answered; its exception is a TopicError when the server refuses."""
 
@@ -51,7 +61,7 @@ class TopicClient:
     """A connection that subscribes and publishes, and comes back by itself when it is lost. A context that closes it.
 
     After a loss it subscribes again. Of topics that the server keeps it gets what it missed, each message once and in
-    order; where that is not to be had, and for patterns, `lost(pattern)` is called. Callbacks run on the workers of the
+    order; where that is not to be had, and for patterns, `lost(topic)` is called. Callbacks run on the workers of the
     loop, one after the other; what they raise is logged. Methods may be called from any thread.
     """
 
@@ -64,6 +74,7 @@ class TopicClient:
         self._asked: dict[int, Future[dict[str, Any]]] = {}
         self._subscriptions: dict[str, list[TopicSubscription]] = {}
         self._positions: dict[str, tuple[str, int]] = {}  # by topic: what was heard last
+        self._rooms: dict[str, dict[str, Any]] = {}  # by topic: who is there, for those who want to know
         self._speaks = True
         self._begun = threading.Event()
         self._client = connect(
@@ -80,16 +91,26 @@ class TopicClient:
         return self._client.connected
 
     def subscribe(
-        self, pattern: str, callback: Callback, lost: Callable[[str], object] | None = None
+        self,
+        pattern: str,
+        callback: Callback,
+        lost: Callable[[str], object] | None = None,
+        *,
+        present: Present | None = None,
+        history: int | None = None,
     ) -> TopicSubscription:
         """Have `callback(data, topic)` called for what is published to a topic, or to those a pattern stands for.
-        Returns at once. `lost(pattern)`: after a loss of the connection, when messages may have been missed."""
-        subscription = TopicSubscription(self, pattern, callback, lost)
+        Returns at once. `history`: how many of the messages that the server keeps come first. `lost(topic)`: messages
+        may have been missed, by us or by the server. `present(members)`: who is in the topic, now and whenever that
+        changes."""
+        subscription = TopicSubscription(self, pattern, callback, lost, present, history)
         with self._lock:
             others = self._subscriptions.setdefault(pattern, [])
             others.append(subscription)
             if len(others) > 1:
                 subscription.ready = others[0].ready
+                if present is not None and others[0].ready.done():
+                    self._count(pattern)
             elif self._ws is not None:
                 self._request(pattern)
         return subscription
@@ -133,6 +154,7 @@ class TopicClient:
                 if not others:
                     del self._subscriptions[pattern]
                     self._positions.pop(pattern, None)
+                    self._rooms.pop(pattern, None)
                     if self._ws is not None:
                         self._ask({"type": "unsubscribe", "topic": pattern})
 
@@ -160,7 +182,14 @@ class TopicClient:
         position = self._positions.get(pattern)
         if position is not None:
             request["epoch"], request["offset"] = position
+        history = self._subscriptions[pattern][0].history
+        if history is not None:  # after a loss, too: what comes then is newer than all that was heard
+            request["history"] = history
         self._ask(request).add_done_callback(lambda answer: self._subscribed(pattern, answer))
+
+    def _count(self, topic: str) -> None:
+        """Ask who is in a topic; from then on joins and leaves keep it right."""
+        self._ask({"type": "presence", "topic": topic}).add_done_callback(lambda answer: self._counted(topic, answer))
 
     # ------------------------------------------------------------------ callbacks of the connection
 
@@ -184,6 +213,8 @@ class TopicClient:
 
     def heard(self, message: dict[str, Any]) -> None:
         """A message of the server's."""
+        if self._told(message):
+            return
         if message["type"] != "message":
             with self._lock:
                 answer = self._asked.pop(message.get("id", 0), None)
@@ -199,16 +230,60 @@ class TopicClient:
                 if last is not None and last[0] == message["epoch"] and message["offset"] <= last[1]:
                     return
                 self._positions[topic] = message["epoch"], message["offset"]
-            words = topic.split(".")
-            wanted = [
-                subscription
-                for pattern, subscriptions in self._subscriptions.items()
-                if _stands_for(pattern.split("."), words)
-                for subscription in subscriptions
-            ]
+            wanted = self._wanted(topic)
         data = base64.b64decode(message["base64"]) if "base64" in message else message["data"]
         for subscription in wanted:
             _call(subscription.callback, data, topic)
+
+    def _told(self, message: dict[str, Any]) -> bool:
+        """What the server says of a topic, unasked; False: it is a message, or an answer."""
+        topic = message.get("topic", "")
+        with self._lock:
+            if message["type"] == "lost":
+                if "offset" in message and topic in self._subscriptions:
+                    self._positions[topic] = message["epoch"], message["offset"]
+                wanted = self._wanted(topic)
+            elif message["type"] in ("join", "leave"):
+                room = self._rooms.get(topic)
+                if room is not None and message["type"] == "join":
+                    room[message["id"]] = message["info"]
+                elif room is not None:
+                    room.pop(message["id"], None)
+            else:
+                return False
+        if message["type"] == "lost":
+            for subscription in wanted:
+                if subscription.lost is not None:
+                    _call(subscription.lost, topic)
+        else:
+            self._show(topic)
+        return True
+
+    def _wanted(self, topic: str) -> list[TopicSubscription]:
+        """Whom a topic concerns. Lock held."""
+        words = topic.split(".")
+        return [
+            subscription
+            for pattern, subscriptions in self._subscriptions.items()
+            if _stands_for(pattern.split("."), words)
+            for subscription in subscriptions
+        ]
+
+    def _counted(self, topic: str, answer: Future[dict[str, Any]]) -> None:
+        if answer.exception() is None:
+            with self._lock:
+                self._rooms[topic] = {member["id"]: member["info"] for member in answer.result()["members"]}
+            self._show(topic)
+
+    def _show(self, topic: str) -> None:
+        """Tell who is there."""
+        with self._lock:
+            room = self._rooms.get(topic)
+            members = None if room is None else dict(room)
+            subscriptions = list(self._subscriptions.get(topic, ()))
+        for subscription in subscriptions:
+            if members is not None and subscription.present is not None:
+                _call(subscription.present, members)
 
     def _subscribed(self, pattern: str, answer: Future[dict[str, Any]]) -> None:
         error = answer.exception()
@@ -219,6 +294,9 @@ class TopicClient:
                 self._positions[pattern] = answer.result()["epoch"], answer.result()["offset"]
         if isinstance(error, TopicError) and error.code == "closed":
             return  # it is asked for again with the next connection
+        if error is None and any(subscription.present is not None for subscription in subscriptions):
+            with self._lock:
+                self._count(pattern)
         for subscription in subscriptions:
             if not subscription.ready.done():
                 _settle(subscription.ready, error)

@@ -10,6 +10,7 @@ import pytest
 from gows import ConnectError, Handler, Reconnect, Server, TopicClient, TopicError, accept
 from gows.client.topics import _stands_for
 from gows.reactor import Loop
+from gows.topics import Position
 from tests.topic_server import PATTERNS, topic_server
 from tests.waiting import wait_until
 
@@ -159,6 +160,53 @@ def test_what_cannot_be_had_any_more_is_told(server: Server, make_client: MakeCl
     assert sorted(ear.lost) == ["fleeting", "kept", "kept.*"]
     server.publish("kept", "live")
     assert ear.take(1) == [("kept", "live")]
+
+
+def test_who_is_there(server: Server, make_client: MakeClient) -> None:
+    one, two = make_client(), make_client()
+    seen: list[dict[str, Any]] = []
+    also: list[dict[str, Any]] = []
+    one.subscribe("room", Ear(), present=seen.append).ready.result(5)
+    wait_until(lambda: seen and len(seen[-1]) == 1)
+    here = two.subscribe("room", Ear())
+    here.ready.result(5)
+    wait_until(lambda: len(seen[-1]) == 2)
+    assert list(seen[-1].values()) == [{"topic": "room"}] * 2
+    second = one.subscribe("room", Ear(), present=also.append)
+    wait_until(lambda: also and len(also[-1]) == 2)
+    second.end()
+    here.end()
+    wait_until(lambda: len(seen[-1]) == 1)
+    (me,) = seen[-1]
+    (ws,) = server.connections[:1]
+    ws.close()  # it comes back, and asks again
+    wait_until(lambda: len(seen[-1]) == 1 and me not in seen[-1])
+
+
+def test_the_latest_messages_come_first(server: Server, make_client: MakeClient) -> None:
+    for number in range(5):
+        server.publish("kept", number)
+    ear = Ear()
+    make_client().subscribe("kept", ear, history=3).ready.result(5)
+    assert ear.take(3) == [("kept", 2), ("kept", 3), ("kept", 4)]
+    server.connections[0].close()
+    wait_until(lambda: server.subscriber_count("kept") == 0)
+    server.publish("kept", 5)
+    assert ear.take(1) == [("kept", 5)], "and no history once more"
+
+
+def test_what_the_server_has_lost_is_told(server: Server, make_client: MakeClient) -> None:
+    client = make_client()
+    ear, others = Ear(), Ear()
+    client.subscribe("kept", ear, lost=ear.lost.append).ready.result(5)
+    client.subscribe("*", others, lost=others.lost.append).ready.result(5)
+    server.publish("kept", 1)
+    assert ear.take(1) == [("kept", 1)]
+    with server.publishing.lock:
+        server.publishing.lost("kept", Position("another", 7))
+        server.publishing.lost("fleeting", None)
+    wait_until(lambda: (ear.lost, others.lost) == (["kept"], ["kept", "fleeting"]))
+    assert client._positions == {"kept": ("another", 7)}
 
 
 def test_while_there_is_no_connection(server: Server, make_client: MakeClient) -> None:

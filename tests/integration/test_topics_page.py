@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gows import Response, Server
+from gows.topics import Position
 from tests.topic_server import PATTERNS, topic_server
 from tests.waiting import wait_until
 
@@ -131,7 +132,7 @@ def lose(page: Any, server: Server) -> None:
 
 
 def test_what_was_missed_comes_once_and_in_order(page: Any, server: Server) -> None:
-    page.evaluate("gows.subscribe('kept', hear('kept'), (topic) => lost.push(topic)).ready")
+    page.evaluate("gows.subscribe('kept', hear('kept'), { lost: (topic) => lost.push(topic) }).ready")
     for number in range(5):
         server.publish("kept", number)
     assert [data for _, _, data in heard(page, 5)] == [0, 1, 2, 3, 4]
@@ -146,8 +147,8 @@ def test_what_was_missed_comes_once_and_in_order(page: Any, server: Server) -> N
 
 
 def test_what_cannot_be_had_any_more_is_told(page: Any, server: Server) -> None:
-    page.evaluate("gows.subscribe('kept', hear('kept'), (topic) => lost.push(topic)).ready")
-    page.evaluate("gows.subscribe('fleeting', hear('fleeting'), (topic) => lost.push(topic)).ready")
+    page.evaluate("gows.subscribe('kept', hear('kept'), { lost: (topic) => lost.push(topic) }).ready")
+    page.evaluate("gows.subscribe('fleeting', hear('fleeting'), { lost: (topic) => lost.push(topic) }).ready")
     server.publish("kept", "first")
     assert heard(page, 1) == [["kept", "kept", "first"]]
     lose(page, server)
@@ -178,3 +179,32 @@ def test_it_and_the_server_agree_on_patterns(page: Any, server: Server) -> None:
         assert (server.subscriber_count(topic) == 1) is expected, (pattern, topic)
         page.evaluate("one.end()")
         wait_until(lambda: server.topics() == {})
+
+
+def test_who_is_there(page: Any, browser: Any, server: Server) -> None:
+    page.evaluate("""async () => {
+      window.here = [];
+      window.me = (await gows.subscribe("room", () => {}, { present: (all) => here.push(all) }).ready).me;
+    }""")
+    page.wait_for_function("here.length === 1")
+    assert page.evaluate("here[0].map(({ id, info }) => [id === me, info.topic])") == [[True, "room"]]
+    other = browser.new_page()
+    other.goto(page.url)
+    other.wait_for_function("gows.open")
+    other.evaluate("gows.subscribe('room', () => {}).ready")
+    page.wait_for_function("here.at(-1).length === 2")
+    other.close()
+    page.wait_for_function("here.at(-1).length === 1")
+    page.evaluate("gows._socket.close()")  # it comes back, and asks again
+    page.wait_for_function("here.at(-1).length === 1 && here.at(-1)[0].id !== me")
+    assert len(server.members("room")) == 1
+
+
+def test_what_was_lost_on_the_way_to_the_server_is_told(page: Any, server: Server) -> None:
+    page.evaluate("gows.subscribe('kept', hear('kept'), { lost: (topic) => lost.push(topic) }).ready")
+    server.publish("kept", 1)
+    assert heard(page, 1) == [["kept", "kept", 1]]
+    with server.publishing.lock:
+        server.publishing.lost("kept", Position("another", 7))
+    page.wait_for_function("lost.length === 1")
+    assert page.evaluate("[...gows._positions]") == [["kept", {"epoch": "another", "offset": 7}]]

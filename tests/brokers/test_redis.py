@@ -1,0 +1,444 @@
+"""RedisBroker, and a Redis that dies, forgets, hangs, and comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gows.brokers.redis
+from gows import BrokerError, QueueFullError, RemoteConnection
+from gows.brokers.redis import RedisBroker
+from tests.brokers.nodes import Client, ServerNodes
+from tests.brokers.redis_server import RedisServer, free_port
+from tests.needs import need, need_module
+from tests.processes import Children
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    need("redis-server")
+    need_module("redis")
+    with Children() as children:
+        yield children
+
+
+MakeRedis = Callable[..., RedisServer]
+
+
+@pytest.fixture
+def make_redis(children: Children, tmp_path: Path) -> MakeRedis:
+    def make(*, durable: bool = True) -> RedisServer:
+        return RedisServer(children, tmp_path, durable=durable)
+
+    return make
+
+
+MakeNodes = Callable[..., ServerNodes]
+
+
+@pytest.fixture
+def make_nodes() -> Iterator[MakeNodes]:
+    made: list[ServerNodes] = []
+
+    def make(url: str, count: int = 2, folder: Path | None = None, **settings: Any) -> ServerNodes:
+        made.append(ServerNodes([RedisBroker(url, **settings) for _ in range(count)], folder))
+        return made[-1]
+
+    yield make
+    for nodes in made:
+        nodes.close()
+
+
+def brokers(nodes: ServerNodes) -> list[RedisBroker]:
+    return [server.broker for server in nodes.servers if isinstance(server.broker, RedisBroker)]
+
+
+def connected(nodes: ServerNodes) -> bool:
+    return all(broker.connected for broker in brokers(nodes))
+
+
+def gone(nodes: ServerNodes) -> bool:
+    return not any(broker.connected for broker in brokers(nodes))
+
+
+class Speaker:
+    """Publishes numbers until it is told to end, and notes which were acknowledged."""
+
+    def __init__(self, client: Client, topic: str, name: int) -> None:
+        self.acknowledged: list[int] = []
+        self.refused = 0
+        self._client = client
+        self._topic = topic
+        self._name = name
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._speak)
+        self._thread.start()
+
+    def _speak(self) -> None:
+        number = 0
+        while not self._ended.is_set():
+            answer = self._client.ask(type="publish", topic=self._topic, data=[self._name, number])
+            if answer["type"] == "published":
+                self.acknowledged.append(number)
+            else:
+                self.refused += 1
+                time.sleep(0.02)
+            number += 1
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("outage", ["queue", "refuse"])
+def test_killed_and_started_again_nothing_acknowledged_is_lost(
+    make_redis: MakeRedis, make_nodes: MakeNodes, outage: str
+) -> None:
+    redis = make_redis()
+    nodes = make_nodes(redis.url, outage=outage)
+    listeners = [nodes.client(0), nodes.client(1)]
+    for listener in listeners:
+        listener.subscribe("kept.long")
+    speakers = [Speaker(nodes.client(number), "kept.long", number) for number in (0, 1)]
+    for _ in range(3):
+        wait_until(lambda: connected(nodes), 10.0)
+        before = [len(speaker.acknowledged) for speaker in speakers]
+        wait_until(lambda before=before: all(len(s.acknowledged) > b + 20 for s, b in zip(speakers, before)))  # type: ignore[misc]  # noqa: B905
+        redis.kill()
+        wait_until(lambda: gone(nodes))
+        redis.start()
+    wait_until(lambda: connected(nodes), 10.0)
+    for speaker in speakers:
+        speaker.end()
+    nodes.client(0).publish("kept.long", "end")
+    heard: list[list[dict[str, Any]]] = []
+    for listener in listeners:
+        heard.append([])
+        while (message := listener.next())["data"] != "end":
+            assert message["type"] == "message", "no gap is told, for there is none"
+            heard[-1].append(message)
+    assert heard[0] == heard[1]
+    assert [message["offset"] for message in heard[0]] == list(range(1, len(heard[0]) + 1))
+    for name, speaker in enumerate(speakers):
+        numbers = [data[1] for data in (message["data"] for message in heard[0]) if data[0] == name]
+        assert numbers == sorted(set(numbers)), "none comes twice, nor out of order"
+        assert set(speaker.acknowledged) <= set(numbers)
+        if outage == "queue":
+            assert (speaker.refused, speaker.acknowledged) == (0, numbers)
+    if outage == "refuse":
+        assert sum(speaker.refused for speaker in speakers) > 0
+        counts = [broker.counters() for broker in brokers(nodes)]
+        refused = sum(count["refused"] + count["unknown"] for count in counts)
+        assert refused == sum(speaker.refused for speaker in speakers)
+
+
+def test_a_redis_that_forgets_is_told(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    redis = make_redis(durable=False)
+    nodes = make_nodes(redis.url)
+    here, there = nodes.client(0), nodes.client(1)
+    first = here.subscribe("kept.a")
+    there.subscribe("other")
+    for number in range(3):
+        there.publish("kept.a", number)
+    seen = [here.next() for _ in range(3)]
+    redis.kill()
+    wait_until(lambda: gone(nodes))
+    redis.start()
+    wait_until(lambda: connected(nodes), 10.0)
+    assert here.next() == {"type": "lost", "topic": "kept.a"}
+    there.publish("kept.a", "new")
+    new = here.next()
+    assert (new["data"], new["offset"]) == ("new", 1)
+    assert new["epoch"] != seen[0]["epoch"]
+    assert there.subscribe("kept.a", epoch=seen[0]["epoch"], offset=2)["recovered"] is False
+    assert nodes.servers[0].publishing.gaps == 1
+    assert "epoch" not in first or first["epoch"] == seen[0]["epoch"]
+
+
+def test_an_older_state_is_no_continuation(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    """It comes back with a snapshot, in which the topic stood elsewhere."""
+    redis_py = need_module("redis")
+    redis = make_redis(durable=False)
+    nodes = make_nodes(redis.url)
+    here, there = nodes.client(0), nodes.client(1)
+    here.subscribe("kept.a")
+    there.publish("kept.a", "in the snapshot")
+    with redis_py.Redis(port=redis.port) as admin:
+        admin.save()
+    there.publish("kept.a", "not in it")
+    old = [here.next() for _ in range(2)]
+    redis.kill()
+    wait_until(lambda: gone(nodes))
+    redis.start()
+    wait_until(lambda: connected(nodes), 10.0)
+    there.publish("kept.a", "second, again")
+    lost = here.next()
+    assert (lost["type"], lost["topic"], lost["offset"]) == ("lost", "kept.a", 0)
+    assert lost["epoch"] != old[0]["epoch"]
+    assert here.data(1) == ["second, again"]
+
+
+def test_while_it_is_away(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    redis = make_redis()
+    nodes = make_nodes(redis.url)
+    here, there = nodes.client(0), nodes.client(1)
+    where = here.subscribe("kept.a")
+    there.subscribe("room.a")
+    for number in range(3):
+        there.publish("kept.a", number)
+    messages = [here.next() for _ in range(3)]
+    redis.kill()
+    wait_until(lambda: gone(nodes))
+    assert here.ask(type="publish", topic="kept.a", data=1)["code"] == "unavailable"
+    with pytest.raises(BrokerError, match="not there"):
+        nodes.servers[0].publish("a", "b")
+    back = nodes.client(0)
+    assert back.subscribe("kept.a", epoch=messages[0]["epoch"], offset=1)["recovered"] is True, "what we know ourselves"
+    assert back.data(2) == [1, 2]
+    assert nodes.client(1).subscribe("kept.a", epoch=messages[0]["epoch"], offset=1)["recovered"] is False
+    assert len(back.members("room.a")) == 1
+    late = nodes.client(1)
+    late.subscribe("kept.b")
+    late.subscribe("room.a")
+    redis.start()
+    wait_until(lambda: connected(nodes), 10.0)
+    here.publish("kept.b", "heard")
+    assert late.data(1) == ["heard"]
+    wait_until(lambda: len(here.members("room.a")) == 2)
+    assert where["type"] == "subscribed"
+
+
+def test_what_waits_is_bounded(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    redis = make_redis()
+    (server,) = make_nodes(redis.url, 1, outage="queue", max_waiting=10_000).servers
+    redis.kill()
+    broker = server.broker
+    wait_until(lambda: not broker.connected)
+    told: list[Exception | None] = []
+    sent = 0
+    full = None
+    while full is None:
+        try:
+            server.publish("a", "x" * 1000, done=told.append)
+            sent += 1
+        except QueueFullError as error:
+            full = error
+    assert "wait for Redis" in str(full)
+    assert 5 <= sent <= 10
+    assert told == []
+    assert (broker.counters()["queued"], broker.counters()["full"]) == (sent, 1)
+    redis.start()
+    wait_until(lambda: told == [None] * sent, 10.0)
+    assert broker.waiting == 0
+
+
+def test_what_waits_at_the_end_is_told(make_nodes: MakeNodes) -> None:
+    need_module("redis")
+    (server,) = make_nodes(f"redis://127.0.0.1:{free_port()}/0", 1, outage="queue", timeout=1.0).servers
+    told: list[Exception | None] = []
+    server.publish("a", "b", done=told.append)
+    server.stop()
+    assert [str(error) for error in told] == ["the broker was closed"]
+    with pytest.raises(BrokerError, match="closed"):
+        server.publish("a", "b")
+
+
+def test_it_may_come_later_than_we(
+    make_redis: MakeRedis, make_nodes: MakeNodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = make_redis()
+    redis.kill()
+    nodes = make_nodes(redis.url, 1)
+    assert caplog.text.count("Redis is not there") == 1
+    here, there = nodes.client(), nodes.client()
+    here.subscribe("a")
+    redis.start()
+    wait_until(lambda: connected(nodes), 10.0)
+    there.publish("a", 1)
+    assert here.data(1) == [1]
+    assert caplog.text.count("Redis is not there") == 1, "once, not for every attempt"
+
+
+def test_it_hangs(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    redis = make_redis()
+    nodes = make_nodes(redis.url, 1, timeout=0.5)
+    here, there = nodes.client(), nodes.client()
+    here.subscribe("kept.a")
+    redis.freeze()
+    answer = there.ask(type="publish", topic="kept.a", data="in doubt")
+    assert (answer["code"], "may have the message" in answer["reason"]) == ("unavailable", True)
+    assert there.ask(type="publish", topic="kept.a", data=1)["code"] == "unavailable"
+    redis.thaw()
+    wait_until(lambda: connected(nodes), 10.0)
+    there.publish("kept.a", "sure")
+    assert here.data(2) == ["in doubt", "sure"], "it was there, and is found when it is looked up"
+
+
+def test_who_is_cut_off_finds_what_it_missed(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    redis_py = need_module("redis")
+    redis = make_redis(durable=False)
+    nodes = make_nodes(redis.url, outage="queue")
+    here = nodes.client(0)
+    here.subscribe("kept.long")
+    speaker = Speaker(nodes.client(1), "kept.long", 1)
+
+    def reconnects() -> int:
+        return sum(broker.counters()["reconnects"] for broker in brokers(nodes))
+
+    with redis_py.Redis(port=redis.port) as admin:
+        for _ in range(5):
+            wait_until(lambda: len(admin.client_list(_type="pubsub")) == 2 and connected(nodes), 10.0)
+            count = len(speaker.acknowledged)
+            wait_until(lambda count=count: len(speaker.acknowledged) > count + 10)  # type: ignore[misc]
+            before = reconnects()
+            assert admin.client_kill_filter(_type="pubsub") == 2
+            wait_until(lambda before=before: reconnects() >= before + 2, 10.0)  # type: ignore[misc]
+    wait_until(lambda: connected(nodes), 10.0)
+    speaker.end()
+    heard = [here.next() for _ in range(len(speaker.acknowledged))]
+    assert [message["data"][1] for message in heard] == speaker.acknowledged
+    assert [message["offset"] for message in heard] == list(range(1, len(heard) + 1))
+
+
+def test_what_was_taken_away_is_told(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    redis_py = need_module("redis")
+    redis = make_redis()
+    nodes = make_nodes(redis.url)
+    here, there = nodes.client(0), nodes.client(1)
+    here.subscribe("kept.a")
+    there.publish("kept.a", 1)
+    assert here.data(1) == [1]
+    with redis_py.Redis(port=redis.port) as admin:
+        admin.flushall()
+        there.publish("kept.a", 2)
+        lost = here.next()
+        assert (lost["type"], lost["offset"]) == ("lost", 0)
+        assert here.data(1) == [2]
+
+
+def test_strangers_on_its_channels_do_no_harm(
+    make_redis: MakeRedis, make_nodes: MakeNodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_py = need_module("redis")
+    redis = make_redis()
+    nodes = make_nodes(redis.url)
+    here, there = nodes.client(0), nodes.client(1)
+    here.subscribe("a")
+    channel = brokers(nodes)[0]._base(brokers(nodes)[0]._shard_of("a"))
+    with redis_py.Redis(port=redis.port) as admin:
+        for junk in (b"", b"\2a\n{}\n", b"\1a\nno json\n", b"\1a\n{}\n", b"\1a b c\n{}\n", b"\1\xff\n"):
+            assert admin.publish(channel, junk) >= 1
+        for junk in (b"\1tell\n", b"\1tell x y z w\n", b"junk"):
+            assert admin.publish("gows:{nodes}", junk) == 2
+    there.publish("a", 1)
+    assert here.data(1) == [1]
+    assert caplog.text.count("was not understood") >= 6
+
+
+PROGRAM = """
+import sys
+from gows.brokers.redis import RedisBroker
+from tests.brokers.nodes import make_server
+server = make_server(RedisBroker(sys.argv[1]))
+server.start("127.0.0.1:0")
+print(server.addresses[0][1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_those_of_a_process_that_is_killed_are_gone_after_a_time(
+    make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.brokers.redis, "BEAT", 0.2)
+    monkeypatch.setattr(gows.brokers.redis, "GONE", 1.0)
+    redis = make_redis()
+    nodes = make_nodes(redis.url, 1)
+    here = nodes.client()
+    here.subscribe("room.a")
+    fast = PROGRAM.replace("from tests", "import gows.brokers.redis as r\nr.BEAT = 0.2\nfrom tests")
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", fast, redis.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            there = Client(("127.0.0.1", int(process.stdout.readline())))
+            me = there.subscribe("room.a")["me"]
+            assert here.next()["id"] == me
+            time.sleep(1.5)
+            assert len(here.members("room.a")) == 2, "it says again and again that it is there"
+        finally:
+            process.send_signal(signal.SIGKILL)
+        assert here.next() == {"type": "leave", "topic": "room.a", "id": me}
+        there.close()
+
+
+def test_whom_a_publication_leaves_out_in_another_process(
+    make_redis: MakeRedis, make_nodes: MakeNodes, tmp_path: Path
+) -> None:
+    nodes = make_nodes(make_redis().url, 2, tmp_path / "bus")
+    here, there, other = nodes.client(0), nodes.client(1), nodes.client(1)
+    for client in (here, there, other):
+        client.subscribe("a")
+    address = there.peer.sock.getsockname()
+    (far,) = [
+        ws for ws in nodes.servers[0].connections if isinstance(ws, RemoteConnection) and ws.remote_addr == address
+    ]
+    nodes.servers[0].publish("a", "not for one", exclude=far)
+    nodes.servers[0].publish("a", "for all")
+    assert there.data(1) == ["for all"]
+    assert here.data(2) == other.data(2) == ["not for one", "for all"]
+
+
+def test_a_value_that_redis_does_not_take(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
+    redis_py = need_module("redis")
+    redis = make_redis()
+    nodes = make_nodes(redis.url, 1)
+    nodes.client().publish("kept.a", 0)
+    with redis_py.Redis(port=redis.port) as admin:
+        admin.config_set("maxmemory", "1")
+        admin.config_set("maxmemory-policy", "noeviction")
+        answer = nodes.client().ask(type="publish", topic="kept.a", data=1)
+        assert answer.get("code") == "unavailable", answer
+        assert "maxmemory" in answer["reason"]
+        admin.config_set("maxmemory", "0")
+    nodes.client().publish("kept.a", 1)
+    assert brokers(nodes)[0].counters()["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"outage": "wait"}, "outage"),
+        ({"max_waiting": 0}, "max_waiting"),
+        ({"shards": True}, "shards"),
+        ({"forget": 0}, "forget"),
+        ({"timeout": -1.0}, "timeout"),
+        ({"prefix": "a{b"}, "prefix"),
+        ({"prefix": ""}, "prefix"),
+        ({"url": "http://localhost"}, "scheme"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings: dict[str, Any], message: str) -> None:
+    need_module("redis")
+    with pytest.raises(ValueError, match=message):
+        RedisBroker(**{"url": "redis://localhost", **settings})
+
+
+def test_without_redis_py(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(ImportError, match=r"pip install 'gows\[redis\]'"):
+        RedisBroker("redis://localhost")
