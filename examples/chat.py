@@ -3,7 +3,8 @@
     python examples/chat.py [ADDRESS]        # "127.0.0.1:8080" unless given
 
 Open the address it prints in two tabs, and talk.
-`gows demo` is the same with names, a list of who is here, reconnection, and a page for phones: gows/commands/demo.py.
+`gows demo` is the same with rooms, names, a list of who is here, what was said before, reconnection, and a page for
+phones, over several processes and servers: gows/commands/demo.py.
 """
 
 from __future__ import annotations

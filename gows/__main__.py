@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from gows.commands import check, connect, demo, echo
 
 COMMANDS = {
-    "demo": (demo, "run the chat page: open it in two browser tabs and talk"),
+    "demo": (demo, "run a chat with rooms: open it in two browser tabs and talk"),
     "echo": (echo, "answer every message with itself: the target of conformance and load tests"),
     "connect": (connect, "talk to a WebSocket server from the terminal"),
     "check": (check, "say what this machine allows: selector, descriptors, compiled or plain"),

@@ -10,14 +10,14 @@ import threading
 from tests.processes import START_SECONDS, Children
 
 
-def demo_command(port: int = 0) -> list[str]:
+def demo_command(port: int = 0, *flags: str) -> list[str]:
     """The command line of a demo on 127.0.0.1."""
-    return [sys.executable, "-m", "gows", "demo", "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "gows", "demo", "--host", "127.0.0.1", "--port", str(port), *flags]
 
 
-def start_demo(children: Children, port: int = 0) -> tuple[subprocess.Popen[str], int]:
+def start_demo(children: Children, port: int = 0, *flags: str) -> tuple[subprocess.Popen[str], int]:
     """Start `gows demo` and wait for the address it prints: the process, with the rest of its output, and the port."""
-    demo = children.start(demo_command(port), stdout=subprocess.PIPE, text=True)
+    demo = children.start(demo_command(port, *flags), stdout=subprocess.PIPE, text=True)
     assert demo.stdout is not None
     overdue = threading.Timer(START_SECONDS, demo.kill)
     overdue.start()

@@ -1,49 +1,63 @@
-"""`gows demo`: a chat room on one port, for everybody who opens the address.
+"""`gows demo`: a chat with rooms on one port, for everybody who opens the address.
 
-`/` asks for a name, `/index?user=NAME` is the page, `/conn?user=NAME` the WebSocket. A client sends the plain text of a
-message; what it receives is JSON: `welcome` (its name, who is here, the size limit), `join`, `leave`, `message`, and
-`error` (about its own last message, which nobody else got). Every text it sends is answered by exactly one `message`
-or `error`. It runs in one process: the room is in its memory.
+`/` asks for a name and a room, `/index?user=NAME&room=ROOM` is the page, `/conn?user=NAME&room=ROOM` the WebSocket. It
+speaks gows.v1 (docs/topics.md), with the script at `/gows.js`: a room is a topic, its latest messages are kept, and who
+is in it is its presence. A client publishes {"text": ...}; the server says by what name, and when. So there is no state
+here: with --processes it runs on several CPUs, and with --broker on several machines.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import html
-import json
 import sys
-import threading
 import time
 import unicodedata
 from functools import partial
 from importlib.resources import files
 from string import Template
+from typing import Any
+from urllib.parse import urlencode
 
 from gows import (
     AcceptOptions,
-    ByteBuffer,
-    CloseCode,
-    Handler,
-    Opcode,
+    Keep,
+    NotAllowedError,
     Request,
     Response,
     Server,
+    TopicHandler,
     WebSocket,
-    accept,
+    serve_topics,
 )
-from gows.errors import ConnectionClosedError, HttpError, QueueFullError
+from gows.brokers.redis import RedisBroker
+from gows.commands.echo import processes
+from gows.errors import HttpError, UsageError
+from gows.presence import Member
+from gows.processes import run as run_processes
 from gows.processes.interpreter import dedicate
 
 NAME_LIMIT = 40
-"""Longest name, in characters; longer ones are cut."""
+"""Longest name, in characters, of somebody and of a room; longer ones are cut."""
 
 MESSAGE_LIMIT = 4096
-"""Longest message, in bytes of UTF-8; longer ones are answered with an error."""
+"""Longest message, in bytes of UTF-8; longer ones are refused."""
+
+TOKEN_LIMIT = 32
+"""Longest token by which a page knows itself, or a message of its own, again."""
+
+ROOM = "lobby"
+"""Where you are if you do not say where."""
+
+KEEP = Keep(50, 3600.0)
+"""What of a room is kept for those who come later: the latest 50 messages, of an hour."""
 
 OPTIONS = AcceptOptions(
     compression=True,
     min_compress_size=512,
     max_message_size=16 * MESSAGE_LIMIT,
+    overflow="close",  # who does not read comes back for what was missed, instead of not knowing of it
     close_timeout=1.0,  # Ctrl-C waits for every client to answer, but not longer than this
 )
 
@@ -66,7 +80,8 @@ ASSETS = {
 
 
 def clean_name(wanted: str) -> str:
-    """The name somebody gets who asks for `wanted`: one line of printable characters; empty if nothing is left.
+    """The name somebody gets, or a room has, who asks for `wanted`: one line of printable characters; empty if nothing
+    is left.
 
     Invisible characters go, and the two ways to write an accent become one: names that look the same are the same.
     """
@@ -74,127 +89,117 @@ def clean_name(wanted: str) -> str:
     return "".join(character for character in line if character.isprintable())[:NAME_LIMIT].strip()
 
 
-class Room:
-    """Who is here. Every method may be called from any thread.
-
-    All is said under one lock, so that everybody sees the same order of messages, joins and leaves. It is held only
-    shortly, because a write only queues: a client that does not read is let go when its queue is full.
-    """
-
-    __slots__ = ("_lock", "members")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.members: dict[str, WebSocket] = {}
-
-    def join(self, ws: WebSocket, wanted: str) -> str:
-        """Let `ws` in; returns the name it got: `wanted`, with a number behind it if somebody else is called so."""
-        with self._lock:
-            name, number = wanted, 1
-            while name in self.members:
-                number += 1
-                name = f"{wanted} ({number})"
-            self._tell_all(type="join", name=name, time=now())
-            self.members[name] = ws
-            tell(ws, encode(type="welcome", name=name, people=list(self.members), limit=MESSAGE_LIMIT))
-        return name
-
-    def leave(self, ws: WebSocket, name: str) -> None:
-        """Forget `ws`, if it is in the room under this name."""
-        with self._lock:
-            if self.members.get(name) is ws:
-                del self.members[name]
-                self._tell_all(type="leave", name=name, time=now())
-
-    def say(self, name: str, text: str) -> None:
-        """Tell everybody what `name` said."""
-        with self._lock:
-            self._tell_all(type="message", name=name, text=text, time=now())
-
-    def _tell_all(self, **event: object) -> None:
-        line = encode(**event)
-        for ws in self.members.values():
-            tell(ws, line)
+def topic_of(room: str) -> str:
+    """The topic of a room, whatever characters its name has: 40 of them make 219 at most, and a topic may have 255."""
+    return "room." + base64.urlsafe_b64encode(room.encode()).rstrip(b"=").decode()
 
 
-def now() -> float:
-    """Seconds since 1970, to the millisecond, as the page takes them."""
-    return round(time.time(), 3)
-
-
-def encode(**event: object) -> str:
-    """What travels to the page."""
-    return json.dumps(event, ensure_ascii=False)
-
-
-def tell(ws: WebSocket, line: str) -> None:
-    """Queue `line` for one client; one that is too slow is let go (1013), one that is gone hears nothing."""
-    try:
-        ws.write_string(line)
-    except QueueFullError:
-        ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
-    except ConnectionClosedError:
-        pass  # its on_close comes, and takes it out of the room
-
-
-class Member(Handler):
+class Guest(TopicHandler):
     """One open page."""
 
-    __slots__ = ("_name", "_room")
+    __slots__ = ("name", "tab", "topic", "wanted")
 
-    def __init__(self, room: Room, wanted: str) -> None:
-        self._room = room
-        self._name = wanted
+    def __init__(self, wanted: str, topic: str, tab: str) -> None:
+        self.wanted = wanted
+        self.topic = topic
+        self.tab = tab
+        self.name: str | None = None
+        """What it is called; None: it has not come to its room yet."""
 
     def on_open(self, ws: WebSocket) -> None:
-        self._name = self._room.join(ws, self._name)
+        ws.data = self
+        super().on_open(ws)
 
-    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
-        if opcode is not Opcode.TEXT:
-            problem = "Only text can be said here."
-        elif len(buff) > MESSAGE_LIMIT:
-            problem = f"This message is too long: {len(buff):,} of {MESSAGE_LIMIT:,} bytes."
-        else:
-            text = buff.get_string()
-            if text.strip():
-                self._room.say(self._name, text)
-                return
-            problem = "There is nothing in this message."
-        tell(ws, encode(type="error", text=problem))
+    def on_publish(self, ws: WebSocket, topic: str, data: Any) -> dict[str, Any]:
+        """Say who says it, and when."""
+        if self.name is None:
+            raise NotAllowedError("Nobody is heard who is not in the room: subscribe first.")
+        text = data.get("text") if isinstance(data, dict) else None
+        if not isinstance(text, str):
+            raise ValueError('A message is {"text": "..."}.')
+        size = len(text.encode())
+        if size > MESSAGE_LIMIT:
+            raise ValueError(f"This message is too long: {size:,} of {MESSAGE_LIMIT:,} bytes.")
+        if not text.strip():
+            raise ValueError("There is nothing in this message.")
+        said = {"name": self.name, "text": text, "time": round(time.time(), 3)}
+        token = data.get("token")
+        if isinstance(token, str):  # a page that comes back gets its own messages, too, and has them already
+            said["token"] = token[:TOKEN_LIMIT]
+        return said
 
-    def on_close(self, ws: WebSocket) -> None:
-        self._room.leave(ws, self._name)
+    def come(self, members: list[Member]) -> dict[str, str]:
+        """It comes to its room, where these are: what they are told of it. Its name has a number behind it if somebody
+        else is called so; two who come at the same moment may have the same."""
+        if self.name is None:
+            taken = {member.info["name"] for member in members}
+            name, number = self.wanted, 1
+            while name in taken:
+                number += 1
+                name = f"{self.wanted} ({number})"
+            self.name = name
+        return {"name": self.name, "tab": self.tab}
 
 
-def make_server(room: Room, workers: int) -> Server:
-    """The demo's server, not yet listening."""
-    server = Server(workers=workers)
+def make_broker(url: str) -> RedisBroker:
+    """For what `--broker` says. Raises ValueError for a URL that cannot be, ImportError without redis-py."""
+    try:
+        return RedisBroker(url, prefix="gows-demo")
+    except ValueError as error:  # which does not say what it is about
+        raise ValueError(f"--broker: {error}") from None
+
+
+def make_server(workers: int, broker: str | None = None) -> Server:
+    """The demo's server, not yet listening. Raises as `make_broker`."""
+
+    def is_own_room(ws: WebSocket, topic: str) -> bool:
+        guest: Guest = ws.data
+        return topic == guest.topic
+
+    def describe(ws: WebSocket, topic: str) -> dict[str, str]:
+        guest: Guest = ws.data
+        return guest.come(server.members(topic))
+
+    server = Server(
+        workers=workers,
+        may_subscribe=is_own_room,
+        may_publish=is_own_room,
+        keep=lambda topic: KEEP,
+        presence=describe,
+        broker=None if broker is None else make_broker(broker),
+    )
     pages = files("gows") / "pages"
-    front_page = (pages / "join.html").read_text(encoding="utf-8")
+    front_page = Template((pages / "join.html").read_text(encoding="utf-8"))
     chat_page = Template((pages / "chat.html").read_text(encoding="utf-8"))
 
     @server.route("/")
     def front(request: Request) -> Response:
-        return Response.html(front_page, headers=PAGE_HEADERS)
+        return Response.html(front_page.substitute(room=html.escape(room_of(request))), headers=PAGE_HEADERS)
 
     @server.route("/index")
     def index(request: Request) -> Response:
+        name, room = clean_name(request.form_value("user")), room_of(request)
+        if not name:
+            return Response.redirect("./?" + urlencode({"room": room}))
+        shown = {"user": html.escape(name), "room": html.escape(room), "topic": topic_of(room), "limit": MESSAGE_LIMIT}
+        return Response.html(chat_page.substitute(shown), headers=PAGE_HEADERS)
+
+    def make_guest(request: Request) -> Guest:
         name = clean_name(request.form_value("user"))
         if not name:
-            return Response.redirect("./")
-        return Response.html(chat_page.substitute(user=html.escape(name)), headers=PAGE_HEADERS)
+            raise HttpError(400, "Nobody comes in without a name: /conn?user=NAME&room=ROOM")
+        return Guest(name, topic_of(room_of(request)), request.form_value("tab")[:TOKEN_LIMIT])
 
-    @server.route("/conn")
-    def connect(request: Request) -> None:
-        name = clean_name(request.form_value("user"))
-        if not name:
-            raise HttpError(400, "Nobody comes in without a name: /conn?user=NAME")
-        accept(request, OPTIONS).serve(Member(room, name))
-
+    serve_topics(server, "/conn", options=OPTIONS, make_handler=make_guest)
     for path, content_type in ASSETS.items():
         body = (pages / path[1:]).read_bytes()
         server.route(path)(partial(asset, body, content_type))
     return server
+
+
+def room_of(request: Request) -> str:
+    """The room that is asked for."""
+    return clean_name(request.form_value("room")) or ROOM
 
 
 def asset(body: bytes, content_type: str, request: Request) -> Response:
@@ -211,19 +216,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=8080, help="port to listen on, 0 for a free one (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, default=4, help="threads that handle messages (default: %(default)s)")
+    parser.add_argument(
+        "--processes",
+        type=processes,
+        metavar="N",
+        help="worker processes on the port, 'auto': one a CPU (default: no others, the command itself serves)",
+    )
+    parser.add_argument(
+        "--broker",
+        metavar="URL",
+        help="a Redis, redis://HOST:PORT/DB: all demos that use it have the same rooms (needs gows[redis])",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve the chat until Ctrl-C; 1 when the address cannot be listened on."""
+    """Serve the chat until Ctrl-C; 1 when the address cannot be listened on, or there cannot be such a broker."""
+    address = (args.host, args.port)
+
+    def listening(addresses: list[Any]) -> None:
+        host, port = addresses[0][:2]
+        print(f"Open {url(host, port)} in two browser tabs and chat. Ctrl-C ends it.", flush=True)
+
     try:
-        server = make_server(Room(), args.workers)
-        bound = server.listen((args.host, args.port))
-    except (OSError, ValueError) as error:
+        if args.processes is not None:
+            if args.broker is not None:
+                make_broker(args.broker)  # a fault of it is said here, once
+            run_processes(
+                partial(make_server, args.workers, args.broker), address, processes=args.processes, ready=listening
+            )
+        else:
+            server = make_server(args.workers, args.broker)
+            server.listen(address)
+            dedicate()
+            server.listen_and_serve(ready=lambda: listening(server.addresses))
+    except (ImportError, OSError, UsageError, ValueError) as error:
         print(f"gows demo: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
-    invitation = f"Open {url(bound[0], bound[1])} in two browser tabs and chat. Ctrl-C ends it."
-    dedicate()
-    server.listen_and_serve(ready=lambda: print(invitation, flush=True))
     print("bye")
     return 0
 

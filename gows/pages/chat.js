@@ -1,9 +1,8 @@
-// The chat page. What the server sends is JSON with a `type`; what we send is the plain text of a message, and each is
-// answered exactly once, in order: by our own message coming back, or by an error. Everything that others wrote reaches
-// the page through textContent only.
+// The chat page: a room is a topic (gows.js), and who is in it is its presence. We publish {"text": ...} and a token; the
+// others get that with our name and the time, which the server adds. What we said ourselves is shown when the server has
+// it. Everything that others wrote reaches the page through textContent only.
 
-const FIRST_DELAY = 1000; // milliseconds before the first new attempt; doubled by each that fails
-const LONGEST_DELAY = 30000;
+const HISTORY = 50; // messages that a newcomer is shown
 const LONGEST_LOG = 1000; // entries kept on the page
 const SAME_BREATH = 300; // seconds within which messages of one person stand together
 
@@ -11,17 +10,23 @@ const find = (id) => document.getElementById(id);
 const log = find("log");
 const text = find("text");
 const pageTitle = document.title;
-const wanted = document.body.dataset.user;
+const { user, room, topic } = document.body.dataset;
+const limit = Number(document.body.dataset.limit); // bytes in a message
+const tab = token(); // by which we know ourselves among the people
+const people = new Map(); // by id: their entries in the list
+const own = new Map(); // by token: what we said, and whether it is "sent", "said", or "back" in the box
 
-let socket = null;
-let me = wanted;
-let limit = 4096; // bytes in a message; the server's welcome says how many
-let attempts = 0;
-let timer = 0;
-let unread = 0;
+let me = user;
+let myId = null; // of this connection
+let fresh = true; // nobody has told us yet who is here, in this connection
 let wasLost = false;
-let undelivered = []; // texts sent and not yet answered
+let unread = 0;
 let last = null; // the message that stands at the end of the log
+
+function token() {
+  const bytes = crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 // --- small builders
 
@@ -80,43 +85,65 @@ function notice(className, ...parts) {
   append(entry, false);
 }
 
-function showMessage(event) {
-  const mine = event.name === me;
-  const more = last !== null && last.name === event.name && event.time - last.time < SAME_BREATH;
+function showMessage(said, mine) {
+  const more = last !== null && last.mine === mine && last.name === said.name && said.time - last.time < SAME_BREATH;
   const entry = element("article", `message${mine ? " mine" : ""}${more ? " more" : ""}`);
   const bubble = element("div", "bubble");
-  const said = element("p", "", event.text);
+  const words = element("p", "", said.text);
   const from = element("span", mine ? "from unseen" : "from");
-  said.dir = "auto";
-  from.append(mine ? "You" : nameOf(event.name));
-  bubble.append(said, clock(event.time));
-  if (!mine) entry.append(avatar(event.name));
+  words.dir = "auto";
+  from.append(mine ? "You" : nameOf(said.name));
+  bubble.append(words, clock(said.time));
+  if (!mine) entry.append(avatar(said.name));
   entry.append(from, bubble);
   if (more) last.entry.classList.add("followed");
-  last = { name: event.name, time: event.time, entry };
+  last = { mine, name: said.name, time: said.time, entry };
   append(entry, mine);
-  if (mine) undelivered.shift();
-  else if (document.hidden) document.title = `(${++unread}) ${pageTitle}`;
+  if (!mine && document.hidden) document.title = `(${++unread}) ${pageTitle}`;
+}
+
+function heard(said) {
+  const ours = own.get(said.token);
+  if (ours === undefined) showMessage(said, false);
+  else arrived(ours, said); // after a loss of the connection we hear what we said ourselves, too
+}
+
+function arrived(ours, said) {
+  if (ours.state === "back" && text.value === ours.text) {
+    text.value = "";
+    problem("");
+    fit();
+  }
+  if (ours.state !== "said") showMessage(said, true);
+  ours.state = "said";
 }
 
 // --- the people
 
-function addPerson(name) {
-  const entry = element("li", name === me ? "mine" : "");
-  entry.append(avatar(name), nameOf(name));
-  entry.dataset.name = name;
-  entry.title = name;
+function present(members) {
+  const ours = members.filter(({ info }) => info.tab === tab).pop();
+  if (ours === undefined || (fresh && ours.id === myId)) return; // this is of a connection that was lost
+  if (fresh) begin(ours);
+  const here = new Set(members.map(({ id }) => id));
+  for (const [id, entry] of people) if (!here.has(id)) removePerson(id, entry);
+  for (const { id, info } of members) if (!people.has(id)) addPerson(id, info);
+  find("count").textContent = people.size;
+  fresh = false;
+}
+
+function addPerson(id, info) {
+  const entry = element("li", info.tab === tab ? "mine" : "");
+  entry.append(avatar(info.name), nameOf(info.name));
+  entry.title = info.name;
   find("people").append(entry);
-  countPeople();
+  people.set(id, entry);
+  if (!fresh) notice("", nameOf(info.name), " joined");
 }
 
-function removePerson(name) {
-  for (const entry of find("people").children) if (entry.dataset.name === name) entry.remove();
-  countPeople();
-}
-
-function countPeople() {
-  find("count").textContent = find("people").childElementCount;
+function removePerson(id, entry) {
+  entry.remove();
+  people.delete(id);
+  if (!fresh && !entry.classList.contains("mine")) notice("", nameOf(entry.title), " left");
 }
 
 // --- the connection
@@ -130,91 +157,42 @@ function problem(what) {
   find("problem").textContent = what;
 }
 
-const receivers = {
-  welcome(event) {
-    attempts = 0;
-    me = event.name;
-    limit = event.limit;
-    find("me").textContent = me;
-    find("people").replaceChildren();
-    event.people.forEach(addPerson);
-    setState("open", "Connected");
-    find("banner").hidden = true;
-    problem("");
-    if (wasLost) notice("link", "Back again");
-    if (me !== wanted) notice("", "The name ", nameOf(wanted), " was taken: you are ", nameOf(me));
-    find("spoken").textContent = wasLost ? "Back again" : "Connected";
-    wasLost = false;
-  },
-  join(event) {
-    addPerson(event.name);
-    notice("", nameOf(event.name), " joined");
-  },
-  leave(event) {
-    removePerson(event.name);
-    notice("", nameOf(event.name), " left");
-  },
-  message: showMessage,
-  error(event) {
-    const refused = undelivered.shift();
-    if (refused !== undefined) giveBack([refused]);
-    problem(event.text);
-  },
-};
-
-function connect() {
-  clearTimeout(timer);
-  const address = new URL("conn", location.href);
-  address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-  address.searchParams.set("user", wanted);
-  setState(wasLost ? "lost" : "connecting", wasLost ? "Reconnecting" : "Connecting");
-  const opened = new WebSocket(address);
-  socket = opened;
-  opened.onmessage = (received) => {
-    const event = JSON.parse(received.data);
-    receivers[event.type]?.(event); // a type of a newer server is passed over
-  };
-  opened.onclose = () => {
-    if (opened === socket) lost();
-  };
+function begin({ id, info }) {
+  if (info.name !== me && info.name !== user) notice("", "The name ", nameOf(user), " was taken: you are ", nameOf(info.name));
+  me = info.name;
+  myId = id;
+  find("me").textContent = me;
+  setState("open", "Connected");
+  find("banner").hidden = true;
+  find("spoken").textContent = wasLost ? "Back again" : "Connected";
+  wasLost = false;
+  problem("");
 }
 
-function lost() {
-  socket = null;
-  if (document.body.dataset.state === "open") notice("link", "Connection lost");
-  wasLost = true;
-  setState("lost", "Not connected");
-  if (undelivered.length) {
-    giveBack(undelivered);
-    problem("What you sent last may not have arrived; it is in the box again.");
-    undelivered = [];
+function opened() {
+  fresh = true;
+  if (wasLost) notice("link", "Back again");
+}
+
+function closed() {
+  if (document.body.dataset.state === "open") {
+    wasLost = true;
+    notice("link", "Connection lost");
   }
-  const ceiling = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** attempts++);
-  const due = Date.now() + ceiling * (0.5 + Math.random() / 2); // jitter: a restarted server is not met by all at once
+  setState("lost", "Not connected");
   find("banner").hidden = false;
   find("spoken").textContent = "Connection lost, trying again";
-  countDown(due);
-}
-
-function countDown(due) {
-  const left = due - Date.now();
-  if (left <= 0) {
-    find("banner-text").textContent = "Connection lost, trying again now";
-    connect();
-    return;
-  }
-  find("banner-text").textContent = `Connection lost, trying again in ${Math.ceil(left / 1000)} s`;
-  timer = setTimeout(countDown, Math.min(left, 250), due);
-}
-
-function retryNow() {
-  if (socket === null && wasLost) countDown(0);
+  const unanswered = [...own.values()].filter(({ state }) => state === "sent");
+  if (unanswered.length === 0) return;
+  giveBack(unanswered);
+  problem("What you sent last may not have arrived; it is in the box again.");
 }
 
 // --- writing
 
-function giveBack(texts) {
-  text.value = [...texts, text.value].filter((part) => part.trim()).join("\n");
+function giveBack(messages) {
+  text.value = [...messages.map((message) => message.text), text.value].filter((part) => part.trim()).join("\n");
+  for (const message of messages) message.state = "back";
   fit();
 }
 
@@ -232,12 +210,25 @@ function send() {
   } else if (document.body.dataset.state !== "open") {
     problem("Not connected. Your message stays here until you can send it.");
   } else {
-    socket.send(said);
-    undelivered.push(said);
+    publish(said);
     text.value = "";
     problem("");
     fit();
   }
+}
+
+function publish(said) {
+  const ours = { text: said, state: "sent" };
+  const name = token();
+  own.set(name, ours);
+  gows.publish(topic, { text: said, token: name }).then(
+    () => arrived(ours, { name: me, text: said, time: Date.now() / 1000 }),
+    (error) => {
+      if (ours.state !== "sent") return; // it was given back when the connection was lost
+      giveBack([ours]);
+      problem(error.message);
+    },
+  );
 }
 
 text.addEventListener("input", () => {
@@ -255,7 +246,6 @@ find("composer").addEventListener("submit", (event) => {
   send();
   text.focus();
 });
-find("retry").addEventListener("click", retryNow);
 find("newer").addEventListener("click", toBottom);
 log.addEventListener("scroll", () => {
   if (atBottom()) find("newer").hidden = true;
@@ -263,12 +253,16 @@ log.addEventListener("scroll", () => {
 new ResizeObserver(() => {
   if (find("newer").hidden) toBottom(); // a phone's keyboard came up, or the box grew: the last message stays in sight
 }).observe(log);
-addEventListener("online", retryNow);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   unread = 0;
   document.title = pageTitle;
-  retryNow();
 });
 
-connect();
+const address = new URL("conn", location.href);
+address.search = new URLSearchParams({ user, room, tab });
+const gows = new Gows(address, { onstate: (state) => (state === "open" ? opened() : closed()) });
+const missing = () => notice("link", "Some messages may be missing");
+gows.subscribe(topic, heard, { lost: missing, present, history: HISTORY }).ready.catch((error) => {
+  if (error.code !== "closed") problem(error.message);
+});
