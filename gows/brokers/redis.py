@@ -97,6 +97,7 @@ class _Tell(NamedTuple):
     body: bytes
 
 
+_Found = tuple[Position, list[Envelope]]
 _Job = _Post | _Follow | _Call | _Interest | _CatchUp | _Tell
 
 
@@ -403,8 +404,9 @@ class RedisBroker(Broker):
         for name in self._seen:
             self.hub.peer_up(name)
         self._live = {topic for topic in self._live if self.hub.wanted(topic)}
-        for topic in self._live:
-            await self._catch_up(topic)
+        live = list(self._live)
+        for at in range(0, len(live), BATCH):
+            await self._catch_up(live[at : at + BATCH])
         for topic in self._topics.keys() - self._live:
             await self._begin(topic)
         self._tried.set()
@@ -432,7 +434,7 @@ class RedisBroker(Broker):
         elif isinstance(job, _CatchUp):
             self._jobs.popleft()
             self._catching.discard(job.topic)
-            await self._catch_up(job.topic)
+            await self._catch_up([job.topic])
         elif isinstance(job, _Interest):
             self._jobs.popleft()
             self._count(job)
@@ -564,23 +566,36 @@ class RedisBroker(Broker):
 
     # ------------------------------------------------------------------ our thread: topics
 
-    async def _fetch(
-        self, topic: str, after: Position | None, *, entries: bool = True
-    ) -> tuple[Position, list[Envelope]] | None:
+    async def _fetch(self, topic: str, after: Position | None, *, entries: bool = True) -> _Found | None:
         """Where a topic stands in Redis, and what it has after a position; None: it is not kept."""
-        base = self._base(self._shard_of(topic))
-        epoch, offset = after or ("", 0)
-        command = (
-            *("EVAL", READ, 2, f"{base}:at:{topic}", f"{base}:log:{topic}", self._link.incarnation),
-            *(secrets.token_hex(8), epoch, offset, int(entries)),
-        )
-        (answer,) = await self._link.exchange([command])
-        if isinstance(answer, Exception):
-            raise BrokerError(f"the history of {topic} cannot be read: {answer}")
-        if answer is None:
-            return None
-        found = answer[0].decode()
-        return Position(found, answer[1]), self._envelopes(found, answer[2], answer[3])
+        (found,) = await self._fetch_all([(topic, after)], entries=entries)
+        return found
+
+    async def _fetch_all(
+        self, wanted: list[tuple[str, Position | None]], *, entries: bool = True
+    ) -> list[_Found | None]:
+        """The same for several at once."""
+        commands: list[Command] = []
+        for topic, after in wanted:
+            base = self._base(self._shard_of(topic))
+            epoch, offset = after or ("", 0)
+            commands.append(
+                (
+                    *("EVAL", READ, 2, f"{base}:at:{topic}", f"{base}:log:{topic}", self._link.incarnation),
+                    *(secrets.token_hex(8), epoch, offset, int(entries)),
+                )
+            )
+        found: list[_Found | None] = []
+        for (topic, _), answer in zip(wanted, await self._link.exchange(commands), strict=True):
+            if isinstance(answer, Exception):
+                logger.error("the history of %s cannot be read: %s", topic, answer)
+                answer = None
+            if answer is None:
+                found.append(None)
+            else:
+                epoch = answer[0].decode()
+                found.append((Position(epoch, answer[1]), self._envelopes(epoch, answer[2], answer[3])))
+        return found
 
     def _envelopes(self, epoch: str, now: int, entries: list[Any]) -> list[Envelope]:
         """Those of a stream that are not too old."""
@@ -603,14 +618,19 @@ class RedisBroker(Broker):
                 self.hub.history.begin(topic, None if found is None else found[0])
                 self._live.add(topic)
 
-    async def _catch_up(self, topic: str) -> None:
-        """Deliver what was missed of a topic, and say so if some of it is gone."""
+    async def _catch_up(self, topics: list[str]) -> None:
+        """Deliver what was missed of topics, and say so if some of it is gone."""
+        history = self.hub.history
+        with self.hub.lock:
+            wanted = [(topic, history.position(topic)) for topic in topics]
+        for topic, found in zip(topics, await self._fetch_all(wanted), strict=True):
+            self._make_up(topic, found)
+
+    def _make_up(self, topic: str, found: _Found | None) -> None:
+        """Deliver what was found of a topic, but what has come meanwhile."""
         hub = self.hub
         with hub.lock:
             last = hub.history.position(topic)
-        found = await self._fetch(topic, last)
-        with hub.lock:
-            last = hub.history.position(topic)  # more may have come meanwhile
         if found is None:
             if last is not None:
                 with hub.lock:

@@ -419,6 +419,25 @@ def test_a_value_that_redis_does_not_take(make_redis: MakeRedis, make_nodes: Mak
     assert brokers(nodes)[0].counters()["failed"] == 1
 
 
+def test_what_somebody_else_put_in_its_place(
+    make_redis: MakeRedis, make_nodes: MakeNodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_py = need_module("redis")
+    redis = make_redis()
+    nodes = make_nodes(redis.url, 1)
+    (broker,) = brokers(nodes)
+    with redis_py.Redis(port=redis.port) as admin:
+        admin.set(f"{broker._base(broker._shard_of('kept.a'))}:at:kept.a", "no hash")
+    here, there = nodes.client(), nodes.client()
+    assert "offset" not in here.subscribe("kept.a")
+    assert "cannot be read" in caplog.text
+    assert there.ask(type="publish", topic="kept.a", data=1)["code"] == "unavailable"
+    here.subscribe("kept.b")
+    there.publish("kept.b", 1)
+    assert here.data(1) == [1]
+    assert broker.counters()["reconnects"] == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
