@@ -169,6 +169,7 @@ class RedisBroker(Broker):
         self._interest: Counter[int] = Counter()  # by shard: subscribed topics, and followers on their way
         self._subscribed: set[int] = set()
         self._topics: Counter[str] = Counter()  # those with subscribers here
+        self._followed: Counter[str] = Counter()  # those that somebody is about to subscribe to
         self._live: set[str] = set()  # topics of which we have heard everything, but what was sent during an outage
         self._catching: set[str] = set()  # those for which a _CatchUp waits
         self._doubtful: list[_Post] = []  # sent, and not answered
@@ -492,6 +493,7 @@ class RedisBroker(Broker):
         """Make sure that we hear of the topic, and look up what was missed."""
         shards = self._shards_of(job.topic)
         self._interest.update(shards)  # until the subscription is counted itself
+        self._followed[job.topic] += 1  # what is heard from now on is not to be passed over
         try:
             await self._hear(shards)
             await self._begin(job.topic)
@@ -502,6 +504,7 @@ class RedisBroker(Broker):
             self._jobs.popleft()
             self._answer(job, missed)
         finally:
+            self._followed -= Counter([job.topic])
             self._jobs.append(_Call(lambda: self._interest.subtract(shards)))
 
     async def _missed(self, topic: str, since: Position | None) -> tuple[Position, list[Publication]] | None:
@@ -718,7 +721,7 @@ class RedisBroker(Broker):
     def _deliver(self, head: str, body: bytes) -> None:
         topic, *where = head.split(" ")
         hub = self.hub
-        if not hub.wanted(topic):
+        if not self._followed[topic] and not hub.wanted(topic):
             self._live.discard(topic)
             return
         envelope = self._ours(Envelope.unpack(body, hub.now()))

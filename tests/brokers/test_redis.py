@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -310,6 +311,28 @@ def test_who_is_cut_off_finds_what_it_missed(make_redis: MakeRedis, make_nodes: 
     heard = [here.next() for _ in range(len(speaker.acknowledged))]
     assert [message["data"][1] for message in heard] == speaker.acknowledged
     assert [message["offset"] for message in heard] == list(range(1, len(heard) + 1))
+
+
+def test_what_comes_while_somebody_is_about_to_subscribe_is_not_passed_over(
+    make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = make_nodes(make_redis().url)
+    here, there = nodes.client(0), nodes.client(1)
+    for number in range(3):
+        there.publish("kept.a", number)
+    where = here.subscribe("kept.a")
+    here.ask(type="unsubscribe", topic="kept.a")
+    look_up = RedisBroker._missed
+
+    async def slow(broker: RedisBroker, topic: str, since: Any) -> Any:
+        found = await look_up(broker, topic, since)
+        await asyncio.get_running_loop().run_in_executor(None, there.publish, "kept.a", "last")
+        await asyncio.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(RedisBroker, "_missed", slow)
+    assert here.subscribe("kept.a", epoch=where["epoch"], offset=1)["recovered"] is True
+    assert here.data(3) == [1, 2, "last"]
 
 
 def test_what_was_taken_away_is_told(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
