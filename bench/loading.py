@@ -30,6 +30,7 @@ class Load(NamedTuple):
     """A file with a payload, compressed as RFC 7692 says, to send instead of `size` bytes."""
     in_flight: int = 200
     """New connections at a time."""
+    socketio: bool = False
 
     def command(self, port: int) -> list[str]:
         """Its command line. Raises Unavailable."""
@@ -41,6 +42,8 @@ class Load(NamedTuple):
             words.append("-T")
         if self.compressed is not None:
             words += ["-z", "-f", self.compressed]
+        if self.socketio:
+            words.append("-E")
         return [str(build("wsload-tls" if self.tls else "wsload")), *map(str, words), str(port)]
 
 

@@ -33,6 +33,7 @@ PEER_PACKAGES = (
     "granian",
     "uvicorn",
     "httptools",
+    "python-socketio",
     "simple-websocket",
     "werkzeug",
 )
