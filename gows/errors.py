@@ -14,6 +14,7 @@ GowsError
 │   ├── InvalidCloseCodeError    a close code or reason that may not travel (also a ValueError)
 │   └── LoopClosedError          work for a loop that was closed
 ├── QueueFullError               the outgoing queue is over its high-water mark (policy "refuse")
+├── BrokerError                  the broker of topics does not take a message now, or it is not known whether it has
 ├── TopicError                   a server of gows.v1 refused what a TopicClient asked for (`code`)
 ├── ReceiveTimeoutError          nothing came in time (blocking client; also a TimeoutError)
 └── ConnectError                 the client could not connect (also a ConnectionError)

@@ -6,6 +6,7 @@ import pytest
 
 from gows import errors
 from gows.errors import (
+    BrokerError,
     ConnectError,
     ConnectionClosedError,
     ConnectTimeoutError,
@@ -38,11 +39,8 @@ def test_every_error_stands_in_the_tree_at_the_head_of_its_file() -> None:
 
 def test_errors_are_split_by_fault() -> None:
     for each in EVERY:
-        faults = [
-            base
-            for base in (PeerError, UsageError, QueueFullError, TopicError, ReceiveTimeoutError, ConnectError)
-            if issubclass(each, base)
-        ]
+        kinds = (PeerError, UsageError, QueueFullError, BrokerError, TopicError, ReceiveTimeoutError, ConnectError)
+        faults = [base for base in kinds if issubclass(each, base)]
         assert len(faults) == (0 if each is GowsError else 1), each
 
 
