@@ -18,7 +18,7 @@ from gows.history import History, Keep
 from gows.presence import Describe, Member, Presence
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
-from gows.topics import Position, Publication, Since, Subscriptions, is_pattern, to_json
+from gows.topics import Position, Publication, Since, Subscriptions, is_pattern, nobody, to_json
 from gows.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -44,10 +44,6 @@ def as_keep(value: Keep | int | timedelta | None) -> Keep | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"history is a number of messages, a timedelta or a gows.Keep, not {type(value).__name__}")
     return None if value == 0 else Keep(value)
-
-
-def _nothing(error: Exception | None) -> None:
-    """Nobody asked."""
 
 
 class Publishing:
@@ -81,7 +77,7 @@ class Publishing:
         self._find: Callable[[int], WebSocket | None] = lambda number: None
         self._tokens = itertools.count(-1, -1)
         self._away: OrderedDict[int, WebSocket] = OrderedDict()  # whom a publication leaves out that comes back to us
-        self._presence = presence
+        self._info_of = presence
         self.presence = Presence(broker.tell, self._announce)
         broker.attach(self)
         subscriptions.on_first = broker.listen
@@ -112,7 +108,7 @@ class Publishing:
             left_out = exclude.process, exclude.number
         with self.lock:
             self._fanout.check(publication.bare)
-            finished = self.broker.publish(Envelope(publication, keep, ttl, left_out), own, done or _nothing)
+            finished = self.broker.publish(Envelope(publication, keep, ttl, left_out), own, done or nobody)
             self.published += 1
         if finished and done is not None:
             done(None)
@@ -157,9 +153,9 @@ class Publishing:
 
     def _describe(self, ws: WebSocket, topic: str, words: list[str]) -> Any:
         """What is told of `ws` to others in the topic; None: nothing. A pattern is no place to be in."""
-        if self._presence is None or is_pattern(words):
+        if self._info_of is None or is_pattern(words):
             return None
-        info = self._presence(ws, topic)
+        info = self._info_of(ws, topic)
         to_json(info)  # raises for what cannot be sent
         return info
 
@@ -173,7 +169,7 @@ class Publishing:
 
     def _ended(self, ws: WebSocket, topics: tuple[str, ...]) -> None:
         """A connection is over. Loop thread."""
-        if self._presence is not None:
+        if self._info_of is not None:
             with self.lock:
                 for topic in topics:
                     self.presence.leave(ws, topic)

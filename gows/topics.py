@@ -163,11 +163,11 @@ class Subscriptions:
         self._loop = loop
         self.may_subscribe = may_subscribe
         self.may_publish = may_publish
-        self.on_first: Callable[[str], object] = _nothing
+        self.on_first: Callable[[str], object] = nobody
         """Called when a topic or pattern has its first subscriber here, with the lock held."""
-        self.on_last: Callable[[str], object] = _nothing
+        self.on_last: Callable[[str], object] = nobody
         """… and when the last has left."""
-        self.on_end: Callable[[WebSocket, tuple[str, ...]], object] = _nothing
+        self.on_end: Callable[[WebSocket, tuple[str, ...]], object] = nobody
         """Called when a connection that had subscriptions is over, with these."""
         self._lock = threading.Lock()
         self._listening = False  # to the loop, for connections that end
@@ -306,7 +306,7 @@ def is_pattern(words: list[str]) -> bool:
     return ONE in words or words[-1] == REST
 
 
-def _nothing(*arguments: object) -> None:
+def nobody(*arguments: object) -> None:
     """Nobody wants to know."""
 
 

@@ -102,6 +102,15 @@ def test_a_client_publishes_to_the_others(make_stage: MakeStage) -> None:
     assert (texts(one), texts(two)) == ([], ["from one", "for two alone"])
 
 
+def test_who_publishes_may_be_told_that_it_is_done(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    _, ws = subscribed(stage, "talk")
+    told: list[Exception | None] = []
+    stage.server.publish("talk", "from the server", done=told.append)
+    ws.publish("talk", "from a client", done=told.append)
+    assert told == [None, None]
+
+
 def test_many_are_served_over_turns_and_get_it_once(make_stage: MakeStage) -> None:
     stage = make_stage()
     all_of_them = [subscribed(stage, "all") for _ in range(600)]

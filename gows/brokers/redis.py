@@ -211,8 +211,7 @@ class RedisBroker(Broker):
             if self._closing:
                 raise BrokerError("the broker was closed")
             if not self._up and self._outage == "refuse":
-                self._counts["refused"] += 1
-                raise BrokerError("Redis is not there; try again later")
+                raise self._refused()
             if self._waiting and self._waiting + len(body) > self._max_waiting:
                 self._counts["full"] += 1
                 raise QueueFullError(f"{self._waiting} bytes wait for Redis already")
@@ -332,6 +331,10 @@ class RedisBroker(Broker):
                 self._finish(post, self._unknown())
         self._jobs.extendleft(reversed(again))
 
+    def _refused(self) -> BrokerError:
+        self._counts["refused"] += 1
+        return BrokerError("Redis is not there; try again later")
+
     def _unknown(self) -> BrokerError:
         self._counts["unknown"] += 1
         return BrokerError("Redis was lost before it answered: it may have the message, or not")
@@ -355,8 +358,7 @@ class RedisBroker(Broker):
                     if self._outage == "queue":
                         held.append(job)
                     else:
-                        self._counts["refused"] += 1
-                        self._finish(job, BrokerError("Redis is not there; try again later"))
+                        self._finish(job, self._refused())
                 elif isinstance(job, _Follow):
                     self._answer(job, None)
                 elif isinstance(job, _Call):

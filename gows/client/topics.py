@@ -213,51 +213,64 @@ class TopicClient:
 
     def heard(self, message: dict[str, Any]) -> None:
         """A message of the server's."""
-        if self._told(message):
-            return
-        if message["type"] != "message":
-            with self._lock:
-                answer = self._asked.pop(message.get("id", 0), None)
-            if answer is not None and message["type"] == "error":
-                answer.set_exception(TopicError(message["code"], message["reason"]))
-            elif answer is not None:
-                answer.set_result(message)
-            return
+        kind = message["type"]
+        if kind == "message":
+            self._message(message)
+        elif kind == "lost":
+            self._lost(message)
+        elif kind in ("join", "leave"):
+            self._moved(message)
+        else:
+            self._answered(message)
+
+    def _message(self, message: dict[str, Any]) -> None:
         topic = message["topic"]
         with self._lock:
-            if "offset" in message and topic in self._subscriptions:
-                last = self._positions.get(topic)
-                if last is not None and last[0] == message["epoch"] and message["offset"] <= last[1]:
-                    return
-                self._positions[topic] = message["epoch"], message["offset"]
+            last = self._positions.get(topic)
+            again = last is not None and last[0] == message.get("epoch") and message["offset"] <= last[1]
+            if again and topic in self._subscriptions:
+                return
+            self._note(message)
             wanted = self._wanted(topic)
         data = base64.b64decode(message["base64"]) if "base64" in message else message["data"]
         for subscription in wanted:
             _call(subscription.callback, data, topic)
 
-    def _told(self, message: dict[str, Any]) -> bool:
-        """What the server says of a topic, unasked; False: it is a message, or an answer."""
-        topic = message.get("topic", "")
+    def _lost(self, message: dict[str, Any]) -> None:
+        """Some of a topic was lost on its way to the server."""
+        topic = message["topic"]
         with self._lock:
-            if message["type"] == "lost":
-                if "offset" in message and topic in self._subscriptions:
-                    self._positions[topic] = message["epoch"], message["offset"]
-                wanted = self._wanted(topic)
-            elif message["type"] in ("join", "leave"):
-                room = self._rooms.get(topic)
-                if room is not None and message["type"] == "join":
-                    room[message["id"]] = message["info"]
-                elif room is not None:
-                    room.pop(message["id"], None)
-            else:
-                return False
-        if message["type"] == "lost":
-            for subscription in wanted:
-                if subscription.lost is not None:
-                    _call(subscription.lost, topic)
+            self._note(message)
+            wanted = self._wanted(topic)
+        for subscription in wanted:
+            if subscription.lost is not None:
+                _call(subscription.lost, topic)
+
+    def _moved(self, message: dict[str, Any]) -> None:
+        """Somebody joined a topic, or left it."""
+        topic = message["topic"]
+        with self._lock:
+            room = self._rooms.get(topic)
+            if room is not None and message["type"] == "join":
+                room[message["id"]] = message["info"]
+            elif room is not None:
+                room.pop(message["id"], None)
+        self._show(topic)
+
+    def _answered(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            answer = self._asked.pop(message.get("id", 0), None)
+        if answer is None:
+            return
+        if message["type"] == "error":
+            answer.set_exception(TopicError(message["code"], message["reason"]))
         else:
-            self._show(topic)
-        return True
+            answer.set_result(message)
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Where the topic of a message stands, if it is kept, and subscribed to by its name. Lock held."""
+        if "offset" in message and message["topic"] in self._subscriptions:
+            self._positions[message["topic"]] = message["epoch"], message["offset"]
 
     def _wanted(self, topic: str) -> list[TopicSubscription]:
         """Whom a topic concerns. Lock held."""

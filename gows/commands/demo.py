@@ -32,7 +32,7 @@ from gows import (
     serve_topics,
 )
 from gows.brokers.redis import RedisBroker
-from gows.commands.echo import processes
+from gows.commands.echo import add_processes
 from gows.errors import HttpError, UsageError
 from gows.presence import Member
 from gows.processes import run as run_processes
@@ -216,12 +216,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=8080, help="port to listen on, 0 for a free one (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, default=4, help="threads that handle messages (default: %(default)s)")
-    parser.add_argument(
-        "--processes",
-        type=processes,
-        metavar="N",
-        help="worker processes on the port, 'auto': one a CPU (default: no others, the command itself serves)",
-    )
+    add_processes(parser)
     parser.add_argument(
         "--broker",
         metavar="URL",

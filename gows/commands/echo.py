@@ -63,12 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=4, metavar="N", help="worker threads; 0: callbacks run in the loop (default: 4)"
     )
-    parser.add_argument(
-        "--processes",
-        type=processes,
-        metavar="N",
-        help="worker processes on the port, 'auto': one a CPU (default: no others, the command itself serves)",
-    )
+    add_processes(parser)
     parser.add_argument(
         "--drain",
         type=float,
@@ -94,6 +89,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-message-size", type=int, default=MAX_MESSAGE_SIZE, metavar="BYTES", help="default: 16 MiB"
+    )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """The option `--processes`."""
+    parser.add_argument(
+        "--processes",
+        type=processes,
+        metavar="N",
+        help="worker processes on the port, 'auto': one a CPU (default: no others, the command itself serves)",
     )
 
 

@@ -74,6 +74,14 @@ def gone(nodes: ServerNodes) -> bool:
     return not any(broker.connected for broker in brokers(nodes))
 
 
+def restart(redis: RedisServer, nodes: ServerNodes) -> None:
+    """It dies, and comes back with what is on its disk."""
+    redis.kill()
+    wait_until(lambda: gone(nodes))
+    redis.start()
+    wait_until(lambda: connected(nodes), 10.0)
+
+
 class Speaker:
     """Publishes numbers until it is told to end, and notes which were acknowledged."""
 
@@ -154,10 +162,7 @@ def test_a_redis_that_forgets_is_told(make_redis: MakeRedis, make_nodes: MakeNod
     for number in range(3):
         there.publish("kept.a", number)
     seen = [here.next() for _ in range(3)]
-    redis.kill()
-    wait_until(lambda: gone(nodes))
-    redis.start()
-    wait_until(lambda: connected(nodes), 10.0)
+    restart(redis, nodes)
     assert here.next() == {"type": "lost", "topic": "kept.a"}
     there.publish("kept.a", "new")
     new = here.next()
@@ -180,10 +185,7 @@ def test_an_older_state_is_no_continuation(make_redis: MakeRedis, make_nodes: Ma
         admin.save()
     there.publish("kept.a", "not in it")
     old = [here.next() for _ in range(2)]
-    redis.kill()
-    wait_until(lambda: gone(nodes))
-    redis.start()
-    wait_until(lambda: connected(nodes), 10.0)
+    restart(redis, nodes)
     there.publish("kept.a", "second, again")
     lost = here.next()
     assert (lost["type"], lost["topic"], lost["offset"]) == ("lost", "kept.a", 0)
