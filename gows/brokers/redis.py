@@ -310,15 +310,19 @@ class RedisBroker(Broker):
         await self._link.connect()
         tasks = [asyncio.ensure_future(each) for each in (self._read(), self._work(), self._beat())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             pending = set(tasks)
             while pending:  # before Python 3.12 wait_for may swallow a cancellation
                 for task in pending:
                     task.cancel()
                 _, pending = await asyncio.wait(pending, timeout=0.1)
-        for task in done:
-            task.result()
+        errors = [
+            task.exception() for task in tasks if not task.cancelled()
+        ]  # of all: asyncio logs what nobody asks for
+        for error in errors:
+            if error is not None:
+                raise error
 
     def _settle(self) -> None:
         """What becomes of messages that were sent and not answered."""

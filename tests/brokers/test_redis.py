@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -272,6 +273,27 @@ def test_it_may_come_later_than_we(
     there.publish("a", 1)
     assert here.data(1) == [1]
     assert caplog.text.count("Redis is not there") == 1, "once, not for every attempt"
+
+
+def test_all_that_goes_wrong_at_once_is_told_once(
+    make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(broker: RedisBroker) -> None:
+        raise OSError("a fault")
+
+    async def fail_later(broker: RedisBroker) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OSError("another fault") from None
+
+    for name, failing in (("_read", fail), ("_work", fail_later), ("_beat", fail)):
+        monkeypatch.setattr(RedisBroker, name, failing)
+    make_nodes(make_redis().url, 1).close()
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "Redis is not there: a fault; it is tried again"
+    ]
 
 
 def test_it_hangs(make_redis: MakeRedis, make_nodes: MakeNodes) -> None:
