@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakSet
+
+from gows.options import check_plain_function
 
 if TYPE_CHECKING:
     from gows.bytebuffer import ByteBuffer
@@ -15,7 +18,8 @@ class Handler:
 
     Callbacks of one connection run in order and never two at once; those of different connections run in parallel
     on the worker pool (`workers=0`: in the loop's thread, where they must not block). A callback that raises is logged
-    with the connection, and the connection is closed with 1011.
+    with the connection, and the connection is closed with 1011. They are plain functions: a class with an `async def`
+    among them is refused with TypeError where it is given to gows.
 
     A handler that defines `on_chunk(ws, opcode, fin, buff)` gets the pieces of data messages as they arrive, instead
     of whole messages in `on_message`. A piece of a text message may end in the middle of a character.
@@ -44,3 +48,22 @@ class Handler:
 
     def on_drain(self, ws: WebSocket) -> None:
         """The outgoing queue had passed the high-water mark and fell to the low-water mark: writing may go on."""
+
+
+_CALLBACKS = ("on_open", "on_message", "on_chunk", "on_close", "on_ping", "on_pong", "on_drain")
+_checked: WeakSet[type] = WeakSet()
+
+
+def check_handler(handler: object) -> None:
+    """Raise TypeError unless `handler` is a Handler whose callbacks are plain functions. Each class is looked at once.
+    Any thread."""
+    kind = type(handler)
+    if kind in _checked:
+        return
+    if not isinstance(handler, Handler):
+        raise TypeError(f"the handler must be a gows.Handler, not {kind.__name__}")
+    for name in _CALLBACKS:
+        callback = getattr(handler, name, None)
+        if callback is not None:
+            check_plain_function(f"{kind.__name__}.{name}", callback)
+    _checked.add(kind)

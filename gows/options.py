@@ -5,10 +5,17 @@ Every value is checked when it is set: a wrong one raises ValueError or TypeErro
 
 from __future__ import annotations
 
+import inspect
+import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from types import CoroutineType, FunctionType, MethodType
 from typing import Any
+
+logger = logging.getLogger("gows")
 
 OriginCheck = Callable[[Any], bool]
 """Takes the `gows.Request` of an upgrade, returns whether its Origin is welcome."""
@@ -118,8 +125,8 @@ def check_options(options: AcceptOptions) -> None:
     options.subprotocols = tuple(options.subprotocols)
     if not isinstance(options.group, str):
         raise TypeError(f"group must be a string, not {type(options.group).__name__}")
-    if options.check_origin is not None and not callable(options.check_origin):
-        raise TypeError("check_origin must be a function of the request, or None")
+    if options.check_origin is not None:
+        check_plain_function("check_origin", options.check_origin)
     _in_range(options, "compression_level", 1, 9)
     _in_range(options, "min_compress_size", 0, None)
     _in_range(options, "server_max_window_bits", 9, 15)  # zlib cannot deflate with a 256-byte window
@@ -167,6 +174,55 @@ def check_seconds(name: str, value: float | None, *, optional: bool = True) -> N
         raise TypeError(f"{name} must be a number of seconds{' or None' if optional else ''}")
     if not value > 0:
         raise ValueError(f"{name} must be more than 0 seconds, not {value}")
+
+
+_NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
+
+
+def check_plain_function(name: str, function: object, *, generator: bool = False) -> None:
+    """Raise TypeError unless a call of `function` runs it: it is no `async def` and no generator (unless `generator`),
+    nor an object, method or partial of such. What those return is true whatever they would decide, and nothing of them
+    has run. `name`: what the user calls it. Any thread."""
+    function = _unwrap(function)
+    if type(function) is FunctionType and not function.__code__.co_flags & _NOT_PLAIN and not function.__dict__:
+        return  # the usual case, for the price of a look
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {type(function).__name__}")
+    called = [function]
+    if not isinstance(function, type):  # a call of a class makes an object
+        called.append(_unwrap(type(function).__call__))
+    if any(map(_is_async, called)):
+        raise TypeError(f"{name} is an `async def`; gows calls it in a worker thread, give a plain function")
+    if not generator and any(map(inspect.isgeneratorfunction, called)):
+        raise TypeError(f"{name} is a generator, of which a call runs nothing; give a plain function")
+
+
+def _unwrap(function: Any) -> Any:
+    """What a method or a partial calls."""
+    while isinstance(function, (partial, MethodType)):
+        function = function.func if isinstance(function, partial) else function.__func__
+    return function
+
+
+def _is_async(function: object) -> bool:
+    """Whether a call returns something to be awaited. asyncio's own mark is that of AsyncMock and of asgiref."""
+    asyncio_mark = getattr(sys.modules.get("asyncio.coroutines"), "_is_coroutine", None)
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+        or (asyncio_mark is not None and getattr(function, "_is_coroutine", None) is asyncio_mark)
+    )
+
+
+def check_answer(name: str, answer: object) -> bool:
+    """Return `answer` if it is a bool. Anything else, such as a coroutine, is logged as an error and is a no: it would
+    be true, whatever it says. `name`: the function of the user's that gave it. Any thread."""
+    if answer is True or answer is False:
+        return answer
+    if isinstance(answer, CoroutineType):
+        answer.close()  # or Python warns that nobody awaited it
+    logger.error("%s returned %s, which is no bool, and counts as False", name, type(answer).__name__)
+    return False
 
 
 _default = AcceptOptions()

@@ -35,7 +35,7 @@ from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
 from gows.metrics import NEIGHBOURS, Metrics
 from gows.metrics import PATH as METRICS_PATH
-from gows.options import AcceptOptions, check_seconds, default_options
+from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
 from gows.overflow import Overflow
 from gows.presence import Describe, Member
 from gows.protocol.connection import to_bytes
@@ -338,6 +338,8 @@ class Server:
         for what is no topic, and as `broadcast`.
         """
         check_topic(topic, self.subscriptions.longest)
+        if done is not None:
+            check_plain_function("done", done)
         if ttl is not None:
             check_seconds("ttl", ttl)
         expires = math.inf if ttl is None else self.loop.time() + ttl
@@ -411,6 +413,8 @@ class Server:
         cannot be had.
         """
         check_seconds("drain", drain)
+        if ready is not None:
+            check_plain_function("ready", ready)
         if address is not None:
             self.listen(address)
         with self._signals():

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
-from gows.handler import Handler
+from gows.handler import Handler, check_handler
 from gows.options import AcceptOptions
 from gows.overflow import Backlog, Overflow
 from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role, to_bytes
@@ -475,8 +475,7 @@ class Session:
 
     def begin(self, handler: Handler) -> None:
         """Attach the handler and begin delivery. Any thread; once."""
-        if not isinstance(handler, Handler):
-            raise TypeError(f"the handler must be a gows.Handler, not {type(handler).__name__}")
+        check_handler(handler)
         with self.stream.lock:
             if self.handler is not None:
                 raise UsageError("this connection is served already")

@@ -7,10 +7,10 @@ from dataclasses import replace
 from importlib.resources import files
 
 from gows.codes import TOPIC_SUBPROTOCOL
-from gows.handler import Handler
+from gows.handler import Handler, check_handler
 from gows.http.request import Request
 from gows.http.response import Response
-from gows.options import AcceptOptions
+from gows.options import AcceptOptions, check_plain_function
 from gows.server import Server
 from gows.upgrade import accept
 from gows.v1 import TopicHandler
@@ -32,8 +32,11 @@ def serve_topics(
     raises refuses the client. Raises ValueError when a path is taken.
     """
 
+    check_plain_function("make_handler", make_handler)
+
     def upgrade(request: Request) -> None:
         handler = make_handler(request)
+        check_handler(handler)  # while a refusal can still be answered
         accept(request, replace(options or server.options, subprotocols=(TOPIC_SUBPROTOCOL,))).serve(handler)
 
     server.add_route(path, upgrade)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError, UsageError
 from gows.http.connection import HttpConnection
 from gows.http.request import Request
-from gows.options import AcceptOptions, default_options
+from gows.options import AcceptOptions, check_answer, default_options
 from gows.protocol.connection import Role
 from gows.protocol.deflate import DeflateParams, negotiate
 from gows.protocol.extensions import parse_extensions
@@ -115,7 +115,7 @@ class Agreement:
 
 def _origin_passes(request: Request, options: AcceptOptions) -> bool:
     if options.check_origin is not None:
-        return options.check_origin(request)
+        return check_answer("check_origin", options.check_origin(request))
     origin = request.head.headers.get("origin")
     return same_origin(origin, request.host, request.scheme == "https")
 

@@ -12,7 +12,7 @@ from gows.client.opening import Opening, refuse_in_loop
 from gows.client.plan import Plan, make_plan
 from gows.client.reconnect import Reconnect, ReconnectingClient
 from gows.errors import ConnectTimeoutError, GowsError
-from gows.handler import Handler
+from gows.handler import Handler, check_handler
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection
 from gows.protocol.headers import HeaderSource
@@ -133,8 +133,8 @@ def connect(
     if handler is None:
         if reconnect or not wait:
             raise ValueError("reconnect and wait=False need a handler")
-    elif not isinstance(handler, Handler):
-        raise TypeError(f"the handler must be a gows.Handler, not {type(handler).__name__}")
+    else:
+        check_handler(handler)
     loop = loop or shared_loop()
     if wait:
         refuse_in_loop(loop, "connect() without wait=False")

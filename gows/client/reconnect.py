@@ -20,7 +20,7 @@ from gows.client.plan import Plan
 from gows.codes import CloseCode
 from gows.errors import ConnectError, ConnectionClosedError, GowsError, HandshakeError, LoopClosedError
 from gows.handler import Handler
-from gows.options import check_seconds
+from gows.options import check_answer, check_plain_function, check_seconds
 from gows.protocol.connection import Connection
 from gows.protocol.frames import encode_close_body
 from gows.reactor.stream import Stream
@@ -80,6 +80,7 @@ class Reconnect:
             raise ValueError(f"jitter must be from 0 to 1, not {self.jitter}")
         if self.attempts is not None and self.attempts < 1:
             raise ValueError(f"attempts must be 1 or more, or None, not {self.attempts}")
+        check_plain_function("retry_if", self.retry_if)
 
     def delay(self, failures: int, error: GowsError | None = None) -> float:
         """Seconds to wait after `failures` failures in a row (0: a stable connection was lost), the last of which was
@@ -271,7 +272,7 @@ class ReconnectingClient:
         if policy.attempts is not None and self._failures >= policy.attempts:
             return False
         try:
-            return policy.retry_if(error)
+            return check_answer("retry_if", policy.retry_if(error))
         except Exception:
             logger.exception("retry_if raised; not connecting again")
             return False

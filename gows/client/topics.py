@@ -17,6 +17,7 @@ from gows.client import Reconnect, connect
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectError, GowsError, TopicError
 from gows.handler import Handler
+from gows.options import check_plain_function
 from gows.websocket import WebSocket
 
 logger = logging.getLogger("gows")
@@ -103,6 +104,9 @@ class TopicClient:
         Returns at once. `history`: how many of the messages that the server keeps come first. `lost(topic)`: messages
         may have been missed, by us or by the server. `present(members)`: who is in the topic, now and whenever that
         changes."""
+        for name, function in (("callback", callback), ("lost", lost), ("present", present)):
+            if function is not None:
+                check_plain_function(name, function)
         subscription = TopicSubscription(self, pattern, callback, lost, present, history)
         with self._lock:
             others = self._subscriptions.setdefault(pattern, [])

@@ -15,6 +15,7 @@ from typing import Any
 
 from gows.errors import HttpError
 from gows.http.response import Response
+from gows.options import check_plain_function
 from gows.protocol.headers import is_token
 
 View = Callable[..., Any]
@@ -60,7 +61,8 @@ class Router:
         self._static: dict[str, Resource] = {}
 
     def add(self, pattern: str, view: View, methods: Iterable[str] = ("GET",)) -> None:
-        """Register `view`. Raises ValueError for a malformed pattern or method, or one that has a view already.
+        """Register `view`. Raises ValueError for a malformed pattern or method, or one that has a view already, and
+        TypeError for a view that is an `async def`.
 
         Two patterns that differ only in the names of their parameters are the same.
         """
@@ -69,6 +71,7 @@ class Router:
         wanted = [method.upper() for method in methods]
         if not wanted or not all(map(is_token, wanted)):
             raise ValueError(f"methods must be HTTP methods, not {methods!r}")
+        check_plain_function(f"the view of {pattern}", view)
         segments, names = _parse_pattern(pattern)
         resource = self._resource(pattern, segments, names)
         for method in wanted:

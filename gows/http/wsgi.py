@@ -11,6 +11,7 @@ context of its own (contextvars), for with `workers=0` the pieces of several ans
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from urllib.parse import unquote_to_bytes
 
 from gows.http.request import Request
 from gows.http.response import Response
+from gows.options import check_plain_function
 
 Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -38,6 +40,8 @@ class WsgiApp:
     __slots__ = ("_app",)
 
     def __init__(self, app: WsgiCallable) -> None:
+        """Raises TypeError for what cannot be one, an ASGI application above all."""
+        _check_wsgi(app)
         self._app = app
 
     def __call__(self, request: Request) -> Response | None:
@@ -52,6 +56,22 @@ class WsgiApp:
             raise
         call.close()
         return None
+
+
+def _check_wsgi(app: object) -> None:
+    asgi = "an ASGI application needs an ASGI server, or an adapter such as a2wsgi"
+    try:
+        check_plain_function("wsgi", app, generator=True)
+    except TypeError as error:
+        raise TypeError(f"{error}: an application is called with (environ, start_response); {asgi}") from None
+    try:
+        signature = inspect.signature(app)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # written in C
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise TypeError(f"wsgi is called with (environ, start_response), and this takes {signature}; {asgi}") from None
 
 
 class _Call:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gows.errors import UsageError
-from gows.options import check_seconds
+from gows.options import check_plain_function, check_seconds
 from gows.processes.cpus import usable_cpus
 from gows.processes.listening import Listening, Place
 from gows.processes.supervisor import StartFailed, Supervisor
@@ -73,6 +73,10 @@ def run(
             raise ValueError(f'app_factory as a string is "module:name", not {app_factory!r}')
     elif not callable(app_factory):
         raise TypeError(f"app_factory must be callable, or a string, not {type(app_factory).__name__}")
+    else:
+        check_plain_function("app_factory", app_factory)
+    if ready is not None:
+        check_plain_function("ready", ready)
     for key, value in (("timeout", timeout), ("start_timeout", start_timeout)):
         check_seconds(key, value, optional=False)
     check_seconds("drain", drain)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from gows.bus import Bus
 from gows.errors import UsageError
+from gows.options import check_plain_function
 from gows.processes.channel import Channel
 from gows.processes.interpreter import dedicate
 from gows.reactor import Listener, Sock, live_loops
@@ -206,7 +207,11 @@ def make_server(app_factory: AppFactory | str) -> Server:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-        server = found if isinstance(found, Server) else found()
+        if isinstance(found, Server):
+            server = found
+        else:
+            check_plain_function("app_factory", found)
+            server = found()
     else:
         server = app_factory()
     if not isinstance(server, Server):
