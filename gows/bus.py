@@ -23,7 +23,6 @@ import os
 import re
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -99,22 +98,69 @@ class FrameReader:
         return frames
 
 
+class SocketFolder:
+    """The folder with the sockets of all processes. Tests have one in memory, with the same methods."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        """Make the folder, if it is not there. Raises PermissionError when others than this user may enter it."""
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        status = os.stat(self.path)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise PermissionError(f"the folder of the bus must be this user's alone, mode 0700: {self.path}")
+
+    def address(self, name: str) -> str:
+        """Return where the process `name` listens."""
+        return f"unix:{self._file(name)}"
+
+    def names(self) -> list[str]:
+        """Return the names of the processes whose socket is there, sorted."""
+        pairs = (file.rpartition(".sock") for file in os.listdir(self.path))
+        return sorted(name for name, dot, _ in pairs if dot and _NAME.fullmatch(name))
+
+    def holds(self, name: str) -> bool:
+        """Return whether the socket of `name` is there."""
+        return os.path.exists(self._file(name))
+
+    @contextmanager
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
+        """Have nobody else make or remove sockets meanwhile. Raises BlockingIOError with `wait=False`."""
+        fd = os.open(os.path.join(self.path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(fd)
+
+    def remove_stale(self, name: str) -> None:
+        """Remove the socket of `name` if nobody listens at it."""
+        remove_stale(self._file(name))
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.path, f"{name}.sock")
+
+
 class Bus:
     """One process's place among the others. Make it, register what is to be heard with `handle`, then `start()`; in the
     end `close()`.
 
     `folder` belongs to the processes of one server alone; it is made (mode 0700) if it is not there. `name` is unique
-    in it: letters, digits, ".", "_", "-". Methods may be called from any thread unless they say otherwise. Make it
-    after fork(2), in the process that it is for.
+    in it: letters, digits, ".", "_", "-". `loop`: a loop made by the caller, who also runs and closes it; None: one
+    with a thread of its own. Methods may be called from any thread unless they say otherwise. Make it after fork(2), in
+    the process that it is for.
     """
 
-    def __init__(self, folder: str, name: str) -> None:
+    def __init__(self, folder: str | SocketFolder, name: str, *, loop: Loop | None = None) -> None:
         """Raises ValueError for a name that cannot be a file's."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"a name on the bus has letters, digits, '.', '_' and '-', not {name!r}")
-        self.folder = folder
+        self._sockets = folder if isinstance(folder, SocketFolder) else SocketFolder(os.fspath(folder))
+        self.folder = self._sockets.path
         self.name = name
-        self.loop = Loop(workers=0)
+        self._own_loop = loop is None
+        self.loop = loop or Loop(workers=0)
         self.dropped = 0
         """Messages that were lost since their receiver read too slowly, over all receivers."""
         self.on_up: list[Callable[[str], object]] = []
@@ -126,7 +172,7 @@ class Bus:
         self._up: dict[str, _Link] = {}  # those that are connected; replaced, never changed
         self._ears: dict[str, _Ear] = {}  # from whom we hear; bus thread
         self._questions: dict[int, _Question] = {}
-        self._numbers = itertools.count(time.monotonic_ns())  # a process that had our name before asked with others
+        self._numbers = itertools.count(self._nanoseconds())  # a process that had our name before asked with others
         self._lock = threading.Lock()  # of `dropped`
         self._changing = threading.Lock()  # of start and close
         self._started = False
@@ -151,13 +197,11 @@ class Bus:
         with self._changing:
             if self._started:
                 return
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            status = os.stat(self.folder)
-            if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-                raise PermissionError(f"the folder of the bus must be this user's alone, mode 0700: {self.folder}")
-            with _alone(self.folder):
-                self.loop.listen(f"unix:{self._path(self.name)}", self._accepted, mode=0o600)
-            self.loop.start("gows-bus")
+            self._sockets.prepare()
+            with self._sockets.locked():
+                self.loop.listen(self._sockets.address(self.name), self._accepted, mode=0o600)
+            if self._own_loop:
+                self.loop.start("gows-bus")
             self.loop.call_soon(self._look_round)
             self._started = True
 
@@ -170,7 +214,8 @@ class Bus:
                 self.loop.call_soon(self._leave)
                 self._left.wait(LEAVE_TIMEOUT)
             self._closed = True
-            self.loop.close()
+            if self._own_loop:
+                self.loop.close()
 
     def send(self, kind: str, data: bytes, to: str | None = None) -> None:
         """Send to everybody else, or to one. Never blocks; what goes to one is kept in order. Nothing goes to who is
@@ -204,8 +249,9 @@ class Bus:
             return up
         return {to: up[to]} if to in up else {}
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self.folder, f"{name}.sock")
+    def _nanoseconds(self) -> int:
+        """The loop's time."""
+        return int(self.loop.time() * 1e9)
 
     def count_dropped(self) -> None:
         """A message was lost."""
@@ -216,18 +262,16 @@ class Bus:
 
     def _look_round(self) -> None:
         """Dial everybody whose socket is in the folder."""
-        for file in os.listdir(self.folder):
-            name, dot, _ = file.rpartition(".sock")
-            if dot and _NAME.fullmatch(name):
-                self.dial(name)
+        for name in self._sockets.names():
+            self.dial(name)
 
     def dial(self, name: str) -> None:
         """Have a connection to `name`, unless there is one, or it is us."""
         if name == self.name or name in self._links or self._closed:
             return
         link = self._links[name] = _Link(self, name)
-        link.stream = self.loop.connect(f"unix:{self._path(name)}", link)
-        link.stream.write(encode(_HELLO, time.monotonic_ns(), "", self.name.encode()))
+        link.stream = self.loop.connect(self._sockets.address(name), link)
+        link.stream.write(encode(_HELLO, self._nanoseconds(), "", self.name.encode()))
 
     def link_up(self, link: _Link) -> None:
         """A connection of ours is made."""
@@ -254,14 +298,14 @@ class Bus:
             return
         if isinstance(error, ConnectError) and isinstance(error.__cause__, ConnectionRefusedError):
             self._bury(name)
-        if os.path.exists(self._path(name)):
+        if self._sockets.holds(name):
             self.loop.call_later(RECONNECT, self.dial, name)
 
     def _bury(self, name: str) -> None:
         """Nobody listens at this socket: the process is dead, or has just come and is about to listen."""
         try:
-            with _alone(self.folder, wait=False):  # so that it is not about to listen
-                remove_stale(self._path(name))
+            with self._sockets.locked(wait=False):  # so that it is not about to listen
+                self._sockets.remove_stale(name)
         except OSError:  # somebody is at it, or has done it
             pass
 
@@ -324,17 +368,6 @@ class Bus:
             logger.exception("the bus's handler of %r failed", frame.kind)
             return None
         return answer
-
-
-@contextmanager
-def _alone(folder: str, *, wait: bool = True) -> Iterator[None]:
-    """Nobody else makes or removes sockets in the folder meanwhile. Raises BlockingIOError with `wait=False`."""
-    fd = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(fd)
 
 
 class _Link(Observer):

@@ -18,6 +18,7 @@ import pytest
 import gows.bus
 from gows.bus import Bus, Frame, FrameReader, encode
 from gows.errors import UsageError
+from tests.fakes import MemoryFolder, World
 from tests.processes import ROOT
 from tests.waiting import wait_until
 
@@ -48,6 +49,38 @@ def started(make_bus: MakeBus, *names: str) -> list[Bus]:
         bus.start()
     wait_until(lambda: all(len(bus.peers) == len(names) - 1 for bus in buses))
     return buses
+
+
+def test_loops_that_the_caller_made_and_runs() -> None:
+    world = World()
+    folder = MemoryFolder(world.network)
+    heard: list[tuple[str, str, bytes]] = []
+    buses = [Bus(folder, name, loop=world.loop()) for name in ("a", "b")]
+    for bus in buses:
+        bus.handle("news", lambda sender, data, name=bus.name: heard.append((name, sender, data)))
+        bus.start()
+    a, b = buses
+    world.run_until(lambda: a.peers == ["b"] and b.peers == ["a"])
+    a.send("news", b"rain")
+    b.send("news", b"sun")
+    world.run_until(lambda: len(heard) == 2)
+    assert sorted(heard) == [("a", "b", b"sun"), ("b", "a", b"rain")]
+    b.close()
+    world.run_for(0.1)
+    assert not b.loop.running  # nobody started it
+    assert b.loop.run_once(0) == 0  # nor closed it
+    world.close()
+
+
+def test_a_file_that_a_dead_process_left_goes() -> None:
+    world = World()
+    folder = MemoryFolder(world.network)
+    folder.stale.add("dead")
+    a = Bus(folder, "a", loop=world.loop())
+    a.start()
+    world.run_until(lambda: folder.names() == ["a"])
+    a.close()
+    world.close()
 
 
 # ---------------------------------------------------------------------- frames
@@ -274,7 +307,7 @@ def test_a_newcomer_that_does_not_listen_yet_is_not_taken_for_dead(
     monkeypatch.setattr(Bus, "_bury", lambda bus, name: (bury(bus, name), refused.append(name)))
     a = make_bus("a")
     a.start()
-    with gows.bus._alone(str(folder)), socket.socket(socket.AF_UNIX) as late:
+    with gows.bus.SocketFolder(str(folder)).locked(), socket.socket(socket.AF_UNIX) as late:
         late.bind(str(folder / "b.sock"))
         a.loop.call_soon(a.dial, "b")
         wait_until(lambda: len(refused) >= 2)

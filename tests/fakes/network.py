@@ -112,6 +112,11 @@ class MemoryNetwork(SocketLayer):
         return one, other
 
     @property
+    def listening(self) -> list[Any]:
+        """Where somebody listens: (host, port), or a path."""
+        return list(self._listeners)
+
+    @property
     def taken(self) -> int:
         """How many descriptors of this process are open."""
         return self._next - FIRST_DESCRIPTOR - len(self._free)
