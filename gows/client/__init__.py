@@ -11,7 +11,7 @@ from gows.client.blocking import BlockingWebSocket
 from gows.client.opening import Opening, refuse_in_loop
 from gows.client.plan import Plan, make_plan
 from gows.client.reconnect import Reconnect, ReconnectingClient
-from gows.errors import ConnectTimeoutError, GowsError
+from gows.errors import ConnectTimeoutError, GowsError, LoopClosedError
 from gows.handler import Handler, check_handler
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection
@@ -19,6 +19,7 @@ from gows.protocol.headers import HeaderSource
 from gows.reactor.loop import Loop
 from gows.reactor.shared import shared_loop
 from gows.reactor.stream import Stream
+from gows.reactor.workers import stepping_aside
 from gows.session import SessionContext
 from gows.websocket import WebSocket
 
@@ -153,11 +154,15 @@ def connect(
         return _open(plan, Handler(), BlockingWebSocket)
     if reconnect:
         client = ReconnectingClient(plan, handler, reconnect if isinstance(reconnect, Reconnect) else Reconnect())
-        if wait:
-            _open(plan, handler, client.make)
-        else:
-            client.start()
-        return client
+        try:
+            if wait:
+                _open(plan, handler, client.make)
+            else:
+                client.start()
+            return client
+        except BaseException:  # it may have connected already, and nobody could stop it any more
+            client.halt()
+            raise
     if wait:
         return _open(plan, handler, WebSocket)
     Opening(plan, handler, Opening.report).start()
@@ -167,18 +172,21 @@ def connect(
 def _open(
     plan: Plan, handler: Handler, make: Callable[[Stream, Connection, SessionContext, str | None], WebSocket]
 ) -> WebSocket:
-    """Make one attempt and wait for its outcome."""
+    """Make one attempt and wait for its outcome. What is not returned is closed."""
     outcome: SimpleQueue[WebSocket | GowsError] = SimpleQueue()
     opening = Opening(plan, handler, lambda _, error: outcome.put(error), make=make, opened=outcome.put)
-    opening.start()
     try:
-        result = outcome.get(timeout=plan.timeout + _GRACE)
+        opening.start()
+        with stepping_aside():
+            result = outcome.get(timeout=plan.timeout + _GRACE)
+        if not isinstance(result, GowsError):
+            return result
     except Empty:
         opening.cancel()
         raise ConnectTimeoutError(f"no connection within {plan.timeout:g} s: the loop is not running") from None
-    except BaseException:  # KeyboardInterrupt
+    except LoopClosedError:
+        raise
+    except BaseException:  # KeyboardInterrupt, perhaps after the connection was made
         opening.cancel()
         raise
-    if isinstance(result, GowsError):
-        raise result
-    return result
+    raise result

@@ -16,6 +16,7 @@ from gows.errors import ConnectionClosedError, ReceiveTimeoutError
 from gows.options import check_seconds
 from gows.protocol.connection import Connection
 from gows.reactor.stream import Stream
+from gows.reactor.workers import stepping_aside
 from gows.session import _FULL, Event, SessionContext
 from gows.websocket import WebSocket
 
@@ -41,7 +42,8 @@ class BlockingWebSocket(WebSocket):
     The peer's close takes its turn behind them. Writing waits while the outgoing queue is over the high-water mark,
     for as long as the write timeout lets it.
 
-    No worker of the pool takes part, so that workers may use it, all of them at once.
+    No worker of the pool takes part, so that workers may use it, all of them at once; while one waits, another thread
+    takes its place.
     """
 
     # What comes in: the loop puts events in the session's inbox. `_advance` is this session's task. It takes them from
@@ -93,7 +95,8 @@ class BlockingWebSocket(WebSocket):
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise ReceiveTimeoutError(f"no message came within {timeout:g} s")
-                self._turn.wait(remaining)
+                with stepping_aside():
+                    self._turn.wait(remaining)
             kind, buff = self._events.popleft()
             self._handed = True
             self._turn.notify()  # another receiver goes on
@@ -174,7 +177,7 @@ class BlockingWebSocket(WebSocket):
         while stream.queued > self.context.high_water and not stream.closed:
             stream.lock.release()
             try:
-                with self._turn:
+                with self._turn, stepping_aside():
                     self._turn.wait_for(self._has_room)
             finally:
                 stream.lock.acquire()
@@ -211,6 +214,7 @@ class BlockingWebSocket(WebSocket):
             self._dropping = True
             if self._events or self._handed:
                 self._advance()
-            ended = self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE)
+            with stepping_aside():
+                ended = self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE)
         if not ended:  # the loop was stopped before its own deadline came
             self.close()

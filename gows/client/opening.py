@@ -10,6 +10,7 @@ and `cancel` happens in the loop's thread.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from gows.client.plan import Plan
@@ -20,6 +21,7 @@ from gows.errors import (
     GowsError,
     HandshakeError,
     HttpError,
+    LoopClosedError,
     UsageError,
 )
 from gows.handler import Handler
@@ -32,8 +34,11 @@ from gows.reactor.loop import Loop
 from gows.reactor.observer import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND
+from gows.reactor.workers import current_task
 from gows.session import SessionContext
 from gows.websocket import WebSocket
+
+logger = logging.getLogger("gows")
 
 REFUSAL_BYTES = 4096
 """Of the body of a refusal so much is kept: enough for what people write there."""
@@ -51,6 +56,13 @@ def refuse_in_loop(loop: Loop, what: str) -> None:
     """Raise UsageError when a caller is about to wait for the loop in its own thread."""
     if loop.in_loop():
         raise UsageError(f"{what} waits for the loop, so it must not be called in the loop's own thread")
+
+
+def refuse_in_callback(client: object, what: str) -> None:
+    """Raise UsageError when a caller is about to wait for `client` in one of its callbacks: what it waits for comes
+    after that callback has returned."""
+    if getattr(current_task(), "client", None) is client:
+        raise UsageError(f"{what} waits for this client, so it must not be called in one of its own callbacks")
 
 
 class Opening(Observer):
@@ -73,7 +85,7 @@ class Opening(Observer):
         "_stream",
     )
 
-    _stream: Stream  # from `_start` on
+    _stream: Stream  # from `_start` on, also when that fails
 
     def __init__(
         self,
@@ -102,7 +114,10 @@ class Opening(Observer):
 
     def cancel(self) -> None:
         """Give up: the attempt fails, or the connection that it made is dropped. Any thread; returns at once."""
-        self._plan.context.loop.call_soon(self._cancel)
+        try:
+            self._plan.context.loop.call_soon(self._cancel)
+        except LoopClosedError:  # and with it every connection
+            pass
 
     def _cancel(self) -> None:
         if self._done:
@@ -116,13 +131,18 @@ class Opening(Observer):
     def _start(self) -> None:
         plan, loop = self._plan, self._plan.context.loop
         self._due = loop.now() + round(plan.timeout * TICKS_PER_SECOND)
-        self._stream = loop.connect(
-            plan.url.address,
-            self,
-            ssl_context=plan.ssl_context,
-            server_hostname=plan.url.server_hostname if plan.ssl_context is not None else None,
-            timeout=plan.timeout,
-        )
+        try:
+            self._stream = loop.connect(
+                plan.url.address,
+                self,
+                ssl_context=plan.ssl_context,
+                server_hostname=plan.url.server_hostname if plan.ssl_context is not None else None,
+                timeout=plan.timeout,
+            )
+        except Exception as error:  # nobody else would tell whoever waits for the outcome
+            self._stream = Stream(loop, None, self)
+            self._stream.abort()
+            self._fail(ConnectError(f"cannot connect to {self._place()}: {error}"), error)
 
     # ------------------------------------------------------------------ observer of the stream
 
@@ -144,6 +164,9 @@ class Opening(Observer):
                 self._answered(self._parser.head)
         except HttpError as error:
             self._fail(error)
+        except Exception as error:  # ours, or the handler's: the attempt ends all the same
+            logger.exception("the answer of %s could not be dealt with", self._place())
+            self._fail(ConnectError(f"the answer of {self._place()} could not be dealt with: {error}"), error)
 
     def eof_received(self) -> None:
         """The server sends nothing more."""
@@ -186,10 +209,14 @@ class Opening(Observer):
             self._read_refusal(self._parser.trailing)
             return
         ws = self._websocket(params, subprotocol)
-        self._done = True
         stream.set_deadline(None)
         stream.observer = ws
-        ws.begin(self._handler)
+        try:
+            ws.begin(self._handler)
+        except BaseException:
+            stream.observer = self
+            raise
+        self._done = True
         if self._opened is not None:
             self._opened(ws)
         frames = self._parser.trailing

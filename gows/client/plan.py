@@ -65,6 +65,8 @@ def make_plan(
     if ssl_context is not None and not where.secure:
         raise ValueError(f"ssl_context is given, but {url!r} is not encrypted; write wss://")
     check_seconds("timeout", timeout, optional=False)
+    if where.secure:
+        ssl_context = _checked(ssl_context or _default_ssl_context(), where.server_hostname)
     context = context_for(loop, options, Role.CLIENT)
     deflate = context.deflate_options if (options.compression if compression is None else compression) else None
     plan = Plan(
@@ -75,7 +77,7 @@ def make_plan(
         extensions=None if deflate is None else make_offer(deflate),
         origin=origin,
         headers=_headers(where, headers, origin),
-        ssl_context=(ssl_context or _default_ssl_context()) if where.secure else None,
+        ssl_context=ssl_context,
         timeout=timeout,
     )
     plan.request(new_key())  # raises now what could not be sent later
@@ -92,6 +94,17 @@ def _headers(url: WebSocketUrl, headers: HeaderSource | None, origin: str | None
             raise ValueError("Authorization is given twice: in headers and in the URL")
         pairs.append(("Authorization", url.authorization))
     return tuple(pairs)
+
+
+def _checked(ssl_context: ssl.SSLContext, server_hostname: str) -> ssl.SSLContext:
+    """Return a context with which a client can begin. Raises TypeError and ValueError for any other."""
+    if not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
+    try:
+        ssl_context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_hostname)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(f"ssl_context cannot be used to connect to {server_hostname!r}: {error}") from None
+    return ssl_context
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from gows.client.opening import Opening, closed_error, refuse_in_loop
+from gows.client.opening import Opening, closed_error, refuse_in_callback, refuse_in_loop
 from gows.client.plan import Plan
 from gows.codes import CloseCode
 from gows.errors import ConnectError, ConnectionClosedError, GowsError, HandshakeError, LoopClosedError
@@ -23,8 +23,10 @@ from gows.handler import Handler
 from gows.options import check_answer, check_plain_function, check_seconds
 from gows.protocol.connection import Connection
 from gows.protocol.frames import encode_close_body
+from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND, Timer
+from gows.reactor.workers import stepping_aside
 from gows.session import SessionContext
 from gows.websocket import WebSocket
 
@@ -177,6 +179,11 @@ class ReconnectingClient:
         return ws is not None and not ws.closed
 
     @property
+    def loop(self) -> Loop:
+        """Where its connections live."""
+        return self._plan.context.loop
+
+    @property
     def stopped(self) -> bool:
         """Whether it is over: stopped, or given up. `on_close` has returned by then."""
         return self._over.is_set()
@@ -192,9 +199,17 @@ class ReconnectingClient:
             ws.begin_close(code, reason)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is over, up to `timeout` seconds; whether it is. Not in the loop's thread (UsageError)."""
+        """Wait until it is over, up to `timeout` seconds (None: as long as it takes); return whether it is.
+
+        Raises UsageError in the loop's thread, and in a callback of this client, which ends before the client does. In
+        a callback of another connection it lets another thread take this one's place in the pool.
+        """
+        if self._over.is_set() or (timeout is not None and timeout <= 0):
+            return self._over.is_set()
         refuse_in_loop(self._plan.context.loop, "wait()")
-        return self._over.wait(timeout)
+        refuse_in_callback(self, "wait()")
+        with stepping_aside():
+            return self._over.wait(timeout)
 
     def __repr__(self) -> str:
         state = "stopped" if self.stopped else "connected" if self.connected else "connecting"
@@ -293,16 +308,16 @@ class ReconnectingClient:
 class _Decision:
     """The task of deciding on a failed attempt, for the pool: `retry_if` is the user's code."""
 
-    __slots__ = ("_client", "_error", "_opening")
+    __slots__ = ("_error", "_opening", "client")
 
     def __init__(self, client: ReconnectingClient, opening: Opening, error: GowsError) -> None:
-        self._client = client
+        self.client = client
         self._opening = opening
         self._error = error
 
     def run(self) -> None:
         """Worker."""
-        self._client.decide(self._error, self._opening)
+        self.client.decide(self._error, self._opening)
 
     def stalled(self) -> None:
         """Nothing waits for it."""

@@ -9,15 +9,18 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.client import Reconnect, connect
+from gows.client.opening import refuse_in_callback, refuse_in_loop
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectError, GowsError, TopicError
 from gows.handler import Handler
 from gows.options import check_plain_function
+from gows.reactor.workers import stepping_aside
 from gows.websocket import WebSocket
 
 logger = logging.getLogger("gows")
@@ -28,6 +31,31 @@ Callback = Callable[[Any, str], object]
 """Of the data and the topic of a message: what JSON carries, or bytes."""
 Present = Callable[[dict[str, Any]], object]
 """Of the info of everybody in a topic, by id."""
+
+
+class Answer(Future[Any]):
+    """What a server will have answered. To wait for it in a callback of the same client is refused (UsageError): the
+    answer comes by the same connection, after that callback."""
+
+    def __init__(self, client: TopicClient) -> None:
+        super().__init__()
+        self._client = client
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As of every Future."""
+        with self._waiting("result()", timeout):
+            return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As of every Future."""
+        with self._waiting("exception()", timeout):
+            return super().exception(timeout)
+
+    def _waiting(self, what: str, timeout: float | None) -> AbstractContextManager[None]:
+        if self.done() or (timeout is not None and timeout <= 0):
+            return nullcontext()
+        self._client.refuse_waiting(what)
+        return stepping_aside()
 
 
 class TopicSubscription:
@@ -50,7 +78,7 @@ class TopicSubscription:
         self.lost = lost
         self.present = present
         self.history = history
-        self.ready: Future[None] = Future()
+        self.ready: Future[None] = Answer(client)
         """Done once the server has answered; its exception is a TopicError when the server refuses."""
 
     def end(self) -> None:
@@ -81,10 +109,14 @@ class TopicClient:
         self._client = connect(
             url, _Receiver(self), subprotocols=[TOPIC_SUBPROTOCOL], reconnect=reconnect or Reconnect(), **settings
         )
-        self._begun.wait(BEGIN_SECONDS)  # for the first callback: a worker's, and all may be busy
-        if not self._speaks:
+        try:
+            with stepping_aside():
+                self._begun.wait(BEGIN_SECONDS)  # for the first callback: a worker's, and all may be busy
+            if not self._speaks:
+                raise ConnectError(f"{url} does not speak {TOPIC_SUBPROTOCOL}")
+        except BaseException:  # KeyboardInterrupt too: nobody could close it any more
             self.close()
-            raise ConnectError(f"{url} does not speak {TOPIC_SUBPROTOCOL}")
+            raise
 
     @property
     def connected(self) -> bool:
@@ -121,14 +153,14 @@ class TopicClient:
 
     def publish(self, topic: str, data: Any, *, key: str | None = None, ttl: float | None = None) -> Future[None]:
         """Publish what JSON can write. The Future is done when the server has answered; its exception is a TopicError
-        when it refuses, with the code "closed" when there is no connection, or it is lost before the answer. Do not
-        wait for it in a callback: the answer comes by the same connection."""
+        when it refuses, with the code "closed" when there is no connection, or it is lost before the answer. To wait
+        for it in a callback of this client is a UsageError: the answer comes after it, by the same connection."""
         request = {"type": "publish", "topic": topic, "data": data}
         if key is not None:
             request["key"] = key
         if ttl is not None:
             request["ttl"] = ttl
-        done: Future[None] = Future()
+        done: Future[None] = Answer(self)
         with self._lock:
             answer = self._ask(request)
         answer.add_done_callback(lambda answer: _settle(done, answer.exception()))
@@ -139,6 +171,12 @@ class TopicClient:
         with self._lock:
             self._subscriptions.clear()
         self._client.stop()
+
+    def refuse_waiting(self, what: str) -> None:
+        """Raise UsageError when a caller is about to wait for an answer where that would keep the answer away."""
+        client = self._client
+        refuse_in_loop(client.loop, what)
+        refuse_in_callback(client, what)
 
     def __enter__(self) -> TopicClient:
         return self

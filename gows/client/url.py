@@ -8,6 +8,7 @@ the socket's own path is written %3A.
 from __future__ import annotations
 
 import re
+import sys
 from base64 import b64encode
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -16,6 +17,12 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 from gows.reactor.address import Address
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
+
+LONGEST_LABEL = 63
+LONGEST_NAME = 253
+"""Characters of a host name, and between its dots (RFC 1035 §2.3.4, without the length bytes)."""
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a Unix-domain socket (unix(7): sun_path, with a zero at its end)."""
 
 _SCHEMES = ("ws", "wss", "ws+unix", "wss+unix")
 _AS_IT_IS = "".join(map(chr, range(0x21, 0x7F)))  # non-ASCII alone is percent-encoded; what is encoded already stays so
@@ -66,7 +73,12 @@ def parse_url(url: str) -> WebSocketUrl:
         path, _, target = parts.path.partition(":")
         if path in ("", "/"):
             raise ValueError(f"{url!r} names no socket: {parts.scheme}:///path/to/socket:/target")
-        address = Address("", 0, unquote_to_bytes(path).decode("utf-8", "surrogateescape"))
+        file = unquote_to_bytes(path)
+        if b"\0" in file or len(file) > LONGEST_PATH:
+            raise ValueError(
+                f"{url!r} has a socket's path that cannot be: at most {LONGEST_PATH} bytes, none of them 0"
+            )
+        address = Address("", 0, file.decode("utf-8", "surrogateescape"))
         return WebSocketUrl(secure, address, "localhost", "localhost", _target(url, target, parts.query), None)
     if not host:
         raise ValueError(f"{url!r} names no host")
@@ -98,6 +110,12 @@ def _host(url: str, host: str) -> tuple[str, str]:
         raise ValueError(f"{url!r} has a host name that cannot be: {error}") from None
     if _is_name(name) is None:
         raise ValueError(f"{url!r} has a host name that cannot be: {host!r}")
+    labels = name.removesuffix(".").split(".")
+    if len(name.removesuffix(".")) > LONGEST_NAME or not all(0 < len(label) <= LONGEST_LABEL for label in labels):
+        raise ValueError(
+            f"{url!r} has a host name that cannot be: between the dots are 1 to {LONGEST_LABEL} characters, and"
+            f" {LONGEST_NAME} in all at most"
+        )
     return name, name
 
 

@@ -53,7 +53,7 @@ class Connector(Endpoint):
     def _resolve(self) -> None:
         try:
             targets, error = self._loop.sockets.resolve(self._address), None
-        except (OSError, UnicodeError) as failure:  # UnicodeError: the name cannot be written in DNS
+        except (OSError, ValueError) as failure:  # ValueError: a name that cannot be written in DNS, or holds a NUL
             targets, error = [], failure
         self._loop.run_soon(self._resolved, targets, error)
 
@@ -69,7 +69,7 @@ class Connector(Endpoint):
             target = self._targets[0]
             try:
                 sock, code = self._loop.sockets.dial(target)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a path that holds a NUL
                 self.error = error
                 del self._targets[0]
                 continue

@@ -70,7 +70,7 @@ class SocketLayer:
             return True
         try:
             socket.getaddrinfo(address.host, address.port, flags=socket.AI_NUMERICHOST)
-        except socket.gaierror:
+        except (socket.gaierror, ValueError):  # ValueError: `resolve` will say what is wrong with the name
             return False
         return True
 

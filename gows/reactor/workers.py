@@ -15,7 +15,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -27,7 +28,7 @@ MAX_ASIDE = 128
 """Threads that may wait for somebody outside at once."""
 
 
-_here = threading.local()  # .pool: whose worker this thread is; a thread begins before its pool knows it
+_here = threading.local()  # .worker, where this thread is one; it begins before its pool knows it
 
 
 class Task(Protocol):
@@ -39,6 +40,25 @@ class Task(Protocol):
 
     def stalled(self) -> None:
         """Loop thread, once a run at most: `run` has been going for two looks. It may end at the same moment."""
+
+
+def current_task() -> Task | None:
+    """Return the task that the calling thread runs; None when it is no worker of a pool."""
+    worker: _Worker | None = getattr(_here, "worker", None)
+    return None if worker is None else worker.task
+
+
+@contextmanager
+def stepping_aside() -> Iterator[None]:
+    """Let another thread take this one's place in its pool, if it is a worker's, while the block waits for somebody.
+    When MAX_ASIDE wait already it keeps its place."""
+    worker: _Worker | None = getattr(_here, "worker", None)
+    pool = None if worker is None or not worker.pool.step_aside() else worker.pool
+    try:
+        yield
+    finally:
+        if pool is not None:
+            pool.step_back()
 
 
 class InlinePool:
@@ -119,7 +139,8 @@ class WorkerPool:
 
     def in_worker(self) -> bool:
         """Whether the caller is one of the workers. Any thread."""
-        return getattr(_here, "pool", None) is self
+        worker = getattr(_here, "worker", None)
+        return worker is not None and worker.pool is self
 
     def patience(self) -> float | None:
         """How long the loop may sleep, in seconds: until the next look, or for ever (None) when no worker needs
@@ -218,10 +239,10 @@ class _Worker:
     """One thread. The loop reads its counters, it alone writes them (but `awake`, which is the loop's while it is
     idle)."""
 
-    __slots__ = ("_pool", "awake", "finished", "gate", "seen", "started", "task", "thread", "told")
+    __slots__ = ("awake", "finished", "gate", "pool", "seen", "started", "task", "thread", "told")
 
     def __init__(self, pool: WorkerPool, number: int) -> None:
-        self._pool = pool
+        self.pool = pool
         self.gate: SimpleQueue[None] = SimpleQueue()  # a semaphore in C
         self.awake = True
         self.started = 0
@@ -252,8 +273,8 @@ class _Worker:
         return False
 
     def _work(self) -> None:
-        pool, tasks, idle = self._pool, self._pool.tasks, self._pool.idle
-        _here.pool = pool
+        pool, tasks, idle = self.pool, self.pool.tasks, self.pool.idle
+        _here.worker = self
         task: Task | None
         while True:
             try:

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 import gows.client
-from gows.client import connect, opening
+from gows.client import Reconnect, connect, opening
 from gows.client.opening import Opening
 from gows.errors import (
     ConnectError,
@@ -25,7 +25,9 @@ from gows.errors import (
     UsageError,
 )
 from gows.options import AcceptOptions
+from gows.reactor.address import Address
 from gows.reactor.loop import Loop
+from gows.reactor.observer import Observer
 from gows.reactor.shared import shared_loop
 from gows.reactor.sockets import SocketLayer
 from gows.reactor.stream import Stream
@@ -444,6 +446,102 @@ def test_an_interrupted_caller_leaves_nothing_behind(
         wait_until(lambda: server.connections == 0 or loop.live_streams == 0)
 
 
+@pytest.mark.parametrize("error", [queue.Empty, KeyboardInterrupt])
+def test_a_reconnecting_client_that_nobody_gets_is_closed(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, loop: Loop
+) -> None:
+    class TooLate(queue.SimpleQueue):  # type: ignore[type-arg]
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            super().get(timeout=timeout)
+            raise error
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.wait_end()
+
+    monkeypatch.setattr(gows.client, "SimpleQueue", TooLate)
+    handler = Recorder()
+    with ScriptedServer(script) as server:
+        with pytest.raises((KeyboardInterrupt, ConnectTimeoutError)):
+            connect(server.url, handler, reconnect=Reconnect(initial=0.01), loop=loop)
+        assert handler.closed.wait(10)
+        wait_until(lambda: loop.live_streams == 0 and loop.active_timers == 0)
+        assert server.connections == 1
+
+
+# ---------------------------------------------------------------------- faults on the loop's side
+
+
+class Unwilling(Recorder):
+    """A handler that cannot be attached."""
+
+    @property
+    def on_chunk(self) -> Any:
+        raise ZeroDivisionError("no chunks")
+
+
+def no_stream(*arguments: Any, **settings: Any) -> Any:
+    raise ZeroDivisionError("no stream")
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("reconnect", [False, Reconnect(attempts=1)])
+@pytest.mark.parametrize("where", ["at the start", "at the answer"])
+def test_a_fault_of_ours_ends_the_attempt(
+    where: str, reconnect: Any, wait: bool, monkeypatch: pytest.MonkeyPatch, loop: Loop
+) -> None:
+    if where == "at the start":
+        monkeypatch.setattr(Loop, "connect", no_stream)
+    else:
+        monkeypatch.setattr(opening, "check_response", no_stream)
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.wait_end()
+
+    handler = Recorder()
+    with ScriptedServer(script) as server:
+        if wait:
+            with pytest.raises(ConnectError, match="no stream") as caught:
+                connect(server.url, handler, reconnect=reconnect, loop=loop)
+            assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        else:
+            connect(server.url, handler, reconnect=reconnect, wait=False, loop=loop)
+            assert handler.closed.wait(5)
+            assert "no stream" in handler.sockets[0].close_reason
+        wait_until(lambda: loop.live_streams == 0)
+
+
+def test_a_handler_that_cannot_be_attached_ends_the_attempt(loop: Loop) -> None:
+    def script(peer: Peer) -> None:
+        peer.accept()
+        peer.wait_end()
+
+    with ScriptedServer(script) as server, pytest.raises(ConnectError, match="no chunks"):
+        connect(server.url, Unwilling(), loop=loop)
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a\0b", "x." * 150 + "example"])
+def test_a_name_that_cannot_be_looked_up_ends_the_stream(
+    host: str, loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    class Waiting(Observer):
+        def connected(self, stream: Stream) -> None:
+            outcome.put(stream)
+
+        def data_received(self, buf: Any, n: int) -> None: ...
+
+        def connection_lost(self, error: Exception | None) -> None:
+            outcome.put(error)
+
+    for address in (Address(host, 80), Address("", 0, "/tmp/a\0b")):
+        loop.connect(address, Waiting())
+        assert isinstance(outcome.get(timeout=10), ConnectError)
+    assert caplog.text == ""
+
+
 # ---------------------------------------------------------------------- without waiting
 
 
@@ -546,6 +644,12 @@ WRONG_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "Authorization is given twice",
     ),
     "TLS settings without TLS": ({"ssl_context": ssl.create_default_context()}, ValueError, "write wss://"),
+    "TLS settings that are none": ({"url": "wss://a/", "ssl_context": "no"}, TypeError, "must be an ssl.SSLContext"),
+    "TLS settings of a server": (
+        {"url": "wss://a.example/", "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)},
+        ValueError,
+        "ssl_context cannot be used to connect to 'a.example'",
+    ),
     "no time": ({"timeout": 0}, ValueError, "more than 0 seconds"),
     "no limit of time": ({"timeout": None}, TypeError, "number of seconds"),
 }
