@@ -473,11 +473,13 @@ def test_a_reconnecting_client_that_nobody_gets_is_closed(
 
 
 class Unwilling(Recorder):
-    """A handler that cannot be attached."""
+    """A handler that cannot be attached, though it looked well when it was given to `connect`."""
 
     @property
     def on_chunk(self) -> Any:
-        raise ZeroDivisionError("no chunks")
+        if threading.current_thread() is not threading.main_thread():
+            raise ZeroDivisionError("no chunks")
+        raise AttributeError
 
 
 def no_stream(*arguments: Any, **settings: Any) -> Any:
