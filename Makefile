@@ -26,7 +26,7 @@ DECLARED := $(shell find gows -name '*.pxd')
 HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
 COMPILED := $(if $(filter-out 0,$(GOWS_PURE)),,$(VENV)/compiled)
 
-.PHONY: help demo test coverage lint conformance conformance-quick load load-short bench clean
+.PHONY: help demo test coverage lint conformance conformance-quick load load-short attacks fuzz bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,12 @@ load: $(VENV)/has-load $(COMPILED) ## 20,000 Locust users for a minute; leaves a
 
 load-short: $(VENV)/has-gows $(COMPILED) ## 2,000 connections echo for a few seconds (needs a C compiler)
 	@$(PY) -m tests.load.run $(ARGS)
+
+attacks: $(VENV)/has-test $(COMPILED) ## attack a server in every way, and measure what it takes (15 minutes; ARGS=--quick: 4)
+	@$(PY) -m tests.attacks $(ARGS)
+
+fuzz: $(VENV)/has-test $(COMPILED) ## mutated bytes against servers of all kinds (ARGS="--seconds 3600 --seed 7")
+	@$(PY) -m tests.attacks.fuzz $(ARGS)
 
 bench: $(VENV)/has-bench $(COMPILED) ## every scenario over every server (about an hour; ARGS=--quick: 2 minutes)
 	@$(PY) -m bench $(ARGS)
