@@ -29,6 +29,8 @@ MAX_TOPICS = 128
 """Subscriptions of one connection."""
 MAX_LENGTH = 255
 """Characters of a topic's name."""
+MAX_KEY = 255
+"""Characters of a message's key."""
 REMEMBERED = 4096
 """Topics whose subscribers are remembered as a tuple, from one message to the next."""
 
@@ -68,6 +70,15 @@ def _words(name: str, longest: int) -> list[str]:
     return words
 
 
+def is_text(text: str) -> bool:
+    """Whether `text` can be sent: half of a surrogate pair, which JSON may name, is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Position(NamedTuple):
     """Where a publication stands in its topic."""
 
@@ -102,6 +113,8 @@ class Publication:
     ) -> None:
         """`is_json`: the text in `data` is JSON already. `expires`: by the loop's clock. `position`: epoch and offset,
         where a history of the topic is kept."""
+        if isinstance(key, str) and not (len(key) <= MAX_KEY and is_text(key)):
+            raise ValueError(f"a key has at most {MAX_KEY} characters of Unicode, not {len(key)}: {key[:20]!r}…")
         if isinstance(data, str):
             data, opcode = data.encode(), opcode or Opcode.TEXT
         elif isinstance(data, bytes | bytearray | memoryview | ByteBuffer):

@@ -7,28 +7,39 @@ comes in between. docs/topics.md has the messages.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
-from gows.errors import BrokerError, ConnectionClosedError, GowsError, NotAllowedError, QueueFullError, UsageError
+from gows.errors import (
+    BrokerError,
+    ConnectionClosedError,
+    GowsError,
+    LoopClosedError,
+    NotAllowedError,
+    QueueFullError,
+    UsageError,
+)
 from gows.handler import Handler
-from gows.topics import Position, Publication, check_pattern
+from gows.topics import Position, Publication, check_pattern, is_text
+from gows.v1_requests import (
+    RequestError,
+    read_data,
+    read_history,
+    read_id,
+    read_key,
+    read_position,
+    read_request,
+    read_topic,
+    read_ttl,
+)
 from gows.websocket import WebSocket
 
+logger = logging.getLogger("gows")
+
 Reply = Callable[[dict[str, Any]], None]
-
-LONGEST_ID = 64
-"""Characters of an `id` that is a string."""
-
-
-class RequestError(Exception):
-    """What a client asked for cannot be had; `code` is for its program."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 class TopicHandler(Handler):
@@ -58,17 +69,18 @@ class TopicHandler(Handler):
             if id_ is not None:
                 answer["id"] = id_
             try:
-                ws.write_json(answer)
+                ws.write_string(_to_text(answer))
             except QueueFullError:
                 ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
             except ConnectionClosedError:
                 pass
 
         try:
-            request = _read(opcode, buff)
-            id_ = _id(request)
+            request = read_request(opcode, buff)
+            id_ = read_id(request)
             _act(self, ws, request, reply)
         except RequestError as error:
+            id_ = error.id if id_ is None else id_
             reply(_error(error))
 
 
@@ -76,23 +88,10 @@ def _error(error: RequestError) -> dict[str, Any]:
     return {"type": "error", "code": error.code, "reason": str(error)}
 
 
-def _read(opcode: Opcode, buff: ByteBuffer) -> dict[str, Any]:
-    try:
-        request = json.loads(buff.get_string()) if opcode is Opcode.TEXT else None
-    except (ValueError, RecursionError):
-        request = None
-    if not isinstance(request, dict):
-        raise RequestError("bad_request", "a request is a JSON object in a text message")
-    return request
-
-
-def _id(request: dict[str, Any]) -> int | str | None:
-    id_ = request.get("id")
-    if id_ is None or (isinstance(id_, int) and not isinstance(id_, bool) and abs(id_) < 1 << 53):
-        return id_
-    if isinstance(id_, str) and len(id_) <= LONGEST_ID:
-        return id_
-    raise RequestError("bad_request", f"an id is an integer, or a string of at most {LONGEST_ID} characters")
+def _to_text(answer: dict[str, Any]) -> str:
+    """An answer as JSON that can travel: a reason may quote what was asked for."""
+    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    return text if is_text(text) else json.dumps(answer, separators=(",", ":"))
 
 
 def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: Reply) -> None:
@@ -100,9 +99,7 @@ def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: R
     act = _ACTS.get(type_) if isinstance(type_, str) else None
     if act is None:
         raise RequestError("unknown_type", f"a request's type is one of {', '.join(_ACTS)}")
-    topic = request.get("topic")
-    if not isinstance(topic, str):
-        raise RequestError("bad_topic", "a request names its topic, a string")
+    topic = read_topic(request)
     try:
         act(handler, ws, topic, request, reply)
     except (GowsError, ValueError, TypeError) as error:
@@ -114,7 +111,8 @@ def _refusal(error: Exception) -> RequestError:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return RequestError(code, _REASONS.get(code, str(error)))
-    raise error
+    logger.error("a request of gows.v1 failed: %r", error)
+    return RequestError("unavailable", "the server could not do that")
 
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
@@ -122,6 +120,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (QueueFullError, "too_slow"),
     (BrokerError, "unavailable"),
     (ConnectionClosedError, "closed"),
+    (LoopClosedError, "closed"),
     (UsageError, "too_many"),
     (ValueError, "bad_topic"),
     (TypeError, "bad_topic"),
@@ -134,7 +133,7 @@ _REASONS = {
 
 def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     _check_subscribing(ws)
-    since, history = _position(request), _history(request)
+    since, history = read_position(request), read_history(request)
     publishing = ws.publishing()
 
     def told(position: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
@@ -183,22 +182,6 @@ def _check_subscribing(ws: WebSocket) -> None:
         raise NotAllowedError("this server has no may_subscribe, so clients may not subscribe")
 
 
-def _history(request: dict[str, Any]) -> int | None:
-    history = request.get("history")
-    if history is None or (isinstance(history, int) and not isinstance(history, bool) and history > 0):
-        return history
-    raise RequestError("bad_request", "history is how many messages are wanted, an integer of 1 or more")
-
-
-def _position(request: dict[str, Any]) -> Position | None:
-    epoch, offset = request.get("epoch"), request.get("offset")
-    if epoch is None and offset is None:
-        return None
-    if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-        raise RequestError("bad_request", "a position is an epoch, a string, and an offset, an integer of 0 or more")
-    return Position(epoch, offset)
-
-
 def _unsubscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     check_pattern(topic)
     publishing = ws.publishing()
@@ -219,27 +202,25 @@ def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[st
 
 
 def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
-    if "data" not in request:
-        raise RequestError("bad_request", "what is published has data")
-    key, ttl = request.get("key"), request.get("ttl")
-    if not (key is None or isinstance(key, str)):
-        raise RequestError("bad_request", "a key is a string")
-    if not (ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl > 0)):
-        raise RequestError("bad_request", "a ttl is a number of seconds, more than 0")
+    data, key, ttl = read_data(request), read_key(request), read_ttl(request)
     subscriptions = ws.publishing().subscriptions
     if subscriptions.may_publish is None:
         raise NotAllowedError("this server has no may_publish, so clients may not publish")
     subscriptions.check_publish(ws, topic)
-    try:
-        data = handler.on_publish(ws, topic, request["data"])
-    except ValueError as error:
-        raise RequestError("bad_request", str(error)) from None
 
     def done(error: Exception | None) -> None:
         reply({"type": "published", "topic": topic} if error is None else _error(_refusal(error)))
 
     server: Any = ws.context.owner
-    server.publish(topic, data, exclude=ws, key=key, ttl=ttl, done=done)
+    try:
+        data = handler.on_publish(ws, topic, data)
+        server.publish(topic, data, exclude=ws, key=key, ttl=ttl, done=done)
+    except RecursionError:
+        raise RequestError("bad_request", "the data is nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        if isinstance(error, GowsError):
+            raise
+        raise RequestError("bad_request", str(error)) from None
 
 
 _ACTS: dict[str, Callable[[TopicHandler, WebSocket, str, dict[str, Any], Reply], None]] = {

@@ -21,7 +21,13 @@ LAYERS: list[list[list[str]]] = [
     [["gows.codes", "gows.errors", "gows.bufferpool", "gows.bytebuffer", "gows.options", "gows.variant"]],
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
-    [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.fanout"], ["gows.topics", "gows.history", "gows.v1"]],
+    [
+        ["gows.http"],
+        ["gows.client"],
+        ["gows.bus"],
+        ["gows.fanout"],
+        ["gows.topics", "gows.history", "gows.v1", "gows.v1_requests"],
+    ],
     [["gows.brokers"], ["gows.presence"]],
     [
         [

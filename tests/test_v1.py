@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gows import AcceptOptions, Handler, HttpError, Keep, NotAllowedError, TopicHandler, accept, serve_topics
+from gows.errors import LoopClosedError
 from gows.v1 import _ACTS, _CODES
 from gows.websocket import WebSocket
 from tests import wire
@@ -416,10 +417,114 @@ def test_an_error_names_the_request(make_stage: MakeStage) -> None:
     assert client.ask(type="subscribe", id="seven", topic="..")["id"] == "seven"
 
 
-def test_numbers_that_json_has_not(make_stage: MakeStage) -> None:
+@pytest.mark.parametrize(
+    ("text", "code", "id_"),
+    [
+        (r'{"type":"unsubscribe","topic":"a","id":"\ud800"}', "bad_request", None),
+        (r'{"type":"unsubscribe","topic":"\ud800","id":1}', "bad_topic", 1),
+        (r'{"type":"subscribe","topic":"a","epoch":"\udfff","offset":1,"id":1}', "bad_request", 1),
+        (r'{"type":"publish","topic":"a","data":"\ud800","id":1}', "bad_request", 1),
+        (r'{"type":"publish","topic":"a","data":{"\udfff":1},"id":1}', "bad_request", 1),
+        (r'{"type":"publish","topic":"a","data":1,"key":"\udfff","id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":1,"key":"%s","id":1}' % ("k" * 256), "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":1,"ttl":1%s,"id":1}' % ("0" * 400), "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":1,"ttl":1e308,"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":1,"ttl":1e999,"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":1,"ttl":Infinity,"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":1,"ttl":NaN,"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":NaN,"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":[-Infinity],"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":1e999,"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":%s,"id":1}' % ("1" * 5000), "bad_request", 1),
+        ('{"type":"publish","topic":"a","data":%s,"id":"x"}' % ("[" * 600 + "]" * 600), "bad_request", "x"),
+        ('{"type":"publish","topic":"a","data":%s,"id":1}' % ("[" * 200_000), "bad_request", None),
+        ('{"type":"publish","topic":"a","data":{"x":1,"x":2},"id":1}', "bad_request", 1),
+        ('{"type":"publish","topic":"a","topic":"b","data":1,"id":1}', "bad_request", 1),
+        ('{"type":"subscribe","topic":"a","epoch":"%s","offset":1,"id":1}' % ("e" * 256), "bad_request", 1),
+        ('{"type":"subscribe","topic":"a","epoch":"e","offset":1%s,"id":1}' % ("0" * 4000), "bad_request", 1),
+        ('{"type":"subscribe","topic":"a","id":1%s}' % ("0" * 4000), "bad_request", None),
+        ('{"type":"subscribe","topic":"a","id":1.5}', "bad_request", None),
+        ('{"type":"subscribe","topic":"a","id":NaN}', "bad_request", None),
+        ('{"type":"subscribe","topic":"a","id":[[1]]}', "bad_request", None),
+        ('{"type":"subscribe","topic":"%s","id":1}' % ("x" * 100_000), "bad_topic", 1),
+        ('{"type":[[]],"topic":"a","id":1}', "unknown_type", 1),
+    ],
+    ids=lambda value: str(value)[:60].encode().hex()[-60:] if len(str(value)) > 60 else None,
+)
+def test_requests_that_no_json_library_likes(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture, text: str, code: str, id_: Any
+) -> None:
+    client = Client(make_stage(keep=keep_ten))
+    client.guest.send(wire.frame(wire.TEXT, text.encode()))
+    told = client.next()
+    assert (told["type"], told["code"], told.get("id")) == ("error", code, id_)
+    assert client.ask(type="subscribe", id=2, topic="a") == {"type": "subscribed", "id": 2, "topic": "a"}
+    assert not caplog.records
+
+
+def test_what_every_reader_of_json_can_take_is_published(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    one, two = Client(stage), Client(stage)
+    one.ask(type="subscribe", topic="a")
+    deep: Any = 1
+    for _ in range(100):
+        deep = [deep]
+    for data in (deep, 10**1000, "\U0001f600\u2028", {"": [1e-300, -0.0]}, [[[]]] * 50):
+        told = two.ask(type="publish", topic="a", data=data, key="k" * 255, ttl=1e9)
+        assert told == {"type": "published", "topic": "a"}
+        assert one.next()["data"] == data
+    assert two.ask(type="publish", topic="a", data=[deep])["code"] == "bad_request"
+
+
+def test_history_may_be_any_number(make_stage: MakeStage) -> None:
     client = Client(make_stage())
-    client.guest.send(wire.frame(wire.TEXT, b'{"type":"publish","topic":"a","data":NaN}'))
-    assert client.next()["code"] in ("bad_request", "bad_topic")
+    client.guest.send(wire.frame(wire.TEXT, b'{"type":"subscribe","topic":"a","history":1%b}' % (b"0" * 4000)))
+    assert client.next()["type"] == "subscribed"
+
+
+class Deepening(TopicHandler):
+    """Makes of what is published what cannot be sent."""
+
+    made: Any = None
+
+    def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:
+        return self.made
+
+
+def test_what_a_handler_makes_of_it_may_not_be_sent(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    deep: Any = 1
+    for _ in range(20_000):
+        deep = [deep]
+    stage.make_handler = Deepening
+    client = Client(stage)
+    for made in (deep, "\ud800", float("inf"), object(), {1: {2}}):
+        stage.handlers[-1].__class__.made = made
+        assert client.ask(type="publish", topic="a", data=1, id=5)["code"] == "bad_request"
+    assert client.ask(type="subscribe", topic="a")["type"] == "subscribed"
+
+
+def test_a_reason_may_quote_what_cannot_be_sent(make_stage: MakeStage) -> None:
+    class Quoting(TopicHandler):
+        def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:
+            raise ValueError("not \udfff")
+
+    stage = make_stage()
+    stage.make_handler = Quoting
+    assert Client(stage).ask(type="publish", topic="a", data=1)["reason"] == "not \udfff"
+
+
+@pytest.mark.parametrize("error", [LoopClosedError("it has ended"), RuntimeError("a bug")])
+def test_what_fails_in_the_end_is_answered(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    stage = make_stage()
+    monkeypatch.setattr(stage.server, "publish", lambda *arguments, done, **others: done(error))
+    told = Client(stage).ask(type="publish", topic="a", data=1, id=3)
+    assert (told["code"], told["id"]) == ("closed" if isinstance(error, LoopClosedError) else "unavailable", 3)
+    logged = ["a request of gows.v1 failed: RuntimeError('a bug')"] if isinstance(error, RuntimeError) else []
+    assert stage.log.messages == logged
+    stage.log.messages.clear()
 
 
 def test_too_many_subscriptions(make_stage: MakeStage) -> None:
@@ -537,7 +642,7 @@ def test_a_route_may_refuse_and_have_no_script(make_stage: MakeStage) -> None:
 
 
 def test_the_tables_of_the_page_are_the_code() -> None:
-    source = (ROOT / "gows" / "v1.py").read_text("utf-8")
+    source = "".join((ROOT / "gows" / name).read_text("utf-8") for name in ("v1.py", "v1_requests.py"))
     tables = {
         name: re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)
         for name, rows in re.findall(
