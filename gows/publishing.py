@@ -169,10 +169,17 @@ class Publishing:
 
     def _ended(self, ws: WebSocket, topics: tuple[str, ...]) -> None:
         """A connection is over. Loop thread."""
-        if self._info_of is not None:
-            with self.lock:
-                for topic in topics:
+        if self._info_of is None:
+            return
+        failed: Exception | None = None
+        with self.lock:
+            for topic in topics:
+                try:
                     self.presence.leave(ws, topic)
+                except Exception as error:  # of the broker's: it has left the other topics all the same
+                    failed = error
+        if failed is not None:
+            logger.error("other processes do not hear that %r left its topics: %s", ws, failed)
 
     def _announce(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
         """Tell those of gows.v1 in a topic. Lock held."""

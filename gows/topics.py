@@ -201,6 +201,9 @@ class Subscriptions:
         """Subscribe one that may, with the pattern's words; nothing of the user's is called. False: it was subscribed
         already. Raises UsageError for more than `most`, ConnectionClosedError for a connection that has ended."""
         with self._lock:
+            if not self._listening:  # before the look at `ws`: one that ends after it is told of
+                self._loop.on_end.append(self._ended)
+                self._listening = True
             if ws.closed:  # `_ended` was called already, or will be
                 raise ConnectionClosedError("a connection that has ended cannot subscribe")
             mine = self._of.get(ws, ())
@@ -208,9 +211,6 @@ class Subscriptions:
                 return False
             if len(mine) >= self.most:
                 raise UsageError(f"a connection may have {self.most} subscriptions")
-            if not self._listening:
-                self._loop.on_end.append(self._ended)
-                self._listening = True
             self._of[ws] = (*mine, pattern)
             members = self._members.get(pattern)
             if members is None:
@@ -306,12 +306,13 @@ class Subscriptions:
     def _ended(self, stream: Stream) -> None:
         """A connection of the loop is over."""
         ws = stream.observer
-        if isinstance(ws, WebSocket) and ws in self._of:
-            with self._lock:
-                patterns = self._of.pop(ws)
+        if isinstance(ws, WebSocket):
+            with self._lock:  # for the look, too: another thread may be about to subscribe, and saw it open
+                patterns = self._of.pop(ws, ())
                 for pattern in patterns:
                     self._remove(ws, pattern, pattern.split("."))
-            self.on_end(ws, patterns)
+            if patterns:
+                self.on_end(ws, patterns)
 
 
 def is_pattern(words: list[str]) -> bool:

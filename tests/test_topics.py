@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -166,6 +167,78 @@ def test_subscriptions_end_with_the_connection(make_stage: MakeStage, end: str) 
     with pytest.raises(ConnectionClosedError):
         ws.subscribe("news")
     assert ws.topics == ()
+
+
+class _Moment:
+    """Stands for a limit: `subscribe` compares with it after it found the connection open, and waits there."""
+
+    def __init__(self) -> None:
+        self.come = threading.Event()
+        self.go = threading.Event()
+
+    def __le__(self, count: int) -> bool:
+        self.come.set()
+        assert self.go.wait(10)
+        return False
+
+
+class _SeenLock:
+    """A lock that tells when the test's own thread asks for it."""
+
+    def __init__(self, asked: threading.Event) -> None:
+        self._lock = threading.Lock()
+        self._asked = asked
+        self._thread = threading.current_thread()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is self._thread:
+            self._asked.set()
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_who_subscribes_while_its_connection_ends_is_not_left_behind(make_stage: MakeStage, first: bool) -> None:
+    stage = make_stage(server={"presence": lambda ws, topic: {"name": "Ann"}})
+    if not first:
+        subscribed(stage, "other")
+    guest, ws = subscribed(stage)
+    moment = _Moment()
+    subscriptions = stage.server.subscriptions
+    subscriptions.most = moment  # type: ignore[assignment]
+    subscriptions._lock = _SeenLock(moment.go)  # type: ignore[assignment]
+    thread = threading.Thread(target=ws.subscribe, args=("news",))
+    thread.start()
+    assert moment.come.wait(10)
+    guest.reset()
+    stage.run_until(
+        lambda: ws.stream.observer is not ws
+    )  # its end was told to all, perhaps after it waited for the lock
+    moment.go.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "news" not in stage.server.topics()
+    assert stage.server.members("news") == []
+    assert ws.topics == ()
+
+
+def test_who_ends_leaves_all_its_topics(make_stage: MakeStage) -> None:
+    stage = make_stage(server={"presence": lambda ws, topic: {"name": "Ann"}})
+    guest, _ = subscribed(stage, "a", "b", "c")
+    assert len(stage.server.members("a")) == 1
+
+    def tell(data: bytes, to: str | None) -> None:
+        raise ValueError("too large")
+
+    stage.server.publishing.presence._tell = tell
+    guest.reset()
+    stage.run_until(lambda: not stage.server.topics())
+    assert [stage.server.members(topic) for topic in "abc"] == [[], [], []]
+    assert stage.server.publishing.presence._ids == {}
+    (logged,) = stage.log.take()
+    assert "left its topics: too large" in logged
 
 
 def test_topics_and_how_many_listen(make_stage: MakeStage) -> None:
