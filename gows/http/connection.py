@@ -3,14 +3,15 @@
 One machine, `_phase`. What is not of the loop's thread alone changes under `stream.lock`:
 
     HEAD ──> BODY ──> BUSY ──> ANSWERING ──> IDLE ──> HEAD …        a request, its answer, the next request
-               │        │        ↑    ↓
-               │        │        WAITING                            the peer is slow: no thread waits for it
+               │        │        ↑    ↓  ↓     ↑
+               │        │        WAITING ANSWERED                   the peer is slow: no thread waits for it
                │        └──> UPGRADED                               the stream has another observer
                └──> CLOSED
 
-- The loop's thread reads and parses, in every phase but BUSY, ANSWERING and WAITING: then bytes are only put aside.
+- The loop's thread reads and parses, in HEAD, BODY and IDLE; in the other phases bytes are only put aside.
 - The task (`run`, on a worker) calls the application and writes the answer, in BUSY and ANSWERING.
-- So pipelined requests are answered in order, one at a time.
+- So pipelined requests are answered in order, one at a time. The next one is looked at when no more than HIGH_WATER
+  bytes of answers are queued, whoever made them: until then the connection is in ANSWERED.
 
 Deadlines: a head must be whole `head_timeout` after the connection was made, or after the first byte of a later
 request; a body `body_timeout` after its head. Bytes that trickle in extend neither.
@@ -43,15 +44,15 @@ MAX_STASH = 65536
 WRITE_TIMEOUT = 30.0
 """Seconds in which the peer must take something of an answer that waits for it."""
 HIGH_WATER = 262144
-"""Bytes queued above which a body in pieces waits."""
+"""Bytes queued above which a body in pieces waits, and the next pipelined request."""
 PIECES_PER_RUN = 16
 """Pieces of a body sent before other tasks have their turn."""
 SMALL_BODY = 65536
 """Bytes of a body that is copied behind its head, to go out in one piece."""
 
-_HEAD, _BODY, _BUSY, _ANSWERING, _WAITING, _IDLE, _UPGRADED, _CLOSED = range(8)
+_HEAD, _BODY, _BUSY, _ANSWERING, _WAITING, _ANSWERED, _IDLE, _UPGRADED, _CLOSED = range(9)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_AT_WORK = (_BUSY, _ANSWERING, _WAITING)
+_AT_WORK = (_BUSY, _ANSWERING, _WAITING, _ANSWERED)
 
 
 class Application(Protocol):
@@ -191,7 +192,8 @@ class HttpConnection(Observer):
             assert parser.head is not None
             self._phase = _BUSY
             self._request = Request(parser.head, parser.body, self)
-            stream.set_deadline(None)
+            # what is queued of earlier answers goes on being timed: `blocked` is not called for it again
+            stream.set_deadline(WRITE_TIMEOUT if stream.queued else None)
             if self.app.answers_at_once(self._request):
                 stream.loop.call_soon(self.run)  # not here: of many that are pipelined, each would call the next
             else:
@@ -207,18 +209,27 @@ class HttpConnection(Observer):
                 stream.write(_CONTINUE)
 
     def _next(self) -> None:
-        """The answer is out: on to what was pipelined behind, or wait for the next request."""
+        """Go on to the request behind the one that is answered, or wait for it, once the peer takes the answers."""
         stream = self.stream
-        if stream.closed:
-            return
         with stream.lock:
-            stash, self._stash = self._stash, bytearray()
-            self._phase = _IDLE
+            if stream.closed:
+                return
+            full = stream.queued > HIGH_WATER
+            if full:
+                stream.owe_drained()
+            self._phase = _ANSWERED if full else _IDLE
+        if full:
+            stream.set_deadline(WRITE_TIMEOUT)
+            return
         stream.set_deadline(self.app.keep_alive_timeout)
         self._parser.reset()
-        if stash:
-            stream.resume_reading()
-        self._feed(stash)
+        self._feed(b"")
+        if self._phase in (_IDLE, _HEAD, _BODY):  # else the parser had a further request, or refused what it had
+            with stream.lock:
+                stash, self._stash = self._stash, bytearray()
+            if stash:
+                stream.resume_reading()
+                self._feed(stash)
         if self._eof and self._phase in (_IDLE, _HEAD, _BODY):
             self._end()
 
@@ -399,6 +410,7 @@ class HttpConnection(Observer):
         with stream.lock:
             if stream.closed or stream.queued <= HIGH_WATER:
                 return False
+            stream.owe_drained()
             self._phase = _WAITING
             return True
 
@@ -415,11 +427,15 @@ class HttpConnection(Observer):
         return True
 
     def _go_on(self) -> None:
-        """Loop thread: a WAITING is over, for there is room, or nobody to send to."""
+        """Loop thread: a wait is over, for there is room, or nobody to send to."""
         with self.stream.lock:
-            if self._phase != _WAITING:
+            if self._phase == _WAITING:
+                self._phase = _ANSWERING
+            elif self._phase != _ANSWERED:
                 return
-            self._phase = _ANSWERING
+        if self._phase == _ANSWERED:
+            self._next()
+            return
         room = None if self._sending is None else self._sending.room
         if room is None:
             self.stream.loop.pool.submit(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gows.http.connection import HttpConnection
 from gows.http.request import Request
 from gows.http.response import Response
 from gows.reactor import Observer
-from tests.http.site import Site, get
+from tests.http.site import Browser, Site, get
 
 MakeSite = Callable[..., Site]
 
@@ -785,6 +786,121 @@ def test_a_client_that_does_not_read_what_was_queued_is_dropped(make_site: MakeS
     browser.send(get())
     site.world.run_until(lambda: site.streams[0].closed, 200)
     browser.until(lambda: browser.reset)
+
+
+# ---------------------------------------------------------------------- answers that nobody reads
+
+
+def pipeline(site: Site, wire: bytes, seconds: float) -> Browser:
+    """A client that sends `wire` over and over for a while, and reads nothing."""
+    browser = site.browser()
+    end = site.world.clock() + seconds
+    left = b""
+    while site.world.clock() < end:
+        left = left or wire
+        try:
+            left = left[browser.sock.send(left) :]
+        except BlockingIOError:
+            site.world.run_for(0.1)
+        site.world.turn()
+    return browser
+
+
+def held(site: Site) -> tuple[int, int]:
+    """The bytes that wait to be sent, and those that were received and not looked at."""
+    connection = site.connections[0]
+    return site.streams[0].queued, len(connection._stash) + len(connection._parser._buffer)
+
+
+@pytest.mark.parametrize("target", ["/", "/at-once", "/pieces", "/empty", "/error", "/continue"])
+def test_answers_to_pipelined_requests_are_bounded(make_site: MakeSite, target: str) -> None:
+    """Whoever makes them: a view, the loop, or the server itself. The next request is not even looked at."""
+
+    def view(request: Request) -> Any:
+        if request.path == "/error":
+            raise HttpError(418, "x" * 9000)
+        if request.path == "/pieces":
+            return Response(iter([b"x" * 1000] * 3))
+        empty = request.path == "/empty"
+        return Response(status=204, headers={"X": "x" * 9000}) if empty else "x" * 30000
+
+    site = make_site(view)
+    fields = ("Expect: 100-continue", "Content-Length: 3") if target == "/continue" else ("X: " + "x" * 300,)
+    browser = pipeline(site, (get(target, *fields) + (b"abc" if len(fields) > 1 else b"")) * 200, 20)
+    waiting, unread = held(site)
+    assert module.HIGH_WATER < waiting <= module.HIGH_WATER + 31000
+    assert unread <= 2 * (module.MAX_STASH + len(site.loop.scratch))
+    asked = len(site.app.requests)
+    site.world.run_for(5)
+    assert len(site.app.requests) == asked
+    browser.until(lambda: len(site.app.requests) > asked)  # it reads: we go on
+    assert not browser.over
+    assert not browser.received.count(b" 400 ")
+
+
+def test_what_was_pipelined_meanwhile_is_answered_in_order(make_site: MakeSite) -> None:
+    site = make_site(lambda request: request.path * 5000)
+    browser = site.browser()
+    browser.send(b"".join(get(f"/{number}") for number in range(100)))
+    site.world.run_for(20)
+    assert len(site.app.requests) < 100
+    for number in range(100):
+        assert browser.answer().body == f"/{number}".encode() * 5000
+
+
+@pytest.mark.parametrize("target", ["/", "/at-once"])
+def test_a_client_that_pipelines_and_does_not_read_is_dropped_after_30_seconds(
+    make_site: MakeSite, target: str
+) -> None:
+    site = make_site(lambda request: "x" * 30000)
+    pipeline(site, get(target) * 1000, 20)
+    assert not site.streams[0].closed
+    site.world.run_for(15)
+    assert site.streams[0].closed
+
+
+def test_a_client_that_does_not_read_is_dropped_amid_a_later_answer(make_site: MakeSite) -> None:
+    """The queue was blocked before the request came whose answer waits: that is told once only."""
+    site = make_site(lambda request: Response(iter([bytes(1000)] * 10000)) if request.path == "/2" else bytes(200_000))
+    browser = site.browser()
+    browser.send(get("/1"))
+    site.world.run_for(1)
+    browser.send(get("/2"))
+    site.world.run_until(lambda: site.streams[0].closed, 40)
+
+
+@pytest.mark.parametrize("how", ["eof", "stop"])
+def test_requests_that_wait_for_room_are_answered_before_the_end(make_site: MakeSite, how: str) -> None:
+    site = make_site(lambda request: bytes(100_000))
+    browser = site.browser()
+    browser.send(get() * 10)
+    site.world.run_for(1)
+    assert held(site)[0] > module.HIGH_WATER
+    if how == "eof":
+        browser.sock.shutdown(socket.SHUT_WR)
+    else:
+        site.connections[0].end_when_idle()
+    assert browser.until_over().count(b"HTTP/1.1 200 OK") == 10
+    assert browser.ended
+
+
+def test_a_client_that_sends_faster_than_it_is_answered_is_not_read_from(make_site: MakeSite) -> None:
+    """What is put aside comes in again only when the requests before it are answered."""
+    site = make_site(lambda request: "hello")
+    browser = site.browser()
+    wire, left, most = get() * 1000, b"", 0
+    for _ in range(500):
+        browser.pump().received.clear()
+        try:
+            while True:
+                left = left or wire
+                left = left[browser.sock.send(left) :]
+        except BlockingIOError:
+            pass
+        site.world.turn()
+        most = max(most, held(site)[1])
+    assert most <= 2 * (module.MAX_STASH + len(site.loop.scratch))
+    assert not browser.over
 
 
 # ---------------------------------------------------------------------- the access log
