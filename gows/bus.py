@@ -25,9 +25,9 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gows.errors import ConnectError, UsageError
+from gows.errors import ConnectError, LoopClosedError, UsageError
 from gows.reactor import Loop, Observer, Stream
 from gows.reactor.sockets import remove_stale
 
@@ -39,12 +39,14 @@ MAX_QUEUED = 32 << 20
 """Bytes that may wait for one process that does not read."""
 RECONNECT = 0.5
 """Seconds between two attempts to reach a process whose socket is there."""
+START_TIMEOUT = 1.0
+"""Seconds that `start` gives the others to answer."""
 LEAVE_TIMEOUT = 1.0
 """Seconds that `close` gives the others to take what waits for them."""
 
 Handler = Callable[[str, bytes], "bytes | None"]
 
-_VERSION = 1
+_VERSION = 2
 _HELLO, _SEND, _ASK, _ANSWER, _NO_ANSWER = range(5)
 _HEAD = struct.Struct("!IBBQB")
 _FIXED = _HEAD.size - 4
@@ -147,9 +149,9 @@ class Bus:
     end `close()`.
 
     `folder` belongs to the processes of one server alone; it is made (mode 0700) if it is not there. `name` is unique
-    in it: letters, digits, ".", "_", "-". `loop`: a loop made by the caller, who also runs and closes it; None: one
-    with a thread of its own. Methods may be called from any thread unless they say otherwise. Make it after fork(2), in
-    the process that it is for.
+    in it: letters, digits, ".", "_", "-". Methods may be called from any thread unless they say otherwise. Make it
+    after fork(2), in the process that it is for. `loop`: a loop made by the caller, who also runs and closes it; None:
+    one with a thread of its own.
     """
 
     def __init__(self, folder: str | SocketFolder, name: str, *, loop: Loop | None = None) -> None:
@@ -164,18 +166,28 @@ class Bus:
         self.dropped = 0
         """Messages that were lost since their receiver read too slowly, over all receivers."""
         self.on_up: list[Callable[[str], object]] = []
-        """Called with the name of a process that hears us from now on. In the bus's thread, as `on_down`."""
+        """Called with the name of a process that hears us, and that we hear, from now on. In the bus's thread, as
+        `on_down` and `on_missed`."""
         self.on_down: list[Callable[[str], object]] = []
-        """Called with the name of a process from which nothing comes any more."""
+        """Called with the name of a process of which one of these is no longer so. What was sent to it meanwhile may be
+        lost; if it is still there, it comes up again."""
+        self.on_missed: list[Callable[[str], object]] = []
+        """Called with the name of a process that did not read, lost messages (`dropped`), and reads again."""
+        self.on_leave: list[Callable[[], object]] = []
+        """Called when we are about to leave, while messages can still be sent."""
         self._handlers: dict[str, Handler] = {}
-        self._links: dict[str, _Link] = {}  # to whom we send, or try to; bus thread
-        self._up: dict[str, _Link] = {}  # those that are connected; replaced, never changed
-        self._ears: dict[str, _Ear] = {}  # from whom we hear; bus thread
+        self._links: dict[str, Outbound] = {}  # to whom we send, or try to; replaced, never changed, as `_up`
+        self._up: dict[str, Outbound] = {}  # those that are connected
+        self._inbound: dict[str, Inbound] = {}  # from whom we hear; bus thread
+        self._present: set[str] = set()  # those that `on_up` was called for; bus thread
+        self._awaited: set[str] = set()  # whom `start` waits for; bus thread
+        self._met = threading.Event()
         self._questions: dict[int, _Question] = {}
         self._numbers = itertools.count(self._nanoseconds())  # a process that had our name before asked with others
-        self._lock = threading.Lock()  # of `dropped`
+        self._lock = threading.RLock()  # of `dropped`; a signal handler may send within a send
         self._changing = threading.Lock()  # of start and close
         self._started = False
+        self._leaving = False
         self._closed = False
         self._left = threading.Event()
 
@@ -183,6 +195,11 @@ class Bus:
     def peers(self) -> list[str]:
         """The names of the other processes that we are connected to now, sorted."""
         return sorted(self._up)
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not closed."""
+        return self._started and not self._closed
 
     def handle(self, kind: str, handler: Handler) -> None:
         """Call `handler(sender, data)` for what comes under `kind`; what it returns answers an `ask`. It runs in the
@@ -192,42 +209,78 @@ class Bus:
         self._handlers[kind] = handler
 
     def start(self) -> None:
-        """Listen, and go to meet the others, in a thread of its own. Idempotent. Raises OSError when the socket cannot
-        be made, PermissionError when others than this user may enter the folder."""
+        """Listen, and meet the others, in a thread of its own. When it returns, all whose socket was in the folder
+        are connected in both directions, or did not answer within a second; what is sent to those that have not
+        answered yet waits for them. Idempotent. Raises OSError when the socket cannot be made, PermissionError when
+        others than this user may enter the folder."""
         with self._changing:
-            if self._started:
-                return
-            self._sockets.prepare()
-            with self._sockets.locked():
-                self.loop.listen(self._sockets.address(self.name), self._accepted, mode=0o600)
-            if self._own_loop:
-                self.loop.start("gows-bus")
-            self.loop.call_soon(self._look_round)
-            self._started = True
+            if not self._started:
+                self._sockets.prepare()
+                with self._sockets.locked():
+                    self.loop.listen(self._sockets.address(self.name), self._accepted, mode=0o600)
+                if self._own_loop:
+                    self.loop.start("gows-bus")
+                self.loop.call_soon(self._meet)
+                self._started = True
+        self.wait(self._met, START_TIMEOUT)
 
     def close(self) -> None:
         """Leave, and have the others take what waits for them, for a second at most. Questions that wait end with the
         answers that are there. Idempotent; not in the bus's own thread."""
         with self._changing:
-            if not self._closed and self.loop.running:
-                self._closed = True
-                self.loop.call_soon(self._leave)
-                self._left.wait(LEAVE_TIMEOUT)
+            if not self._closed:
+                if self.loop.running and not self.loop.in_loop():
+                    self.loop.call_soon(self._leave)
+                    self._left.wait(LEAVE_TIMEOUT)
+                elif self._started:
+                    self._leave()
             self._closed = True
             if self._own_loop:
                 self.loop.close()
 
-    def send(self, kind: str, data: bytes, to: str | None = None) -> None:
-        """Send to everybody else, or to one. Never blocks; what goes to one is kept in order. Nothing goes to who is
-        not among `peers`. Raises ValueError for more than 16 MiB."""
+    def now(self) -> float:
+        """Seconds of a clock that all processes of this machine share."""
+        return self.loop.time()
+
+    def call_soon(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Call it in the bus's thread; not at all once the bus is closed."""
+        try:
+            self.loop.call_soon(call, *arguments)
+        except LoopClosedError:
+            pass
+
+    def call_later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> None:
+        """Call it in the bus's thread after so many seconds; not at all once the bus is closed."""
+        try:
+            self.loop.call_later(seconds, call, *arguments)
+        except LoopClosedError:
+            pass
+
+    def wait(self, event: threading.Event, timeout: float) -> bool:
+        """Wait for something that the bus's thread does; at once over in that thread, or when no thread runs the loop.
+        Whether it has happened."""
+        if self.loop.in_loop() or not self.loop.running:
+            return event.is_set()
+        return event.wait(timeout)
+
+    def send(self, kind: str, data: bytes, to: str | None = None) -> bool:
+        """Send to everybody else, or to one. Never blocks; what goes to one is kept in order. Nothing goes to a process
+        that is not known. Returns whether one is, and none of them lost the message, since too much waits for it.
+        Raises ValueError for more than 16 MiB."""
         frame = encode(_SEND, 0, kind, data)
+        sent = False
+        lost = False
         for link in self._chosen(to).values():
-            link.write(frame)
+            if link.write(frame):
+                sent = True
+            else:
+                lost = True
+        return sent and not lost
 
     def ask(self, kind: str, data: bytes = b"", timeout: float = 1.0, to: str | None = None) -> dict[str, bytes]:
-        """Ask everybody else, or one, and wait: the answers that came within `timeout` seconds, by name. Whoever dies
-        meanwhile is not waited for. Raises UsageError in the bus's thread, which would wait for itself; ValueError as
-        `send`."""
+        """Ask everybody else, or one, and wait: the answers that came within `timeout` seconds, by name. A process that
+        dies meanwhile is not waited for. Raises UsageError in the bus's thread, which would wait for itself; ValueError
+        as `send`."""
         if self.loop.in_loop():
             raise UsageError("ask() would wait for the thread it is called in")
         number = next(self._numbers)
@@ -236,18 +289,18 @@ class Bus:
         question = self._questions[number] = _Question(links)
         try:
             for name, link in links.items():
-                if not link.write(frame) or self._up.get(name) is not link:
+                if not link.write(frame) or self._links.get(name) is not link:
                     question.forget(name)
             question.done.wait(timeout)
         finally:
             del self._questions[number]
         return question.answers()
 
-    def _chosen(self, to: str | None) -> dict[str, _Link]:
-        up = self._up
+    def _chosen(self, to: str | None) -> dict[str, Outbound]:
+        links = self._links
         if to is None:
-            return up
-        return {to: up[to]} if to in up else {}
+            return links
+        return {to: links[to]} if to in links else {}
 
     def _nanoseconds(self) -> int:
         """The loop's time."""
@@ -260,48 +313,85 @@ class Bus:
 
     # ------------------------------------------------------------------ bus thread: who is there
 
-    def _look_round(self) -> None:
+    def _meet(self) -> None:
         """Dial everybody whose socket is in the folder."""
-        for name in self._sockets.names():
+        names = self._sockets.names()
+        self._awaited.update(names)
+        for name in names:
             self.dial(name)
+        self._no_longer_awaited(self.name)
+
+    def _no_longer_awaited(self, name: str) -> None:
+        self._awaited.discard(name)
+        if not self._awaited:
+            self._met.set()
 
     def dial(self, name: str) -> None:
         """Have a connection to `name`, unless there is one, or it is us."""
-        if name == self.name or name in self._links or self._closed:
+        if name == self.name or name in self._links or self._leaving or self._closed:
             return
-        link = self._links[name] = _Link(self, name)
+        link = Outbound(self, name)
         link.stream = self.loop.connect(self._sockets.address(name), link)
         link.stream.write(encode(_HELLO, self._nanoseconds(), "", self.name.encode()))
+        self._links = {**self._links, name: link}  # now, so that nothing goes out before the greeting
+        if link.is_connected:
+            self.on_connected(link)
 
-    def link_up(self, link: _Link) -> None:
+    def on_connected(self, link: Outbound) -> None:
         """A connection of ours is made."""
+        if self._links.get(link.name) is not link:  # `dial` is about to see it
+            return
         self._up = {**self._up, link.name: link}
-        if self.on_up:
-            self.loop.call_soon(self._tell_up, link)  # our greeting is still to be written
+        self._look_whether_up(link.name)
+        if self._leaving:
+            link.stream.close(linger=False)
 
-    def _tell_up(self, link: _Link) -> None:
-        if self._up.get(link.name) is link:
-            for call in self.on_up:
-                call(link.name)
+    def _look_whether_up(self, name: str) -> None:
+        """One direction of two has come."""
+        if name in self._up and name in self._inbound and name not in self._present:
+            self._present.add(name)
+            self._tell(self.on_up, name)
+            self._no_longer_awaited(name)
 
-    def link_down(self, link: _Link, error: Exception | None) -> None:
+    def _look_whether_down(self, name: str) -> None:
+        """One direction is gone."""
+        if name in self._present:
+            self._present.discard(name)
+            if not self._closed:
+                self._tell(self.on_down, name)
+
+    def _tell(self, calls: list[Callable[[str], object]], name: str) -> None:
+        for call in list(calls):
+            try:
+                call(name)
+            except Exception:
+                logger.exception("what was to be called about the process %s failed", name)
+
+    def on_outbound_lost(self, link: Outbound, error: Exception | None) -> None:
         """A connection of ours is gone, or could not be made."""
         name = link.name
-        del self._links[name]
+        if self._links.get(name) is link:
+            self._links = {other: each for other, each in self._links.items() if other != name}
         if self._up.get(name) is link:
-            self._up = {other: up for other, up in self._up.items() if other != name}
+            self._up = {other: each for other, each in self._up.items() if other != name}
         for question in list(self._questions.values()):
             question.forget(name)
-        if self._closed:
+        self._look_whether_down(name)
+        self._no_longer_awaited(name)
+        if self._leaving:
             if not self._links:
                 self._left.set()
             return
         if isinstance(error, ConnectError) and isinstance(error.__cause__, ConnectionRefusedError):
-            self._bury(name)
+            self._remove_stale_socket(name)
         if self._sockets.holds(name):
             self.loop.call_later(RECONNECT, self.dial, name)
 
-    def _bury(self, name: str) -> None:
+    def on_reads_again(self, name: str) -> None:
+        """A process that lost messages has taken what waited for it."""
+        self._tell(self.on_missed, name)
+
+    def _remove_stale_socket(self, name: str) -> None:
         """Nobody listens at this socket: the process is dead, or has just come and is about to listen."""
         try:
             with self._sockets.locked(wait=False):  # so that it is not about to listen
@@ -309,38 +399,43 @@ class Bus:
         except OSError:  # somebody is at it, or has done it
             pass
 
-    def met(self, ear: _Ear, number: int) -> bool:
+    def on_hello(self, inbound: Inbound, number: int) -> bool:
         """Somebody said who it is. False: this connection is older than another of the same name, which counts."""
-        before = self._ears.get(ear.name)
+        name = inbound.name
+        before = self._inbound.get(name)
         if before is not None:
             if before.number > number:
                 return False
             before.stream.abort()  # what it still holds is of a process that has died, or had been cut off
-        ear.number = number
-        self._ears[ear.name] = ear
-        self.dial(ear.name)
+            self._look_whether_down(name)
+        inbound.number = number
+        self._inbound[name] = inbound
+        self.dial(name)
+        self._look_whether_up(name)
         return True
 
-    def parted(self, ear: _Ear) -> None:
+    def on_inbound_lost(self, inbound: Inbound) -> None:
         """A connection to us is gone."""
-        if self._ears.get(ear.name) is ear:
-            del self._ears[ear.name]
-            if not self._closed:
-                for call in self.on_down:
-                    call(ear.name)
+        if self._inbound.get(inbound.name) is inbound:
+            del self._inbound[inbound.name]
+            self._look_whether_down(inbound.name)
 
     def _leave(self) -> None:
+        for call in self.on_leave:
+            call()
+        self._leaving = True
         for link in self._links.values():
-            link.stream.close(linger=False)
+            if link.is_connected:  # else once it is: to close it now would give it up
+                link.stream.close(linger=False)
         if not self._links:
             self._left.set()
 
     def _accepted(self, stream: Stream) -> None:
-        stream.observer = _Ear(self, stream)
+        stream.observer = Inbound(self, stream)
 
     # ------------------------------------------------------------------ bus thread: what is said
 
-    def heard(self, sender: str, frame: Frame) -> None:
+    def on_frame(self, sender: str, frame: Frame) -> None:
         """A frame of `sender`'s."""
         if frame.type == _SEND:
             self._handled(sender, frame)
@@ -370,16 +465,17 @@ class Bus:
         return answer
 
 
-class _Link(Observer):
+class Outbound(Observer):
     """Our connection to one other process: it only sends."""
 
-    __slots__ = ("_missed", "bus", "name", "stream")
+    __slots__ = ("_missed", "bus", "is_connected", "name", "stream")
 
     stream: Stream
 
     def __init__(self, bus: Bus, name: str) -> None:
         self.bus = bus
         self.name = name
+        self.is_connected = False
         self._missed = 0  # messages, since it last read
 
     @property
@@ -393,22 +489,24 @@ class _Link(Observer):
     def write(self, frame: bytes) -> bool:
         """Queue a frame; False: too much waits, and it is lost. Any thread."""
         if self.stream.queued + len(frame) > MAX_QUEUED:
-            if not self._missed:
-                logger.error("process %s does not read what is sent to it: messages are lost", self.name)
             self._missed += 1
             self.bus.count_dropped()
+            if self._missed == 1:  # in the bus's thread, for the caller holds a lock, and a logging handler may publish
+                self.bus.call_soon(logger.error, "process %s does not read: messages to it are lost", self.name)
             return False
         self.stream.write(frame)
         return True
 
     def drained(self) -> None:
         if self._missed:
-            logger.error("process %s reads again; it missed %d messages", self.name, self._missed)
-            self._missed = 0
+            missed, self._missed = self._missed, 0
+            logger.error("process %s reads again; it missed %d messages", self.name, missed)
+            self.bus.on_reads_again(self.name)
 
     def connected(self, stream: Stream) -> None:
         self.stream = stream  # `connect` may get here before it returns
-        self.bus.link_up(self)
+        self.is_connected = True
+        self.bus.on_connected(self)
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
         self.stream.abort(ValueError("the other end of a one-way connection spoke"))
@@ -417,10 +515,10 @@ class _Link(Observer):
         self.stream.close(linger=False)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.bus.link_down(self, error)
+        self.bus.on_outbound_lost(self, error)
 
 
-class _Ear(Observer):
+class Inbound(Observer):
     """A connection that another process made to us: it only receives."""
 
     __slots__ = ("_reader", "bus", "name", "number", "stream")
@@ -436,7 +534,7 @@ class _Ear(Observer):
         try:
             for frame in self._reader.feed(memoryview(buf)[:n]):
                 if self.name:
-                    self.bus.heard(self.name, frame)
+                    self.bus.on_frame(self.name, frame)
                 elif not self._greeted(frame):
                     return
         except ValueError as error:
@@ -449,7 +547,7 @@ class _Ear(Observer):
         if frame.type != _HELLO or not _NAME.fullmatch(name):
             raise ValueError("the first frame does not say who is speaking")
         self.name = name
-        if self.bus.met(self, frame.number):
+        if self.bus.on_hello(self, frame.number):
             return True
         self.stream.abort()
         return False
@@ -458,7 +556,7 @@ class _Ear(Observer):
         self.stream.close(linger=False)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.bus.parted(self)
+        self.bus.on_inbound_lost(self)
 
 
 class _Question:
@@ -468,7 +566,7 @@ class _Question:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.done = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = set(names)  # from whom something may still come
         self._answers: dict[str, bytes] = {}
         if not self._open:

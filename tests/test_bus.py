@@ -99,7 +99,7 @@ def test_frames_come_out_however_they_are_cut() -> None:
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, 255), (4, 2), (5, 99), (14, 200)],
+    [(0, 255), (4, 3), (5, 99), (14, 200)],
     ids=["too long", "another version", "unknown type", "a kind longer than the frame"],
 )
 def test_what_is_no_frame_is_refused(at: int, value: int) -> None:
@@ -234,6 +234,103 @@ def test_newcomers_at_the_same_moment_find_each_other(make_bus: MakeBus) -> None
     assert answers == {f"n{number}": b"n%d" % number for number in range(1, 6)}
 
 
+def test_what_is_sent_right_after_the_start_arrives(make_bus: MakeBus) -> None:
+    b = make_bus("b")
+    heard: list[bytes] = []
+    b.handle("news", lambda sender, data: heard.append(data))
+    b.start()
+    for number in range(20):
+        a = make_bus(f"a{number}")
+        a.start()
+        assert a.peers[-1] == "b"
+        assert a.send("news", b"%d" % number)
+        a.close()
+    wait_until(lambda: len(heard) == 20)
+    assert sorted(heard, key=int) == [b"%d" % number for number in range(20)]
+
+
+def test_who_answers_late_is_not_waited_for_but_gets_everything(
+    make_bus: MakeBus, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.bus, "START_TIMEOUT", 0.05)
+    a = make_bus("a")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as before_us:
+        listener.settimeout(5)
+        listener.bind(str(folder / "b.sock"))
+        listener.listen(0)
+        before_us.connect(str(folder / "b.sock"))  # its queue is full
+        a.start()
+        assert a.peers == []
+        assert a.send("news", b"waits")
+        assert not a.send("news", b"for nobody", to="c")
+        closing = threading.Thread(target=a.close)
+        closing.start()
+        listener.accept()[0].close()
+        link, _ = listener.accept()
+        with link:
+            link.settimeout(5)
+            reader, frames = FrameReader(), []
+            while data := link.recv(1000):
+                frames += reader.feed(data)
+        closing.join(5)
+    assert [(frame.kind, frame.data) for frame in frames] == [("", b"a"), ("news", b"waits")]
+
+
+def test_one_is_up_when_both_hear_each_other_and_down_when_one_does_not(
+    make_bus: MakeBus, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.bus, "RECONNECT", 0.01)
+    a = make_bus("a")
+    told: list[str] = []
+    a.on_up.append(lambda name: told.append(f"{name} up"))
+    a.on_down.append(lambda name: told.append(f"{name} down"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(5)
+        listener.bind(str(folder / "b.sock"))
+        listener.listen()
+        starting = threading.Thread(target=a.start)
+        starting.start()
+        link, _ = listener.accept()
+        wait_until(lambda: a.peers == ["b"])
+        assert told == []
+        with greet(folder, "a", b"b", 1):
+            wait_until(lambda: told == ["b up"])
+            starting.join(5)
+            link.close()  # we do not hear it any more
+            wait_until(lambda: told == ["b up", "b down"])
+            link, _ = listener.accept()  # it tries again
+            wait_until(lambda: told == ["b up", "b down", "b up"])
+            with greet(folder, "a", b"b", 2):  # another process of that name
+                wait_until(lambda: told[3:] == ["b down", "b up"])
+        wait_until(lambda: told[5:] == ["b down"])
+        link.close()
+
+
+def test_it_is_said_who_reads_again_after_a_loss(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gows.bus, "MAX_QUEUED", 1 << 18)
+    a, b = started(make_bus, "a", "b")
+    go_on = threading.Event()
+    b.handle("bulk", lambda sender, data: (go_on.wait(10), None)[1])
+    missed: list[str] = []
+    a.on_missed.append(missed.append)
+    wait_until(lambda: not a.send("bulk", bytes(50_000)))
+    assert missed == []
+    go_on.set()
+    wait_until(lambda: missed == ["b"])
+
+
+def test_what_a_listener_raises_is_logged_and_others_are_told(
+    make_bus: MakeBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = make_bus("a"), make_bus("b")
+    told: list[str] = []
+    a.on_up += [lambda name: {}[name], told.append]
+    a.start()
+    b.start()
+    wait_until(lambda: told == ["b"])
+    assert "what was to be called about the process b failed" in caplog.text
+
+
 def test_who_leaves_is_gone_and_may_come_back(make_bus: MakeBus) -> None:
     a, b = started(make_bus, "a", "b")
     b.close()
@@ -303,8 +400,8 @@ def test_a_newcomer_that_does_not_listen_yet_is_not_taken_for_dead(
 ) -> None:
     monkeypatch.setattr(gows.bus, "RECONNECT", 0.05)
     refused: list[str] = []
-    bury = Bus._bury
-    monkeypatch.setattr(Bus, "_bury", lambda bus, name: (bury(bus, name), refused.append(name)))
+    bury = Bus._remove_stale_socket
+    monkeypatch.setattr(Bus, "_remove_stale_socket", lambda bus, name: (bury(bus, name), refused.append(name)))
     a = make_bus("a")
     a.start()
     with gows.bus.SocketFolder(str(folder)).locked(), socket.socket(socket.AF_UNIX) as late:
@@ -366,7 +463,10 @@ def test_of_two_connections_of_one_name_the_newer_counts(make_bus: MakeBus, fold
             wait_until(lambda: heard == [b"heard", b"too"])
 
 
-def test_the_other_end_of_a_one_way_connection_may_not_speak(make_bus: MakeBus, folder: Path) -> None:
+def test_the_other_end_of_a_one_way_connection_may_not_speak(
+    make_bus: MakeBus, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.bus, "START_TIMEOUT", 0.05)
     a = make_bus("a")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(5)
