@@ -628,12 +628,13 @@ class Session:
     def _hold(self, rest: list[Event]) -> bool:
         """Put events back; True when they have to wait until the outgoing queue has drained."""
         stream = self.stream
-        stream.flush()
         with stream.lock:
+            stream.flush_locked()
             self._inbox = rest + (self._inbox or [])
             if stream.queued <= self.context.high_water or stream.closed:
                 return False
             self._flags |= _HELD
+            stream.owe_drained()  # all may go out in the next send, which by itself tells nobody
             return True
 
     # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
@@ -867,6 +868,8 @@ class Session:
             if not stream.blocked or not overflow.over_budget(len(data)):
                 return True
             overflow.count("over_budget")
+        if stream.queued:
+            stream.owe_drained()  # to whoever is refused, and may be far below the mark
         if policy == "block" and not deferred:
             return self._wait_for_room(len(data))
         if policy in ("refuse", "block"):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gows import AcceptOptions, ByteBuffer, Handler, Opcode, Request, Server, WebSocket, accept
+from gows import AcceptOptions, ByteBuffer, Handler, Opcode, QueueFullError, Request, Server, WebSocket, accept
 from gows.overflow import CAUSES, Backlog, Overflow
 from gows.reactor import Loop
 from tests import wire
@@ -273,6 +273,25 @@ def test_over_the_budget_nothing_more_is_kept_back(make_stage: MakeStage) -> Non
     newest = rest(stage, guest)
     assert newest[-1] == "00999"
     assert newest == [f"{number:05}" for number in range(1000 - len(newest), 1000)]
+
+
+@pytest.mark.parametrize("overflow", ["refuse", "drop"])
+def test_who_is_over_the_budget_is_told_when_its_queue_is_empty(make_stage: MakeStage, overflow: str) -> None:
+    """However far below its own mark that is."""
+    stage = make_stage(
+        server={"max_queued": 3000}, overflow=overflow, high_water=1 << 20, low_water=0, network={"buffer_size": 500}
+    )
+    guest, handler = stage.guest()
+    _other, other_handler = stage.guest()
+    fill(stage, handler.ws)
+    fill(stage, other_handler.ws)
+    if overflow == "refuse":
+        with pytest.raises(QueueFullError):
+            handler.ws.write_binary(bytes(2000))
+    else:
+        handler.ws.write_binary(bytes(2000))
+    guest.wait(lambda: "on_drain" in handler.calls, limit=5)
+    assert "on_drain" not in other_handler.calls
 
 
 def test_within_the_budget_nothing_is_lost(make_stage: MakeStage) -> None:

@@ -25,6 +25,7 @@ from gows import (
 from gows.reactor import WRITE
 from gows.session import SessionContext
 from tests import wire
+from tests.fakes.lock import MeddlingLock
 from tests.stage import Actor, Echo, Stage
 from tests.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
 
@@ -415,6 +416,56 @@ def test_an_echo_of_one_message_at_a_time_to_a_slow_reader_waits_too(make_stage:
         assert handler.ws.buffered <= 1500
     assert [guest.text() for _ in range(40)] == [f"{number:{size}}" for number in range(40)]
     assert handler.close_code is None
+
+
+@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("size", [500, 4000])
+def test_callbacks_that_wait_go_on_whenever_another_thread_writes(
+    make_stage: MakeStage, moment: int, size: int
+) -> None:
+    """Between any two steps of the thread that finds the queue over the mark; the kernel then takes everything."""
+    stage = make_stage(high_water=1000, low_water=100, network={"buffer_size": 1 << 20})
+    guest, handler = stage.guest()
+    ws = handler.ws
+    lock = ws.stream.lock = MeddlingLock()
+    steps = 0
+
+    def meddle() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == moment:
+            lock.after = None
+            ws.stream.write(bytes(size))
+
+    def answer(ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        if len(handler.messages) == 1:
+            ws.write_binary(bytes(2000))  # over the mark
+            lock.after = meddle
+
+    handler.do["on_message"] = answer
+    guest.send(*(frame(TEXT, str(number)) for number in range(4)))
+    stage.run_until(lambda: len(handler.messages) == 4, limit=5)
+    lock.after = None
+
+
+def test_callbacks_that_wait_go_on_when_what_they_wait_for_is_lost(make_stage: MakeStage) -> None:
+    """Sending failed; what the peer sent before is still read, and nothing of ours is queued any more."""
+    stage = make_stage(high_water=1000, low_water=100, inbox_messages=2, network={"buffer_size": 500})
+    guest, handler = stage.guest()
+    handler.do["on_message"] = lambda ws, *message: ws.write_binary(bytes(2000))
+    guest.send(*(frame(TEXT, str(number)) for number in range(4)))
+    stage.run_for(0.5)
+    assert len(handler.messages) == 1
+    sock = handler.ws.stream.sock
+
+    def broken(data: object) -> int:
+        raise BrokenPipeError
+
+    sock.send = sock.sendmsg = broken
+    guest.pump(500)
+    stage.run_until(lambda: len(handler.messages) == 4, limit=5)
+    guest.send(frame(TEXT, "the last"))
+    stage.run_until(lambda: len(handler.messages) == 5, limit=5)
 
 
 class ChunkEcho(Actor):

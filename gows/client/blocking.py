@@ -175,6 +175,7 @@ class BlockingWebSocket(WebSocket):
         if deferred or self.context.loop.in_loop():
             return super().make_room(opcode, data, compress, key, deferred, expires)
         while stream.queued > self.context.high_water and not stream.closed:
+            stream.owe_drained()  # all may go out in the next send, which by itself tells nobody
             stream.lock.release()
             try:
                 with self._turn, stepping_aside():

@@ -412,6 +412,7 @@ class HttpConnection(Observer):
                 return False
             stream.owe_drained()
             self._phase = _WAITING
+            stream.owe_drained()
             return True
 
     def _wait_here(self, room: threading.Event) -> bool:

@@ -354,6 +354,8 @@ class Stream(Endpoint):
         else:
             self._state |= BROKEN | ENDING | ENDED
             self._clear_queue()
+            if self._state & OVER:  # who waits for room need not any more, and what waits may be what is read
+                self._drain()
 
     def _abort_locked(self, error: Exception | None, flags: int) -> None:
         if self._state & (ABORTED | LOST):
@@ -443,7 +445,8 @@ class Stream(Endpoint):
             self._discard(scratch)
         else:
             with self.lock:
-                self._watch(self._state & WRITE)
+                if self._state & NO_DATA:  # still: another thread may have resumed
+                    self._watch(self._state & WRITE)
 
     def _discard(self, scratch: bytearray) -> None:
         """We are closing: read on, so that the kernel does not answer with RST, until the peer's FIN."""

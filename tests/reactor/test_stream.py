@@ -11,6 +11,7 @@ import pytest
 
 from gows.reactor import Stream
 from gows.reactor.stream import JOIN_SIZE, drop_sent, join_small
+from tests.fakes.lock import MeddlingLock
 from tests.reactor.bench import Bench, Peer
 from tests.reactor.recorder import Recorder
 
@@ -102,6 +103,19 @@ def test_end_of_file_waits_while_paused(bench: Bench) -> None:
     stream.resume_reading()
     bench.until(lambda: "eof_received" in recorder.calls)
     assert recorder.data == b"x"
+
+
+def test_another_thread_may_resume_while_the_loop_stops_watching(bench: Bench) -> None:
+    recorder = Recorder()
+    stream, peer = bench.connect(recorder)
+    bench.settle()
+    lock = stream.lock = MeddlingLock()
+    stream.pause_reading()
+    lock.before = stream.resume_reading  # the loop has found it paused, and goes on to the lock
+    peer.send(b"x")
+    bench.settle()
+    lock.before = None
+    bench.until(lambda: recorder.data == b"x")
 
 
 def test_a_paused_stream_does_not_keep_the_loop_busy(bench: Bench) -> None:
@@ -265,6 +279,34 @@ def test_over_the_mark_only_while_it_was_blocked(bench: Bench) -> None:
     bench.until(peer.got(BIG * 4))
     bench.settle()
     assert recorder.calls == ["blocked", "blocked", "drained"]
+
+
+def test_drained_is_told_when_the_queue_is_lost(bench: Bench) -> None:
+    """The peer reads no more, but what it sent is still to be read: whoever waits for room may be who reads it."""
+    recorder = Recorder(high_water=1000, low_water=100)
+    stream, peer = bench.connect(recorder)
+    stream.write(BIG)
+    bench.settle()
+
+    class Broken:
+        """The socket of `stream`, which cannot send any more."""
+
+        def __init__(self, sock: Any) -> None:
+            self._sock = sock
+
+        def send(self, data: object) -> int:
+            raise BrokenPipeError
+
+        sendmsg = send
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+    stream.sock = Broken(stream.sock)  # type: ignore[assignment]
+    bench.until(lambda: (peer.read() or True) and "drained" in recorder.calls)
+    assert stream.queued == 0
+    peer.send(b"the last")
+    bench.until(lambda: recorder.data == b"the last")
 
 
 def test_what_may_change_is_copied(bench: Bench) -> None:
