@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal, overload
 
 from gows.client.blocking import BlockingWebSocket
+from gows.client.exit import flush_at_exit
 from gows.client.opening import Opening, refuse_in_loop
 from gows.client.plan import Plan, make_plan
 from gows.client.reconnect import Reconnect, ReconnectingClient
@@ -124,6 +125,9 @@ def connect(
     system's authorities. `timeout`: seconds for everything from the name lookup to the answered handshake. `loop`: a
     running loop; by default the process-wide one.
 
+    When the program exits, what was written until then is sent, and connections that are open are closed with 1001; the
+    exit waits while the server goes on taking what is queued. A signal that ends the process at once loses it.
+
     Any thread but the loop's own, unless `wait=False`.
 
     Raises ValueError for a URL or a setting that cannot be; InvalidHeaderError for what may not be sent; ConnectError
@@ -150,6 +154,7 @@ def connect(
         ssl_context=ssl_context,
         timeout=timeout,
     )
+    flush_at_exit(loop)
     if handler is None:
         return _open(plan, Handler(), BlockingWebSocket)
     if reconnect:

@@ -199,7 +199,14 @@ class BlockingWebSocket(WebSocket):
         with self._turn:
             self._turn.notify_all()
 
-    # ------------------------------------------------------------------ with
+    # ------------------------------------------------------------------ the end
+
+    def drop_messages(self) -> None:
+        """Throw away what came and what comes, so that the peer's close has its turn. Any thread."""
+        with self._turn:
+            self._dropping = True
+            if self._events or self._handed:
+                self._advance()
 
     def __enter__(self) -> BlockingWebSocket:
         return self
@@ -211,11 +218,8 @@ class BlockingWebSocket(WebSocket):
         timeout."""
         self.begin_close(CloseCode.NORMAL_CLOSURE if kind is None else CloseCode.INTERNAL_ERROR, "")
         refuse_in_loop(self.context.loop, "leaving the with block")
-        with self._turn:
-            self._dropping = True
-            if self._events or self._handed:
-                self._advance()
-            with stepping_aside():
-                ended = self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE)
+        self.drop_messages()
+        with self._turn, stepping_aside():
+            ended = self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE)
         if not ended:  # the loop was stopped before its own deadline came
             self.close()

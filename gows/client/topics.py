@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from gows.bytebuffer import ByteBuffer
 from gows.client import Reconnect, connect
 from gows.client.opening import refuse_in_callback, refuse_in_loop
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
-from gows.errors import ConnectError, GowsError, TopicError
+from gows.errors import ConnectError, GowsError, TopicError, UsageError
 from gows.handler import Handler
 from gows.options import check_plain_function
 from gows.reactor.workers import stepping_aside
@@ -26,6 +26,8 @@ from gows.websocket import WebSocket
 logger = logging.getLogger("gows")
 
 BEGIN_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
+"""Leaving the `with` block ends when no answer came for so long."""
 
 Callback = Callable[[Any, str], object]
 """Of the data and the topic of a message: what JSON carries, or bytes."""
@@ -87,7 +89,8 @@ class TopicSubscription:
 
 
 class TopicClient:
-    """A connection that subscribes and publishes, and comes back by itself when it is lost. A context that closes it.
+    """A connection that subscribes and publishes, and comes back by itself when it is lost. A context: leaving it waits
+    for the answers, and closes.
 
     After a loss it subscribes again. Of topics that the server keeps it gets what it missed, each message once and in
     order; where that is not to be had, and for patterns, `lost(topic)` is called. Callbacks run on the workers of the
@@ -184,7 +187,25 @@ class TopicClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        """Wait for the answers that are still to come, as long as they do come, unless the block raised; then close. In
+        the client's own callbacks nothing is waited for."""
+        try:
+            if kind is None:
+                self.refuse_waiting("leaving the with block")
+                self._wait_for_answers()
+        except UsageError:
+            pass
+        finally:
+            self.close()
+
+    def _wait_for_answers(self) -> None:
+        with self._lock:
+            asked = set(self._asked.values())
+        with stepping_aside():
+            while asked:
+                done, asked = wait(asked, ANSWER_SECONDS, FIRST_COMPLETED)
+                if not done:
+                    return
 
     def end(self, subscription: TopicSubscription) -> None:
         """`subscription.end()`."""
