@@ -65,7 +65,7 @@ class Fanout:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser or a signal handler may come amid it, and publish
         self._rounds: deque[_Round] = deque()  # the first one is under way
         self.waiting = 0
         """Bytes of the messages that are not with everybody yet."""
@@ -126,8 +126,8 @@ class Fanout:
             budget -= max(1, taken * len(first.messages))  # to find nobody costs something, too
             if taken < steps:
                 with self._lock:
-                    self._rounds.popleft()
                     self.waiting -= sum(len(message.data) for message, _ in first.messages)
+                    self._rounds.popleft()  # after the sum, in which a finaliser may send
                     if not self._rounds:
                         return
         self._loop.call_soon(self._turn)

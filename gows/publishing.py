@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gows.brokers import Broker, Done, Envelope, LeftOut
+from gows.brokers.hublock import HubLock
 from gows.codes import Opcode
-from gows.errors import LoopClosedError, QueueFullError, UsageError
+from gows.errors import GowsError, LoopClosedError, QueueFullError, UsageError
 from gows.fanout import Fanout
 from gows.history import History, Keep
 from gows.presence import Describe, Member, Presence
@@ -56,7 +56,7 @@ class Publishing:
         subscriptions: Subscriptions,
         history: History,
         keep: KeepRule | None,
-        lock: threading.Lock,
+        lock: HubLock,
         broker: Broker,
         presence: Describe | None,
     ) -> None:
@@ -106,12 +106,36 @@ class Publishing:
             own = exclude
         elif exclude is not None:
             left_out = exclude.process, exclude.number
-        with self.lock:
+        envelope = Envelope(publication, keep, ttl, left_out)
+        if self.lock.held():
             self._fanout.check(publication.bare)
-            finished = self.broker.publish(Envelope(publication, keep, ttl, left_out), own, done or nobody)
-            self.published += 1
+            self.lock.in_turn(self._publish_in_turn, envelope, own, done)
+            return
+        with self.lock:
+            finished = self._publish(envelope, own, done)
         if finished and done is not None:
             done(None)
+
+    def _publish(self, envelope: Envelope, own: WebSocket | None, done: Done | None) -> bool:
+        """Give it to the broker; whether that was all. Lock held."""
+        self._fanout.check(envelope.publication.bare)
+        finished = self.broker.publish(envelope, own, done or nobody)
+        self.published += 1
+        return finished
+
+    def _publish_in_turn(self, envelope: Envelope, own: WebSocket | None, done: Done | None) -> None:
+        """The same for somebody who is not there any more. Lock held."""
+        failure: Exception | None = None
+        try:
+            finished = self._publish(envelope, own, done)
+        except (GowsError, ValueError) as error:
+            finished, failure = True, error
+        if finished and done is not None:
+            self.lock.afterwards(done, failure)
+        elif failure is not None:
+            self.lock.afterwards(
+                logger.error, "a message to the topic %s is lost: %s", envelope.publication.topic, failure
+            )
 
     def subscribe(self, ws: WebSocket, topic: str) -> bool:
         """See `WebSocket.subscribe`."""
@@ -190,7 +214,9 @@ class Publishing:
             except LoopClosedError:  # this server has stopped
                 pass
             except QueueFullError as error:
-                logger.error("the subscribers of %s here do not hear all about it: %s", topic, error)
+                self.lock.afterwards(
+                    logger.error, "the subscribers of %s here do not hear all about it: %s", topic, error
+                )
 
     # ------------------------------------------------------------------ Hub
 
@@ -227,7 +253,9 @@ class Publishing:
             except LoopClosedError:  # this server has stopped
                 pass
             except QueueFullError as error:
-                logger.error("a message to the topic %s is lost here: %s", envelope.publication.topic, error)
+                self.lock.afterwards(
+                    logger.error, "a message to the topic %s is lost here: %s", envelope.publication.topic, error
+                )
 
     def lost(self, topic: str, position: Position | None) -> None:
         """Tell the subscribers of a topic that some of it may be missing. Lock held."""

@@ -247,7 +247,7 @@ class Numbers:
     """Gives numbers to connections of a loop, and finds those that have one. Any thread."""
 
     def __init__(self, loop: Loop) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser or a signal handler may come amid it, and publish
         self._loop = loop
         self._known: list[ref[WebSocket] | None] = []  # by descriptor: who was seen there last
         self._seen: list[int] = []  # … and how many before

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from gows.admission import MAX_CONNECTIONS, Admission, Refusal
 from gows.brokers import Broker, Done
+from gows.brokers.hublock import HubLock
 from gows.brokers.local import LocalBroker
 from gows.bus import Bus
 from gows.codes import Opcode
@@ -162,7 +163,7 @@ class Server:
         self._metrics = Metrics(self) if metrics else None
         self._metrics_from = Networks(metrics_from)
         self._remote: Remote | None = None
-        self._broadcasting = threading.Lock()  # so that the order is the same in all processes
+        self._broadcasting = HubLock()  # so that the order is the same in all processes
         self.broker = broker or LocalBroker()
         self.publishing = Publishing(
             self.loop,
@@ -306,12 +307,22 @@ class Server:
         if opcode is None:
             opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
         message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
-        own = exclude if isinstance(exclude, WebSocket) else None
-        with self._broadcasting:
+        if self._broadcasting.held():  # this call came amid another one, by a finaliser or a signal handler
             self.fanout.check(message)
-            if self._remote is not None:
-                self._remote.broadcast(message, group, exclude)
-            self.fanout.send(message, Audience(self.loop, self, group), own)
+            self._broadcasting.in_turn(self._broadcast, message, group, exclude)
+        else:
+            with self._broadcasting:
+                self._broadcast(message, group, exclude)
+
+    def _broadcast(
+        self, message: PreparedMessage, group: str | None, exclude: WebSocket | RemoteConnection | None
+    ) -> None:
+        """Send it to all processes. Lock held."""
+        self.fanout.check(message)
+        if self._remote is not None:
+            self._remote.broadcast(message, group, exclude)
+        own = exclude if isinstance(exclude, WebSocket) else None
+        self.fanout.send(message, Audience(self.loop, self, group), own)
 
     def publish(
         self,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from gows.brokers.hublock import HubLock
 from gows.bus import Bus
 from gows.history import History, Keep
 from gows.topics import Position, Publication, Since
@@ -80,7 +80,7 @@ class Hub(Protocol):
     """A process's side of its broker: its subscribers, and what it has heard. Guarded by `lock`, under which it hears
     and tells everything in one order."""
 
-    lock: threading.Lock
+    lock: HubLock
     history: History
 
     @property

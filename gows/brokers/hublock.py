@@ -1,0 +1,78 @@
+"""HubLock: one order for what a process publishes and hears, whoever asks in the middle of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+logger = logging.getLogger("gows")
+
+
+class HubLock:
+    """A lock that a thread may take again while it holds it: a finaliser, which the collector may run in any
+    allocation, a signal handler, or a logging handler may come amid something, and publish.
+
+    Such a caller (`held`) must not act at once, for what it came amid is half done: it leaves its call to `in_turn`,
+    which is made when that is complete, before the lock is let go. What must not run with the lock held, since it may
+    wait, or is the user's, is left to `afterwards`.
+    """
+
+    __slots__ = ("_afterwards", "_depth", "_in_turn", "_lock", "_owner")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._owner: int | None = None
+        self._depth = 0
+        self._in_turn: deque[Callable[[], object]] = deque()
+        self._afterwards: deque[Callable[[], object]] = deque()
+
+    def held(self) -> bool:
+        """Return whether the calling thread holds it."""
+        return self._owner == threading.get_ident()
+
+    def in_turn(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Have `call(*arguments)` called with the lock held, when what goes on under it now is complete. Lock held."""
+        self._in_turn.append(partial(call, *arguments))
+
+    def afterwards(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Have it called when the lock was let go, in this thread. Lock held."""
+        self._afterwards.append(partial(call, *arguments))
+
+    def __enter__(self) -> HubLock:
+        self._lock.acquire()
+        self._depth += 1
+        self._owner = threading.get_ident()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        calls: deque[Callable[[], object]] | None = None
+        try:
+            if self._depth == 1:
+                while self._in_turn:
+                    self._call(self._in_turn.popleft())
+                if self._afterwards:
+                    calls, self._afterwards = self._afterwards, deque()
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._owner = None
+            self._lock.release()
+        if calls:
+            for call in calls:
+                try:
+                    call()
+                except Exception:
+                    logger.exception("something that was left for later failed")
+        if self._in_turn and not self.held():  # a signal came while we let go
+            with self:
+                pass
+
+    def _call(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self.afterwards(partial(logger.error, "something that waited for its turn failed", exc_info=error))
