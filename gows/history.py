@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
+import sys
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,7 +45,9 @@ class _Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        return ENTRY_SIZE + len(self.publication.bare.data)
+        message = self.publication.bare
+        names = sys.getsizeof(self.publication.topic) + (0 if message.key is None else sys.getsizeof(message.key))
+        return ENTRY_SIZE + names + len(message.data)
 
 
 class _Log:

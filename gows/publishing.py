@@ -15,10 +15,11 @@ from gows.codes import Opcode
 from gows.errors import GowsError, LoopClosedError, QueueFullError, UsageError
 from gows.fanout import Fanout
 from gows.history import History, Keep
+from gows.patterns import is_pattern
 from gows.presence import Describe, Member, Presence
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
-from gows.topics import Position, Publication, Since, Subscriptions, is_pattern, nobody, to_json
+from gows.topics import Position, Publication, Since, Subscriptions, nobody, to_json
 from gows.websocket import WebSocket
 
 if TYPE_CHECKING:

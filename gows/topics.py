@@ -13,13 +13,14 @@ import base64
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectionClosedError, NotAllowedError, UsageError
+from gows.patterns import ONE, REST, Patterns, is_pattern
 from gows.protocol.connection import to_bytes
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
@@ -31,42 +32,49 @@ MAX_LENGTH = 255
 """Characters of a topic's name."""
 MAX_KEY = 255
 """Characters of a message's key."""
-REMEMBERED = 4096
-"""Topics whose subscribers are remembered as a tuple, from one message to the next."""
-
-ONE, REST = "*", ">"
+MAX_WORDS = 16
+"""Words of a topic's name."""
+REMEMBERED = 1 << 18
+"""Connections in the tuples that are remembered of topics, from one message to the next; and twice as many as there are
+subscriptions, in addition: so each topic by name may be remembered."""
+TUPLE_COST = 64
+"""Connections that a topic counts beside those of its tuples."""
 
 May = Callable[[WebSocket, str], bool]
 Send = Callable[[PreparedMessage, "tuple[WebSocket, ...]", "WebSocket | None"], object]
 
 
 def check_topic(topic: str, longest: int = MAX_LENGTH) -> None:
-    """Raises ValueError, or TypeError, for what cannot be published to."""
+    """Raise ValueError, or TypeError, for what cannot be published to."""
     if any(word in (ONE, REST) for word in _words(topic, longest)):
         raise ValueError(f"{topic!r} is a pattern: a message has one topic")
 
 
-def check_pattern(pattern: str, longest: int = MAX_LENGTH) -> list[str]:
-    """The words of what may be subscribed to. Raises ValueError, or TypeError, for what may not."""
+def check_pattern(pattern: str, longest: int | None = MAX_LENGTH) -> list[str]:
+    """Return the words of what may be subscribed to. Raises ValueError, or TypeError, for what may not. `longest`: None
+    for what may have been subscribed to under other limits."""
     words = _words(pattern, longest)
     if REST in words[:-1]:
         raise ValueError(f"{REST!r} stands at the end of a pattern, not within {pattern!r}")
     return words
 
 
-def _words(name: str, longest: int) -> list[str]:
+def _words(name: str, longest: int | None) -> list[str]:
     if not isinstance(name, str):
         raise TypeError(f"a topic is a str, not {type(name).__name__}")
-    if not name or len(name) > longest:
-        raise ValueError(f"a topic has 1 to {longest} characters, not {len(name)}")
+    if not name or (longest is not None and len(name) > longest):
+        raise ValueError(f"a topic has 1 to {longest or MAX_LENGTH} characters, not {len(name)}")
+    shown = repr(name if len(name) <= 300 else f"{name[:300]}…")
     if " " in name or not name.isprintable():
-        raise ValueError(f"a topic has no spaces and no control characters: {name!r}")
+        raise ValueError(f"a topic has no spaces and no control characters: {shown}")
     words = name.split(".")
+    if longest is not None and len(words) > MAX_WORDS:
+        raise ValueError(f"a topic has at most {MAX_WORDS} words, not {len(words)}: {shown}")
     for word in words:
         if not word:
-            raise ValueError(f"a topic has words with a dot between them, and none is empty: {name!r}")
+            raise ValueError(f"a topic has words with a dot between them, and none is empty: {shown}")
         if len(word) > 1 and (ONE in word or REST in word):
-            raise ValueError(f"{ONE!r} and {REST!r} are words of their own: {name!r}")
+            raise ValueError(f"{ONE!r} and {REST!r} are words of their own: {shown}")
     return words
 
 
@@ -156,6 +164,10 @@ class Targets(NamedTuple):
     enclosed: tuple[WebSocket, ...]
 
 
+def _cost(targets: Targets) -> int:
+    return TUPLE_COST + len(targets.bare) + len(targets.enclosed)
+
+
 class Subscriptions:
     """Of the connections of one server, in this process. Any thread. They end with their connection."""
 
@@ -186,8 +198,10 @@ class Subscriptions:
         self._listening = False  # to the loop, for connections that end
         self._of: dict[WebSocket, tuple[str, ...]] = {}
         self._members: dict[str, dict[WebSocket, None]] = {}  # by topic or pattern, in the order in which they came
-        self._patterns = _Node()
+        self._patterns = Patterns()
+        self._total = 0  # subscriptions
         self._targets: dict[str, Targets] = {}  # by topic, as long as nothing changes
+        self._remembered = 0  # what those count
 
     def check_subscribe(self, ws: WebSocket, pattern: str) -> list[str]:
         """Whether a client may subscribe; the pattern's words. Raises NotAllowedError; ValueError for what is no
@@ -212,19 +226,21 @@ class Subscriptions:
             if len(mine) >= self.most:
                 raise UsageError(f"a connection may have {self.most} subscriptions")
             self._of[ws] = (*mine, pattern)
+            self._total += 1
             members = self._members.get(pattern)
             if members is None:
                 members = self._members[pattern] = {}
                 if is_pattern(words):
-                    self._patterns.add(words, members)
+                    self._patterns.add(words)
                 self.on_first(pattern)
             members[ws] = None
             self._changed(pattern, words)
         return True
 
     def unsubscribe(self, ws: WebSocket, pattern: str) -> bool:
-        """False: it was not subscribed. A message that was published before may still arrive."""
-        words = check_pattern(pattern, self.longest)
+        """End a subscription. False: it was none. A message that was published before may still arrive. Raises
+        ValueError for what can be no pattern, whatever its length."""
+        words = check_pattern(pattern, None)
         with self._lock:
             mine = self._of.get(ws, ())
             if pattern not in mine:
@@ -265,17 +281,11 @@ class Subscriptions:
         with self._lock:
             found = self._targets.get(topic)
             if found is None:
-                groups = list(self._patterns.match(topic.split(".")))
-                if topic in self._members:
-                    groups.append(self._members[topic])
-                everybody = groups[0] if len(groups) == 1 else dict.fromkeys(chain.from_iterable(groups))
-                found = Targets(
-                    tuple(ws for ws in everybody if ws.subprotocol != TOPIC_SUBPROTOCOL),
-                    tuple(ws for ws in everybody if ws.subprotocol == TOPIC_SUBPROTOCOL),
-                )
-                if len(self._targets) >= REMEMBERED:
-                    self._targets.clear()
-                self._targets[topic] = found
+                found = self._targets[topic] = self._find(topic)
+                self._remembered += _cost(found)
+                most = REMEMBERED + 2 * self._total
+                while self._remembered > most and len(self._targets) > 1:
+                    self._forget(next(iter(self._targets)))
         return found
 
     def counts(self) -> dict[str, int]:
@@ -285,7 +295,26 @@ class Subscriptions:
 
     # ------------------------------------------------------------------ lock held
 
+    def _find(self, topic: str) -> Targets:
+        """Look for whom a message to `topic` goes to."""
+        all_members = self._members
+        groups = [all_members[text] for text in self._patterns.candidates(topic.split(".")) if text in all_members]
+        if topic in all_members:
+            groups.append(all_members[topic])
+        everybody = groups[0] if len(groups) == 1 else dict.fromkeys(chain.from_iterable(groups))
+        return Targets(
+            tuple(ws for ws in everybody if ws.subprotocol != TOPIC_SUBPROTOCOL),
+            tuple(ws for ws in everybody if ws.subprotocol == TOPIC_SUBPROTOCOL),
+        )
+
+    def _forget(self, topic: str) -> None:
+        """Remember no longer whom a message to `topic` goes to."""
+        found = self._targets.pop(topic, None)
+        if found is not None:
+            self._remembered -= _cost(found)
+
     def _remove(self, ws: WebSocket, pattern: str, words: list[str]) -> None:
+        self._total -= 1
         members = self._members[pattern]
         del members[ws]
         if not members:
@@ -298,8 +327,9 @@ class Subscriptions:
     def _changed(self, pattern: str, words: list[str]) -> None:
         if is_pattern(words):
             self._targets.clear()
+            self._remembered = 0
         else:
-            self._targets.pop(pattern, None)
+            self._forget(pattern)
 
     # ------------------------------------------------------------------ loop thread
 
@@ -315,51 +345,5 @@ class Subscriptions:
                 self.on_end(ws, patterns)
 
 
-def is_pattern(words: list[str]) -> bool:
-    """Whether a name of these words stands for more than one topic."""
-    return ONE in words or words[-1] == REST
-
-
 def nobody(*arguments: object) -> None:
     """Nobody wants to know."""
-
-
-class _Node:
-    """Patterns that begin with the same words."""
-
-    __slots__ = ("below", "members")
-
-    def __init__(self) -> None:
-        self.below: dict[str, _Node] = {}
-        self.members: dict[WebSocket, None] | None = None  # of the pattern that ends here
-
-    def add(self, words: list[str], members: dict[WebSocket, None]) -> None:
-        """Put a pattern's subscribers where `match` finds them."""
-        node = self
-        for word in words:
-            node = node.below.setdefault(word, _Node())
-        node.members = members
-
-    def remove(self, words: list[str]) -> None:
-        """Forget a pattern, and what was there for it alone."""
-        node = self.below[words[0]]
-        if len(words) == 1:
-            node.members = None
-        else:
-            node.remove(words[1:])
-        if node.members is None and not node.below:
-            del self.below[words[0]]
-
-    def match(self, words: list[str], at: int = 0) -> Iterator[dict[WebSocket, None]]:
-        """The subscribers of each pattern that stands for these words."""
-        if at == len(words):
-            if self.members is not None:
-                yield self.members
-            return
-        rest = self.below.get(REST)
-        if rest is not None and rest.members is not None:
-            yield rest.members
-        for word in (words[at], ONE):
-            node = self.below.get(word)
-            if node is not None:
-                yield from node.match(words, at + 1)

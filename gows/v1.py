@@ -183,7 +183,7 @@ def _check_subscribing(ws: WebSocket) -> None:
 
 
 def _unsubscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
-    check_pattern(topic)
+    check_pattern(topic, None)  # what is too long may have been subscribed to under other limits
     publishing = ws.publishing()
 
     def unsubscribe() -> None:

@@ -21,6 +21,8 @@ MAX_TTL = 1_000_000_000
 """Seconds: 31 years."""
 MAX_EPOCH = 255
 """Characters of an `epoch`."""
+MAX_HISTORY = 10_000
+"""Messages that one request can have of a history."""
 MAX_DEPTH = 100
 """Arrays and objects within each other: a few hundred are more than some readers of JSON can take."""
 
@@ -84,10 +86,12 @@ def read_topic(request: dict[str, Any]) -> str:
 
 
 def read_history(request: dict[str, Any]) -> int | None:
-    """Return how many messages are wanted; None: none."""
+    """Return how many messages are wanted, MAX_HISTORY at most; None: none."""
     history = request.get("history")
-    if history is None or (_is_integer(history) and history > 0):
-        return history
+    if history is None:
+        return None
+    if _is_integer(history) and history > 0:
+        return min(history, MAX_HISTORY)
     raise RequestError("bad_request", "history is how many messages are wanted, an integer of 1 or more")
 
 

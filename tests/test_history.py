@@ -133,6 +133,18 @@ def test_all_topics_together_keep_so_much() -> None:
     assert texts(history.since("loud", Position(last.epoch, 98), 0.0)) == ["98", "99"]
 
 
+def test_names_and_keys_count() -> None:
+    """Each may be longer than all the data."""
+    sizes = []
+    for topic, key in (("a", None), ("a", 5), ("a", "k" * 255), ("\U0001f600" * 255, "\U0001f600" * 255)):
+        history = History()
+        publish(history, topic, "x", Keep(5), key=key)
+        sizes.append(history.size)
+    assert sizes == sorted(sizes)
+    assert sizes[2] - sizes[0] >= 255
+    assert sizes[3] - sizes[0] >= 8 * 255
+
+
 def test_nothing_is_kept_where_nothing_may_be() -> None:
     history = History(most=0)
     first = publish(history, "a", "x", Keep(5))

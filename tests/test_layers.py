@@ -26,7 +26,7 @@ LAYERS: list[list[list[str]]] = [
         ["gows.client"],
         ["gows.bus"],
         ["gows.fanout"],
-        ["gows.topics", "gows.history", "gows.v1", "gows.v1_requests"],
+        ["gows.topics", "gows.patterns", "gows.history", "gows.v1", "gows.v1_requests"],
     ],
     [["gows.brokers"], ["gows.presence"]],
     [

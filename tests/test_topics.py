@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import gows
 from gows import ConnectionClosedError, NotAllowedError, Opcode, Server, UsageError, WebSocket, accept
+from gows.patterns import Patterns, is_pattern
 from gows.reactor import Loop
 from gows.topics import MAX_LENGTH, MAX_TOPICS, Subscriptions, check_pattern, check_topic
 from tests import wire
@@ -329,7 +331,7 @@ def test_a_connection_of_no_server_has_no_topics() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "a.b", "prices.eu-1.gold_2", "ä.日本", "x" * 255, "*", ">", "a.*.b", "a.>", "*.>"]
+    "name", ["a", "a.b", "prices.eu-1.gold_2", "ä.日本", "x" * 255, "*", ">", "a.*.b", "a.>", "*.>", ".".join("a" * 16)]
 )
 def test_what_may_be_subscribed_to(name: str) -> None:
     assert ".".join(check_pattern(name)) == name
@@ -340,6 +342,7 @@ def test_what_may_be_subscribed_to(name: str) -> None:
     [
         ("", "1 to 255 characters"),
         ("x" * 256, "1 to 255 characters"),
+        (".".join("a" * 17), "at most 16 words, not 17"),
         (".", "none is empty"),
         ("a.", "none is empty"),
         (".a", "none is empty"),
@@ -365,6 +368,9 @@ def test_what_may_not(make_stage: MakeStage, name: Any, why: str) -> None:
         lambda name: ws.publish(name, ""),
         lambda n: stage.server.publish(n, ""),
     ):
+        if call == ws.unsubscribe and len(name or "") > 30:
+            assert not call(name)  # it may have been subscribed to under other limits
+            continue
         with pytest.raises((ValueError, TypeError), match=why if "the end" not in why else r"at the end|is a pattern"):
             call(name)
     assert stage.server.topics() == {}
@@ -431,18 +437,94 @@ def test_patterns_find_whom_the_rule_says(steps: list[tuple[int, str, bool]], to
         for who, pattern in sorted(model):
             subscriptions.unsubscribe(listeners[who], pattern)
         assert (subscriptions.counts(), subscriptions._of, subscriptions._members) == ({}, {}, {})
-        assert not subscriptions._patterns.below
+        assert not subscriptions._patterns._shapes
+        assert subscriptions._total == 0
+
+
+@given(st.lists(PATTERNS, unique=True, max_size=20), WORDS)
+def test_each_pattern_is_tried_once(patterns: list[str], words: list[str]) -> None:
+    found = Patterns()
+    wild = [pattern.split(".") for pattern in patterns if is_pattern(pattern.split("."))]
+    for pattern in wild:
+        found.add(pattern)
+    assert len(found) == len(wild)
+    tried = list(found.candidates(words))
+    assert len(tried) == len(set(tried))
+    assert {".".join(pattern) for pattern in wild if stands_for(pattern, words)} <= set(tried)
+
+
+def test_a_pattern_costs_little_memory() -> None:
+    """A tree of words took 40 times as much."""
+    patterns = Patterns()
+    names = [["public", *(f"w{number}x{at}" for at in range(14)), "*"] for number in range(2000)]
+    tracemalloc.start()
+    try:
+        for words in names:
+            patterns.add(words)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 2000
 
 
 def test_what_is_remembered_of_topics_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gows.topics, "REMEMBERED", 10)
+    monkeypatch.setattr(gows.topics, "REMEMBERED", 10 * (gows.topics.TUPLE_COST + 3))
     with Loop(workers=0) as loop:
         subscriptions = Subscriptions(loop)
-        listener = Listener()
-        subscriptions.add(listener, ">", [">"])
+        listeners = [Listener() for _ in range(3)]
+        for listener in listeners:
+            subscriptions.add(listener, ">", [">"])
         for number in range(100):
-            assert subscriptions.targets(str(number)) == ((listener,), ())
+            assert subscriptions.targets(str(number)) == (tuple(listeners), ())
             assert len(subscriptions._targets) <= 10
+            assert subscriptions._remembered == len(subscriptions._targets) * (gows.topics.TUPLE_COST + 3)
+        assert subscriptions.targets("99") is subscriptions.targets("99")
+        for listener in listeners:
+            subscriptions.unsubscribe(listener, ">")
+        assert (subscriptions._targets, subscriptions._remembered) == ({}, 0)
+
+
+def test_what_is_remembered_counts_those_who_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand topics that go to a thousand connections each are a million references."""
+    monkeypatch.setattr(gows.topics, "REMEMBERED", 2000)
+    with Loop(workers=0) as loop:
+        subscriptions = Subscriptions(loop)
+        listeners = [Listener() for _ in range(1000)]
+        for listener in listeners:
+            subscriptions.add(listener, ">", [">"])
+        subscriptions.add(listeners[0], "by.name", ["by", "name"])
+        for number in range(50):
+            subscriptions.targets(f"t.{number}")
+            subscriptions.targets("by.name")
+            assert sum(len(found.bare) for found in subscriptions._targets.values()) <= 4004
+        subscriptions.unsubscribe(listeners[0], "by.name")
+        assert "by.name" not in subscriptions._targets
+
+
+def test_what_is_too_long_may_be_unsubscribed(make_stage: MakeStage) -> None:
+    stage = make_stage(server={"max_topic_length": 400})
+    long, wordy = "x" * 300, ".".join("a" * 16)
+    _, ws = subscribed(stage, long, wordy)
+    stage.server.subscriptions.longest = 10
+    with pytest.raises(ValueError, match="1 to 10 characters, not 300"):
+        ws.subscribe(long)
+    assert ws.unsubscribe(long)
+    assert ws.unsubscribe(wordy)
+    assert not ws.unsubscribe("x" * 1000)
+    assert not ws.unsubscribe(".".join("a" * 17))
+    assert stage.server.topics() == {}
+
+
+def test_a_key_has_so_many_characters(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    guest, ws = subscribed(stage, "a")
+    for key in ("k" * 256, "\ud800"):
+        with pytest.raises(ValueError, match="a key has at most 255 characters"):
+            stage.server.publish("a", "x", key=key)
+        with pytest.raises(ValueError, match="a key has at most 255 characters"):
+            ws.publish("a", "x", key=key)
+    stage.server.publish("a", "x", key="k" * 255)
+    assert texts(guest) == ["x"]
 
 
 # ---------------------------------------------------------------------- those who do not read, and what comes too late

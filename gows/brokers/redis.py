@@ -31,7 +31,8 @@ from gows.brokers.redis_link import READ, RECORD, Command, Link
 from gows.bus import Bus
 from gows.errors import BrokerError, QueueFullError
 from gows.options import check_seconds
-from gows.topics import Position, Publication, Since, is_pattern
+from gows.patterns import is_pattern
+from gows.topics import Position, Publication, Since
 from gows.websocket import WebSocket
 
 logger = logging.getLogger("gows")
