@@ -72,9 +72,11 @@ class AcceptOptions:
     read_timeout: float | None = None
     """A connection from which no byte came for so long is closed (1001), pongs count as bytes."""
     write_timeout: float | None = 30.0
-    """A connection whose peer took no byte of a waiting queue for so long is dropped (1006)."""
+    """A connection whose peer took no byte for so long, of a waiting queue or of what the kernel holds, is dropped
+    (1006)."""
     close_timeout: float = 5.0
-    """How long the peer has to answer our close frame, and to take what was queued before it."""
+    """How long the peer has to answer our close frame. It begins again as long as the peer takes what was written
+    before, at 2 kB a second or more."""
 
     high_water: int = 262144
     """Outgoing bytes queued on a connection above which `overflow` decides over new messages."""

@@ -35,6 +35,7 @@ from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
 from gows.protocol.frames import MAX_HEADER
 from gows.protocol.prepared import PreparedMessage
 from gows.protocol.rates import Meter, MeteredConnection, Rates
+from gows.reactor.progress import LOOKS, MUCH
 from gows.reactor.timers import TICKS_PER_SECOND
 from gows.traffic import Traffic
 
@@ -384,7 +385,10 @@ class Session:
         stream, options = self.stream, self.context.options
         if self.connection.state is not ConnectionState.OPEN:
             if self._flags & _LEAVING:
-                stream.abort()
+                if stream.loop.progress.goes_on(stream, options.close_timeout):
+                    stream.set_deadline(options.close_timeout)
+                else:
+                    stream.abort()
             else:  # the close has just begun, on another thread, and this deadline was set before
                 self.arm()
             return
@@ -395,6 +399,7 @@ class Session:
             return
         if self._flags & _FULL:  # we do not read, so the silence is ours, and no proof that the peer is dead
             stream.seen = stream.loop.ticks
+        stream.loop.progress.look(stream)
         silent, stalled = stream.silent_for(), stream.stalled_for()
         if options.write_timeout is not None and stalled >= options.write_timeout:
             self._give_up("write timeout: the peer does not read", CloseCause.SLOW)
@@ -413,6 +418,7 @@ class Session:
         if self.connection.state is not ConnectionState.OPEN:
             with stream.lock:
                 self._flags |= _LEAVING
+            stream.loop.progress.begin_close(stream)
             stream.set_deadline(options.close_timeout)
             return
         if self.handler is None:
@@ -428,8 +434,9 @@ class Session:
                 due = options.ping_interval * (1.0 - PING_SPREAD * random()) - silent
         if options.read_timeout is not None:
             due = min(due, options.read_timeout - silent)
-        if options.write_timeout is not None and stream.queued:
-            due = min(due, options.write_timeout - stream.stalled_for())
+        if options.write_timeout is not None and stream.blocked:
+            # sooner than the timeout: what the peer takes of the kernel's buffer shows between two looks
+            due = min(due, options.write_timeout - stream.stalled_for(), options.write_timeout / LOOKS)
         stream.set_deadline(None if due == math.inf else max(due, 0.0))
 
     def _heartbeat(self, options: AcceptOptions, silent: float) -> bool:
@@ -440,7 +447,9 @@ class Session:
             if late < 0:
                 return True
             if options.ping_timeout is not None:
-                if stream.queued and stream.stalled_for() < options.ping_timeout:
+                if (
+                    stream.queued or stream.loop.progress.last(stream) is not None
+                ) and stream.stalled_for() < options.ping_timeout:
                     self._ping_tick = stream.loop.ticks  # it takes what stands before our ping: it will come to that
                     return True
                 if late < 1.0:
@@ -451,6 +460,7 @@ class Session:
         self._ping_tick = 0
         if silent >= options.ping_interval * (1.0 - PING_SPREAD):  # type: ignore[operator]
             self._ping_tick = stream.loop.ticks
+            stream.loop.progress.begin(stream, least=MUCH)
             with stream.lock:
                 if self.connection.state is ConnectionState.OPEN:  # still
                     stream.write_locked(self.connection.encode_ping(b""))

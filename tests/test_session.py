@@ -193,6 +193,33 @@ def test_a_peer_that_takes_what_we_send_is_not_dead(make_stage: MakeStage) -> No
     assert guest.read().opcode == BINARY
 
 
+def test_a_ping_behind_megabytes_in_the_kernel_is_no_sign_of_death(make_stage: MakeStage) -> None:
+    stage = make_stage(ping_interval=10, ping_timeout=5, network={"buffer_size": 1 << 21})
+    guest, handler = stage.guest()
+    handler.ws.write_binary(bytes(1_000_000))
+    for _ in range(95):
+        stage.run_for(1)
+        guest.pump(10_000)
+        assert not guest.end
+    guest.pump()
+    stage.run_until(lambda: handler.close_code, 16)  # it takes no more, so it does not answer either
+    assert "ping timeout" in handler.close_reason
+    assert guest.end == ""
+
+
+def test_a_peer_that_takes_nothing_of_what_the_kernel_holds_is_dead(make_stage: MakeStage) -> None:
+    stage = make_stage(ping_interval=10, ping_timeout=5, network={"buffer_size": 1 << 21})
+    guest, handler = stage.guest()
+    handler.ws.write_binary(bytes(1_000_000))
+    start = stage.now
+    while handler.close_code is None:
+        handler.ws.write_string("the kernel holds more and more")
+        stage.run_for(1)
+    assert stage.now - start < 16.5
+    assert "ping timeout" in handler.close_reason
+    guest.drain()
+
+
 def test_silence_that_is_ours_is_not_the_peers(make_stage: MakeStage) -> None:
     """A connection that is not read from, because its handler cannot follow, is not dead."""
     stage = make_stage(inline=False, make_handler=Echo, ping_interval=10, ping_timeout=5, inbox_messages=4)
@@ -283,6 +310,60 @@ def test_write_timeout_drops_a_peer_that_stopped_reading(make_stage: MakeStage) 
     assert "write timeout" in handler.close_reason
     guest.wait(lambda: guest.end)
     assert guest.end == "RST"
+
+
+def test_a_peer_that_takes_of_the_kernels_buffer_is_not_dropped(make_stage: MakeStage) -> None:
+    """The kernel takes more when a third of its buffer is free: longer than the write timeout."""
+    network = {"buffer_size": 600_000, "wakes_at": 0.33}
+    stage = make_stage(write_timeout=30, ping_interval=None, network=network, high_water=1 << 20)
+    guest, handler = stage.guest()
+    handler.ws.write_binary(bytes(1_000_000))
+    for _ in range(120):
+        stage.run_for(1)
+        guest.pump(1000)
+    assert handler.calls == ["on_open"]
+    last = stage.now
+    stage.run_until(lambda: handler.close_code)
+    assert stage.now - last == pytest.approx(30.0, abs=4)
+    assert "write timeout" in handler.close_reason
+    guest.drain()
+
+
+@pytest.mark.parametrize("buffer_size", [1000, 200_000, 4_000_000], ids=["queue", "both", "kernel"])
+def test_what_was_written_before_a_close_arrives_however_long_it_takes(make_stage: MakeStage, buffer_size: int) -> None:
+    stage = make_stage(close_timeout=5, ping_interval=None, network={"buffer_size": buffer_size, "wakes_at": 0.3})
+    guest, handler = stage.guest()
+    handler.ws.write_binary(bytes(3_000_000))
+    handler.ws.close_handshake(4000, "done")
+    start = stage.now
+    while guest.received < 3_000_000:
+        for _ in range(30):
+            guest.pump(1000)
+            stage.run_for(0)
+        assert not guest.end, f"{guest.end} after {guest.received} bytes"
+        stage.run_for(0.1)
+    assert stage.now - start > 9
+    assert len(guest.read().payload) == 3_000_000
+    assert guest.close_frame() == (4000, "done")
+    guest.send(wire.close(4000))
+    assert guest.wait_end() == "FIN"
+    assert handler.close_code == 4000
+
+
+@pytest.mark.parametrize("buffer_size", [1000, 4_000_000], ids=["queue", "kernel"])
+def test_a_peer_that_takes_a_byte_now_and_then_does_not_hold_up_a_close(
+    make_stage: MakeStage, buffer_size: int
+) -> None:
+    stage = make_stage(close_timeout=5, ping_interval=None, network={"buffer_size": buffer_size})
+    guest, handler = stage.guest()
+    handler.ws.write_binary(bytes(3_000_000))
+    handler.ws.close_handshake()
+    start = stage.now
+    while handler.close_code is None:
+        guest.pump(500)
+        stage.run_for(0.5)
+        assert stage.now < start + 6
+    guest.drain()
 
 
 def test_without_a_write_timeout_a_peer_may_stop_for_ever(make_stage: MakeStage) -> None:

@@ -214,12 +214,15 @@ class BlockingWebSocket(WebSocket):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close with 1000, or with 1011 when the block raised; wait for the peer's answer, at most the close
-        timeout."""
+        """Close with 1000, or with 1011 when the block raised; wait for the peer's answer, at most the close timeout
+        after the peer took the last of what was written."""
         self.begin_close(CloseCode.NORMAL_CLOSURE if kind is None else CloseCode.INTERNAL_ERROR, "")
         refuse_in_loop(self.context.loop, "leaving the with block")
         self.drop_messages()
+        left = self.stream.untaken()
         with self._turn, stepping_aside():
-            ended = self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE)
-        if not ended:  # the loop was stopped before its own deadline came
-            self.close()
+            while not self._turn.wait_for(lambda: self._gone, self.context.options.close_timeout + _GRACE):
+                before, left = left, self.stream.untaken()
+                if left >= before:  # the loop was stopped before its own deadline came
+                    self.close()
+                    break

@@ -117,7 +117,11 @@ def _talk_to(args: argparse.Namespace, talk: Talk, screen: Screen, loop: Loop) -
     except KeyboardInterrupt:
         talk.leave(ws)
     screen.end_prompt()
-    ended = talk.wait_closed(CLOSE_TIMEOUT + 1.0)
+    left = ws.stream.untaken()
+    while not (ended := talk.wait_closed(CLOSE_TIMEOUT + 1.0)):
+        before, left = left, ws.stream.untaken()
+        if left >= before:  # else the server is still taking what was sent before the close
+            break
     patience = time.monotonic() + 1.0
     while loop.live_streams and time.monotonic() < patience:  # the server ends TCP; to close the loop would reset it
         time.sleep(0.01)

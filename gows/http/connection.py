@@ -32,6 +32,7 @@ from gows.protocol.handshake import response_error
 from gows.protocol.http import RequestParser
 from gows.reactor.networks import PeerAddress
 from gows.reactor.observer import Observer
+from gows.reactor.progress import LOOKS
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
 from gows.reactor.workers import WorkerPool
@@ -42,7 +43,7 @@ access_logger = logging.getLogger("gows.access")
 MAX_STASH = 65536
 """Bytes put aside while a request is answered; then the connection is not read from."""
 WRITE_TIMEOUT = 30.0
-"""Seconds in which the peer must take something of an answer that waits for it."""
+"""Seconds in which the peer must take something of an answer that waits for it, be it from the kernel."""
 HIGH_WATER = 262144
 """Bytes queued above which a body in pieces waits, and the next pipelined request."""
 PIECES_PER_RUN = 16
@@ -154,7 +155,7 @@ class HttpConnection(Observer):
         if self.upgraded:
             self.stream.observer.blocked()
         elif self._phase in _AT_WORK:
-            self.stream.set_deadline(WRITE_TIMEOUT)
+            self.stream.set_deadline(WRITE_TIMEOUT / LOOKS)
 
     def drained(self) -> None:
         """There is room for more of the body."""
@@ -258,11 +259,12 @@ class HttpConnection(Observer):
 
     def _check_progress(self) -> None:
         stream = self.stream
+        stream.loop.progress.look(stream)
         stalled = stream.stalled_for()
         if stalled >= WRITE_TIMEOUT:
             stream.abort(TimeoutError("the peer did not take the answer"))
         elif stream.queued:
-            stream.set_deadline(WRITE_TIMEOUT - stalled)
+            stream.set_deadline(min(WRITE_TIMEOUT - stalled, WRITE_TIMEOUT / LOOKS))
 
     # ------------------------------------------------------------------ answering (worker, or the loop)
 

@@ -130,8 +130,8 @@ cdef class Socket:
     def getpeername(self):
         return self._lent("getpeername")
 
-    def getsockopt(self, level, option):
-        return self._lent("getsockopt", level, option)
+    def getsockopt(self, level, option, *size):
+        return self._lent("getsockopt", level, option, *size)
 
     def setsockopt(self, level, option, value):
         return self._lent("setsockopt", level, option, value)

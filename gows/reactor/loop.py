@@ -38,6 +38,7 @@ from gows.reactor.listener import Listener
 from gows.reactor.lock import Lock
 from gows.reactor.observer import Observer
 from gows.reactor.poller import READ, Poller, make_poller
+from gows.reactor.progress import Progress
 from gows.reactor.sockets import SocketLayer
 from gows.reactor.stream import GONE, Stream
 from gows.reactor.timers import NEVER, TICKS_PER_SECOND, Timer, TimingWheel
@@ -97,6 +98,7 @@ class Loop:
         "peer_names",
         "poller",
         "pool",
+        "progress",
         "scratch",
         "shared",
         "sockets",
@@ -131,6 +133,7 @@ class Loop:
             None  # told of each turn's seconds, the wait for events not counted
         )
         self.peer_names: dict[Stream, tuple[str, int] | str] = {}  # where `Stream.name_peer` knew better
+        self.progress = Progress(self)
         self.wheel = TimingWheel()
         self._clock = clock
         self._base = clock() - 1.0 / TICKS_PER_SECOND  # so that tick 0 is never now, and may mean "none"
@@ -575,6 +578,7 @@ class Loop:
                     fn(stream)
         if self.peer_names:
             self.peer_names.pop(stream, None)
+        self.progress.forget(stream)
         return error
 
     def listener_closed(self, listener: Listener) -> None:

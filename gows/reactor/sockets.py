@@ -8,11 +8,13 @@ to a Loop, see `tests/fakes`.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import socket
 import stat
 import sys
+import termios
 from typing import Any, NamedTuple
 
 from gows.reactor.address import Address
@@ -23,6 +25,16 @@ from gows.reactor.wakeup import Wakeup
 _NODELAY_INHERITED = (
     sys.platform == "linux"
 )  # an accepted socket has its listener's TCP_NODELAY (elsewhere it is not promised)
+
+_OUTQ: int | None = None
+"""The ioctl(2) that tells how much a send buffer holds: SIOCOUTQ, whose number is TIOCOUTQ's, or FIONWRITE."""
+if sys.platform == "linux":
+    _OUTQ = termios.TIOCOUTQ
+elif sys.platform.startswith("freebsd"):
+    _OUTQ = 0x40046677
+_SO_NWRITE = 0x1024  # getsockopt(2) of macOS
+_BYTES_ACKED = 120 if sys.platform == "linux" else None
+"""Where tcpi_bytes_acked lies in struct tcp_info (linux/tcp.h)."""
 
 
 class Target(NamedTuple):
@@ -110,6 +122,30 @@ class SocketLayer:
             os.close(fd)
             raise
         return _prepared(sock, nodelay=not _NODELAY_INHERITED)
+
+    def held(self, sock: Sock) -> int:
+        """Bytes sent that the kernel still holds, since the peer's host has not taken them; 0 where it does not tell.
+        Any thread."""
+        try:
+            if _OUTQ is not None:
+                return int.from_bytes(fcntl.ioctl(sock.fileno(), _OUTQ, bytes(4)), sys.byteorder)
+            if sys.platform == "darwin":
+                return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
+        except (OSError, ValueError):  # it was closed just now
+            pass
+        return 0
+
+    def acknowledged(self, sock: Sock) -> int:
+        """A count that grows as the peer's host takes what was sent: of bytes, or where there is no such, the negative
+        of what is held. Loop thread."""
+        if _BYTES_ACKED is not None and sock.family != socket.AF_UNIX:
+            try:
+                info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
+                if len(info) == _BYTES_ACKED + 8:  # an older kernel's is shorter
+                    return int.from_bytes(info[_BYTES_ACKED:], sys.byteorder)
+            except (OSError, ValueError):
+                pass
+        return -self.held(sock)
 
     def listen(
         self, address: Address, *, backlog: int = 4096, reuse_port: bool = False, mode: int | None = None

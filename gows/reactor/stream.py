@@ -15,8 +15,10 @@ turn, after the batch of events: so a descriptor's number cannot come back withi
 its former owner.
 
 An orderly close sends what is queued, sends FIN, and then reads and throws away what the peer still sends until the
-peer's FIN. To close while bytes wait unread, or to receive some after close, makes the kernel answer with RST, and
-RST destroys what the peer has not read yet, our last message among it (RFC 1122 §4.2.2.13, RFC 9112 §9.6).
+peer's FIN. Each of the two has its timeout, which begins again as long as the peer goes on taking what was sent, be it
+from the queue or from the kernel's buffer (`Progress`). To close while bytes wait unread, or to receive some after
+close, makes the kernel answer with RST, and RST destroys what the peer has not read yet, our last message among it
+(RFC 1122 §4.2.2.13, RFC 9112 §9.6).
 """
 
 from __future__ import annotations
@@ -62,11 +64,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gows")
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that an orderly close may take to send what is queued."""
+"""Seconds of an orderly close in which the peer must take a part of what is queued, or all (`CLOSE_RATE`)."""
 LINGER_TIMEOUT = 2.0
-"""Seconds to wait for the peer's FIN after ours."""
+"""Seconds to wait for the peer's FIN after ours; again while the peer takes what the kernel still holds."""
 LINGER_BYTES = 1 << 20
-"""Bytes thrown away while waiting for the peer's FIN; a peer that sends more is cut off."""
+"""Bytes thrown away in one such time; a peer that sends more is cut off."""
 
 SEND_AT_ONCE = 512
 """Bytes queued while an observer was told of data, from which on they are sent right after it, not at the end of the
@@ -155,11 +157,17 @@ class Stream(Endpoint):
         return (self.loop.ticks - self.seen) / TICKS_PER_SECOND
 
     def stalled_for(self) -> float:
-        """Seconds for which the kernel has taken nothing of a waiting queue; 0.0 when nothing waits for it. Any
-        thread."""
-        if not self._state & BLOCKED:
-            return 0.0
-        return max(0, self.loop.now() - self._progress) / TICKS_PER_SECOND
+        """Seconds for which the kernel has taken nothing of a waiting queue, nor the peer anything of what the kernel
+        holds, as far as `Loop.progress` has looked; 0.0 when nothing waits. Any thread."""
+        last = self.loop.progress.last(self)
+        if self._state & BLOCKED:
+            last = max(last or 0, self._progress)
+        return 0.0 if last is None else max(0, self.loop.now() - last) / TICKS_PER_SECOND
+
+    def untaken(self) -> int:
+        """Bytes that the peer's host has not taken: what is queued, and what the kernel holds. Any thread."""
+        sock = self.sock
+        return self.queued if sock is None else self.queued + self.loop.sockets.held(sock)
 
     # ------------------------------------------------------------------ writing, any thread
 
@@ -519,10 +527,21 @@ class Stream(Endpoint):
         if not state & (CLOSING | ABORTED | LOST):
             self.observer.deadline_reached()
         elif state & LINGERING:
-            with self.lock:
-                self._abort_locked(None, 0)
-        elif state & BOUNDED:  # else it is the observer's, from before a close() that was not settled yet
+            if not self._goes_on(LINGER_TIMEOUT):
+                with self.lock:
+                    self._abort_locked(None, 0)
+        elif state & BOUNDED and not self._goes_on(CLOSE_TIMEOUT):
+            # without BOUNDED it is the observer's, from before a close() that was not settled yet
             self.abort(TimeoutError("the peer did not take what was queued before the close"))
+
+    def _goes_on(self, seconds: float) -> bool:
+        """Whether the peer took enough since this was asked last, and so has as many seconds again."""
+        if self._state & (ABORTED | LOST) or not self.loop.progress.goes_on(self, seconds):
+            return False
+        if self._state & LINGERING:
+            self._progress = 0
+        self._set_deadline(seconds)
+        return True
 
     # ------------------------------------------------------------------ the beginning and the end
 
@@ -555,10 +574,11 @@ class Stream(Endpoint):
                 self.flush_locked()
 
     def close(self, *, linger: bool = True) -> None:
-        """Send what is queued, then close; bounded by 5 s. Any thread; idempotent; scheduled.
+        """Send what is queued, then close. Any thread; idempotent; scheduled.
 
-        With `linger`, the peer has up to 2 s to close its side too, so that nothing of what we sent is destroyed by a
-        reset. A connection that is still being made is given up.
+        A peer that takes less than 2 kB a second of it, on the average of 5 s, is reset. With `linger`, the peer has
+        2 s after it took the last of it to close its side too, so that nothing of what we sent is destroyed by a reset.
+        A connection that is still being made is given up.
         """
         with self.lock:
             if self._state & (CLOSING | ABORTED | LOST):
@@ -607,6 +627,7 @@ class Stream(Endpoint):
         before it has
         written, and FIN is not to be missed."""
         self._set_deadline(seconds)
+        self.loop.progress.begin_close(self)
         with self.lock:
             self._state |= flags
             if flags & LINGERING:

@@ -31,14 +31,22 @@ class MemoryNetwork(SocketLayer):
 
     - `latency`: seconds that bytes, and connection attempts, are under way.
     - `buffer_size`: bytes between a sender and a receiver that does not read.
+    - `wakes_at`: the part of it that must be free for a poller to say that it is writable; on Linux a third.
     - `descriptors`: how many may be open at once; one more is EMFILE.
     - `names`: hosts that need to be resolved, with their addresses.
     """
 
     def __init__(
-        self, clock: VirtualClock, *, latency: float = 0.0, buffer_size: int = 65536, descriptors: int = 1 << 20
+        self,
+        clock: VirtualClock,
+        *,
+        latency: float = 0.0,
+        buffer_size: int = 65536,
+        wakes_at: float = 0.0,
+        descriptors: int = 1 << 20,
     ) -> None:
         self.clock = clock
+        self.wakes_at = wakes_at
         self.latency = latency
         self.buffer_size = buffer_size
         self.descriptors = descriptors
@@ -101,6 +109,12 @@ class MemoryNetwork(SocketLayer):
             raise OSError(errno.EADDRINUSE, f"cannot listen at {address}: {os.strerror(errno.EADDRINUSE)}")
         listener = self._listeners[name] = MemoryListener(self, name, backlog)
         return [listener]
+
+    def held(self, sock: Any) -> int:
+        return 0 if sock._outgoing is None else self.buffer_size - int(sock._outgoing.room)
+
+    def acknowledged(self, sock: Any) -> int:
+        return -self.held(sock)
 
     # ------------------------------------------------------------------ what tests and pollers ask for
 
@@ -321,7 +335,7 @@ class MemorySocket:
         assert self._incoming is not None
         assert self._outgoing is not None
         mask = READ if self._incoming.readable else 0
-        if self._outgoing.room > 0:
+        if self._outgoing.room > self._network.wakes_at * self._network.buffer_size:
             mask |= WRITE
         return mask | (16 if self._incoming.finished and self._ended else 0)
 

@@ -117,11 +117,12 @@ class Browser:
             except BlockingIOError:
                 self.site.world.turn()
 
-    def pump(self) -> Browser:
-        """Read what is there."""
-        while not self.over:
+    def pump(self, most: int = 1 << 30) -> Browser:
+        """Read what is there, `most` bytes at most."""
+        end = len(self.received) + most
+        while not self.over and len(self.received) < end:
             try:
-                data = self.sock.recv(65536)
+                data = self.sock.recv(min(65536, end - len(self.received)))
             except BlockingIOError:
                 break
             except OSError:

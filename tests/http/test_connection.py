@@ -779,6 +779,20 @@ def test_a_client_that_has_read_all_is_not_dropped_while_more_is_made(make_site:
     assert not browser.over
 
 
+@pytest.mark.parametrize("body", [bytes(1 << 20), [bytes(1 << 18)] * 4], ids=["whole", "pieces"])
+def test_a_client_that_reads_steadily_gets_all_before_the_connection_is_closed(make_site: MakeSite, body: Any) -> None:
+    site = make_site(lambda request: body if isinstance(body, bytes) else Response(iter(body)))
+    browser = site.browser()
+    browser.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    start = site.world.clock()
+    while not browser.over:
+        site.world.run_for(1)
+        browser.pump(20_000)
+        assert not browser.reset
+    assert site.world.clock() - start > 40
+    assert len(browser.received) > 1 << 20
+
+
 def test_a_client_that_does_not_read_what_was_queued_is_dropped(make_site: MakeSite) -> None:
     """Also when the answer is out of the view's hands."""
     site = make_site(lambda request: bytes(1 << 20))

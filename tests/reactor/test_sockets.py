@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from gows.reactor import SocketLayer, Target, parse_address
+from gows.reactor import SocketLayer, Target, parse_address, sockets
 from gows.reactor.kernel import Socket
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -289,3 +291,42 @@ def test_a_mode_that_cannot_be_set_leaves_no_file(
     with pytest.raises(PermissionError, match="not allowed"):
         layer.listen(parse_address(f"unix:{tmp_path}/app.sock"), mode=0o600)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_what_the_kernel_holds_of_what_was_sent(layer: SocketLayer, family: int) -> None:
+    """It falls, and what was acknowledged grows, as the peer reads."""
+    if family == socket.AF_UNIX:
+        ours, peer = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            peer, _ = listener.accept()
+    sock = layer.adopt(ours)
+    with peer:
+        assert layer.held(sock) == 0
+        size = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                size += sock.send(bytes(65536))
+        held, count = layer.held(sock), layer.acknowledged(sock)
+        assert held > 65536
+        peer.settimeout(5)
+        while size:
+            size -= len(peer.recv(65536))
+        wait_until(lambda: layer.held(sock) == 0)
+        assert layer.acknowledged(sock) - count >= 65536
+        sock.close()
+        assert layer.held(sock) == 0
+        assert layer.acknowledged(sock) == 0
+
+
+def test_a_system_that_does_not_tell_what_it_holds(layer: SocketLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_OUTQ", None)
+    monkeypatch.setattr(sockets, "_BYTES_ACKED", None)
+    ours, peer = socket.socketpair()
+    sock = layer.adopt(ours)
+    with peer:
+        sock.send(b"something")
+        assert (layer.held(sock), layer.acknowledged(sock)) == (0, 0)
+        sock.close()

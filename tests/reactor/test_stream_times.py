@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gows.reactor import WRITE, Loop, Stream
 from tests.fakes import World
 from tests.reactor.bench import Peer
@@ -189,6 +191,82 @@ def test_close_gives_up_on_a_peer_that_takes_nothing(world: World) -> None:
     assert isinstance(recorder.error, TimeoutError)
     assert peer.was_reset()
     assert recorder.calls == ["connection_lost"]
+
+
+@pytest.mark.parametrize("buffer_size", [1000, 65536, 1 << 21], ids=["queue", "both", "kernel"])
+def test_close_waits_for_a_peer_that_takes_steadily(buffer_size: int) -> None:
+    """However long that takes, and wherever the rest lies; the peer may say something meanwhile."""
+    world = World(buffer_size=buffer_size, wakes_at=0.3)
+    recorder = Recorder()
+    stream, peer = connect(world, world.loop(), recorder)
+    stream.write(BIG)
+    stream.close()
+    while len(peer.data) < len(BIG):
+        peer.sock.send(b"x")
+        for _ in range(20):
+            peer.read(1000)
+            world.run_for(0)
+        assert not peer.reset, f"after {len(peer.data)} bytes"
+        world.run_for(1)
+    world.run_until(peer.finished)
+    assert peer.data == BIG
+    peer.close()
+    world.run_until(lambda: recorder.lost)
+    assert recorder.error is None
+    world.close()
+
+
+@pytest.mark.parametrize("buffer_size", [65536, 1 << 21], ids=["queue", "kernel"])
+def test_close_gives_up_on_a_peer_that_takes_a_byte_now_and_then(buffer_size: int) -> None:
+    world = World(buffer_size=buffer_size)
+    recorder = Recorder()
+    loop = world.loop()
+    stream, peer = connect(world, loop, recorder)
+    stream.write(BIG)
+    stream.close()
+    start = world.clock()
+    while not recorder.lost:
+        peer.read(100)
+        world.run_for(0.5)
+        assert world.clock() < start + 6
+    assert isinstance(recorder.error, TimeoutError) == (buffer_size < len(BIG))
+    peer.close()
+    world.close()
+
+
+def test_looks_at_the_kernels_buffer_are_forgotten(world: World) -> None:
+    recorder = Recorder()
+    loop = world.loop()
+    stream, peer = connect(world, loop, recorder)
+    stream.write(BIG)
+    world.run_for(5)
+    loop.progress.look(stream)
+    stream.close()
+    world.run_until(lambda: recorder.lost)
+    assert loop.progress.last(stream) is None
+    assert not loop.progress.goes_on(stream, 1)
+    loop.progress.forget(stream)
+    peer.close()
+
+
+def test_the_kernel_takes_no_more_for_long_while_the_peer_reads_on() -> None:
+    """As Linux does, which says that there is room when a third is free."""
+    world = World(buffer_size=65536, wakes_at=0.3)
+    loop = world.loop()
+    stream, peer = connect(world, loop, Recorder())
+    stream.write(BIG)
+    world.run_for(1)
+    loop.progress.look(stream)
+    assert stream.stalled_for() >= 0.9, "there was nothing to compare with yet"
+    peer.read(1000)
+    world.run_for(1)
+    loop.progress.look(stream)
+    assert stream.stalled_for() == 0.0
+    world.run_for(3)
+    loop.progress.look(stream)
+    assert 2.9 <= stream.stalled_for() <= 3.1
+    peer.close()
+    world.close()
 
 
 def test_close_does_not_wait_for_ever_for_the_peers_end(world: World) -> None:

@@ -1,0 +1,85 @@
+"""Progress: whether peers take what was sent to them, as far as the kernel tells.
+
+A send buffer of the kernel holds megabytes, and becomes writable again only when a third of it is free. So a peer that
+takes 100 kB a second may look, for half a minute, like one that takes nothing, and a ping may stand behind all of it.
+The kernel knows better (SIOCOUTQ of ioctl(2), tcp(7), unix(7)), but only how it is now: progress shows when two looks
+are compared. Looks are few, at deadlines of connections that something waits for, and kept in tables by stream, so
+other connections do not pay for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gows.reactor.timers import TICKS_PER_SECOND
+
+if TYPE_CHECKING:
+    from gows.reactor.loop import Loop
+    from gows.reactor.stream import Stream
+
+CLOSE_RATE = 2048
+"""Bytes a second that a peer must take of what was sent before a close, on the average of each close timeout. One that
+takes a byte now and then would otherwise hold the memory, and the descriptor, for as long as it likes."""
+LOOKS = 8
+"""Looks in the time after which a peer that takes nothing is given up: how exactly that time is kept."""
+MUCH = 16384
+"""Bytes that the kernel holds from which on they are a reason for a late answer to a ping."""
+
+
+class Progress:
+    """What the streams of one loop had sent and their peers had taken, when it was last looked at. Loop thread."""
+
+    __slots__ = ("_closing", "_loop", "_taken")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._taken: dict[Stream, tuple[int, int]] = {}  # the kernel's count, and the tick at which it last grew
+        self._closing: dict[Stream, int] = {}  # what the peer had not taken
+
+    def begin(self, stream: Stream, *, least: int = 1) -> None:
+        """Look for the first time, unless the kernel holds less than `least` bytes: then there is nothing to see."""
+        sock = stream.sock
+        if sock is not None and stream not in self._taken and self._loop.sockets.held(sock) >= least:
+            self._taken[stream] = self._loop.sockets.acknowledged(sock), self._loop.now()
+
+    def look(self, stream: Stream) -> None:
+        """Look again, if something waits for the kernel, or `begin` has found something."""
+        before = self._taken.get(stream)
+        if stream.sock is None or (before is None and not stream.blocked):
+            return
+        sockets = self._loop.sockets
+        taken = sockets.acknowledged(stream.sock)
+        if before is None:
+            self._taken[stream] = taken, 0
+        elif not stream.blocked and taken - before[0] < MUCH and not sockets.held(stream.sock):
+            del self._taken[stream]  # it has all, and had little to take
+        elif taken > before[0]:
+            self._taken[stream] = taken, self._loop.now()
+        else:  # it falls where only what is held can be counted, and more was sent
+            self._taken[stream] = taken, before[1]
+
+    def last(self, stream: Stream) -> int | None:
+        """The tick at which the peer was last seen to have taken something, 0 for never; None: nothing waits. Any
+        thread."""
+        found = self._taken.get(stream)
+        return None if found is None else found[1]
+
+    def begin_close(self, stream: Stream) -> None:
+        """Nothing more will be sent: what is left now is what the peer has to take."""
+        self._closing[stream] = stream.untaken()
+
+    def goes_on(self, stream: Stream, seconds: float) -> bool:
+        """Whether the peer has taken enough in the `seconds` since this, or `begin_close`, was called."""
+        before = self._closing.get(stream, 0)
+        left = self._closing[stream] = stream.untaken()
+        return before - left >= max(1.0, CLOSE_RATE * seconds)
+
+    def forget(self, stream: Stream) -> None:
+        """The stream has ended."""
+        self._taken.pop(stream, None)
+        self._closing.pop(stream, None)
+
+
+def ticks_to_seconds(ticks: int) -> float:
+    """Ticks of the loop as seconds."""
+    return max(0, ticks) / TICKS_PER_SECOND
