@@ -100,8 +100,8 @@ class Presence:
         self._theirs.pop(name, None)
 
     def heard(self, name: str, data: bytes) -> None:
-        """What another process told."""
-        message = json.loads(data)
+        """What another process told. Raises ValueError for what no process of ours tells."""
+        message = _read(data)
         if "join" in message:
             topic, id_, info = message["join"]
             self._theirs.setdefault(name, {}).setdefault(topic, {})[id_] = info
@@ -150,3 +150,28 @@ def _joined(topic: str, id_: str, info: Any) -> bytes:
 
 def _left(topic: str, id_: str) -> bytes:
     return to_json({"type": "leave", "topic": topic, "id": id_})
+
+
+def _read(data: bytes) -> dict[str, Any]:
+    """What a process tells, checked: by a Redis others may speak, too."""
+    try:
+        message = json.loads(data)
+        to_json(message)  # raises for NaN and for half of a surrogate pair, which could not be told to anybody
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if isinstance(message, dict) and len(message) == 1:
+        ((kind, value),) = message.items()
+        if kind == "all" or (kind == "join" and _is_member(value)) or (kind == "leave" and _are_strings(value, 2)):
+            return message
+        if kind == "some" and isinstance(value, list) and all(map(_is_member, value)):
+            return message
+    raise ValueError("neither a member nor a list of them")
+
+
+def _is_member(value: Any) -> bool:
+    """A topic, an id, and what is told of it."""
+    return isinstance(value, list) and len(value) == 3 and _are_strings(value[:2], 2)
+
+
+def _are_strings(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(each, str) for each in value)

@@ -162,7 +162,7 @@ class Publishing:
             else:
                 told(self.history.position(topic), missed, None)
 
-        self.broker.follow(topic, since, then)
+        self.broker.follow(topic, since, then, owner=ws, room=ws.context.high_water)
 
     def unsubscribe(self, ws: WebSocket, topic: str) -> bool:
         """See `WebSocket.unsubscribe`."""

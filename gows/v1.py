@@ -190,7 +190,7 @@ def _unsubscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict
         publishing.unsubscribe(ws, topic)
         reply({"type": "unsubscribed", "topic": topic})
 
-    publishing.broker.in_turn(unsubscribe)  # a subscription may be under way
+    publishing.broker.in_turn(unsubscribe, owner=ws)  # a subscription may be under way
 
 
 def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:

@@ -150,12 +150,23 @@ class Broker(ABC):
         `Hub.deliver`."""
 
     @abstractmethod
-    def follow(self, topic: str, since: Since, then: Callable[[list[Publication] | None], object]) -> None:
+    def follow(
+        self,
+        topic: str,
+        since: Since,
+        then: Callable[[list[Publication] | None], object],
+        *,
+        owner: WebSocket | None = None,
+        room: int | None = None,
+    ) -> None:
         """Call `then` with what came after `since`, or so many of the latest (None: that is not known), with the hub's
-        lock held, when what is published from now on is heard here. It may be called before this returns."""
+        lock held, when what is published from now on is heard here. It may be called before this returns. `owner`: the
+        connection that asks; connections take turns. `room`: more bytes than that are of no use to it. Raises
+        QueueFullError when too much is asked for already."""
 
-    def in_turn(self, call: Callable[[], object]) -> None:
-        """Call it after everything that was asked for before; perhaps at once."""
+    def in_turn(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
+        """Call it after everything that was asked for the same connection before; perhaps at once. Raises
+        QueueFullError as `follow`."""
         call()
 
     @abstractmethod

@@ -62,7 +62,15 @@ class LocalBroker(Broker):
             self._bus.send("publish", envelope.pack())
         self.hub.deliver(envelope, own)
 
-    def follow(self, topic: str, since: Since, then: Callable[[list[Publication] | None], object]) -> None:
+    def follow(
+        self,
+        topic: str,
+        since: Since,
+        then: Callable[[list[Publication] | None], object],
+        *,
+        owner: WebSocket | None = None,
+        room: int | None = None,
+    ) -> None:
         hub = self.hub
         with hub.lock:
             then(hub.history.find(topic, since, hub.now()))

@@ -5,6 +5,9 @@ Topics are spread over shards by a hash; a process subscribes to the channels of
 A topic of which a history is kept has a stream, whose script numbers each message and publishes it in one step; a
 process that misses one, or was cut off, reads it there. What is not kept is lost for whoever is cut off.
 
+A process sees everything twice: by what is published, and every few seconds by where its topics stand in Redis.
+Whatever comes out of Redis is checked before it is used (redis_wire); what is foreign is skipped.
+
 When Redis has restarted, and does not write every command to disk before it answers (appendfsync always), it may have
 lost what it had acknowledged: then every topic begins a new epoch, and clients hear of a gap.
 
@@ -22,14 +25,26 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from gows.brokers import Broker, Done, Envelope
 from gows.brokers.redis_link import READ, RECORD, Command, Link
+from gows.brokers.redis_wire import (
+    VERSION,
+    Complaints,
+    read_entry,
+    read_envelope,
+    read_epoch,
+    read_frame,
+    read_greeting,
+    read_heading,
+    read_offset,
+)
 from gows.bus import Bus
 from gows.errors import BrokerError, QueueFullError
+from gows.history import Keep
 from gows.options import check_seconds
 from gows.patterns import is_pattern
 from gows.topics import Position, Publication, Since
@@ -49,8 +64,26 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 """Seconds until the next attempt to connect; they double."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that `close` gives what waits."""
-
-_VERSION = b"\1"
+CHECK_INTERVAL = 5.0
+"""Seconds after which topics with subscribers here are compared with where they stand in Redis."""
+MOST_CHECKED = 4096
+"""Topics that are compared at a time; the others have their turn later."""
+PORTION = 1 << 20
+"""Bytes of a topic's log that are read at once, about."""
+CATCH_UP_BATCH = 16
+"""Topics that are caught up with at once."""
+ROOM = 16 << 20
+"""Bytes of messages that are looked up for one subscriber, if it is not known how many it can take."""
+MOST_REQUESTS = 1024
+"""Subscribing and unsubscribing requests of one connection that may wait."""
+MOST_WAITING_REQUESTS = 1 << 18
+"""… and of all connections."""
+MOST_TOLD = 32 << 20
+"""Bytes for other processes that may wait; when there are more they are dropped, and all is told anew."""
+MOST_PEERS = 4096
+"""Processes that are known at a time."""
+REMEMBER = 86400.0
+"""Seconds for which Redis remembers, at least, the number of the last message of a process."""
 
 
 class _Post(NamedTuple):
@@ -62,20 +95,25 @@ class _Post(NamedTuple):
     done: Done
     sent_to: str | None = None
     """The incarnation of the server that may have it."""
+    sent_at: float = 0.0
+    """When it was sent first."""
 
 
 class _Follow(NamedTuple):
-    """Somebody wants to hear of a topic."""
+    """A connection wants to subscribe to a topic."""
 
     topic: str
     since: Since
     then: Callable[[list[Publication] | None], object]
+    owner: WebSocket | None
+    room: int
 
 
 class _Call(NamedTuple):
-    """Something that is to be done in its turn."""
+    """Something that is to be done in its turn, after what was asked for the same connection before."""
 
     call: Callable[[], object]
+    owner: WebSocket | None
 
 
 class _Interest(NamedTuple):
@@ -83,6 +121,12 @@ class _Interest(NamedTuple):
 
     topic: str
     change: int
+
+
+class _Release(NamedTuple):
+    """A follower was answered: it is a subscriber by now, or it was refused."""
+
+    topic: str
 
 
 class _CatchUp(NamedTuple):
@@ -98,8 +142,24 @@ class _Tell(NamedTuple):
     body: bytes
 
 
-_Found = tuple[Position, list[Envelope]]
-_Job = _Post | _Follow | _Call | _Interest | _CatchUp | _Tell
+class _Found(NamedTuple):
+    """A portion of a topic's log."""
+
+    position: Position
+    """Where the topic stands."""
+    envelopes: list[Envelope]
+    next: int | None
+    """The offset at which it goes on."""
+
+
+MOST_ENTRIES = 10_000
+"""Of a log that are read at once."""
+LONGEST = 1e9
+"""Seconds; more are for ever."""
+NOT_THERE = "Redis is not there; try again later"
+
+_LookedUp = tuple[Position, list[Publication]]
+_Job = _Post | _Follow | _Call | _Interest | _Release | _CatchUp | _Tell
 
 
 class RedisBroker(Broker):
@@ -145,7 +205,7 @@ class RedisBroker(Broker):
         )
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         """What this process is called among all."""
-        self._counts = Counter(refused=0, queued=0, full=0, unknown=0, failed=0, reconnects=0)
+        self._counts = Counter(refused=0, queued=0, full=0, unknown=0, failed=0, reconnects=0, foreign=0, gaps_found=0)
         self._prefix = prefix
         self._outage = outage
         self._max_waiting = max_waiting
@@ -155,9 +215,13 @@ class RedisBroker(Broker):
         self._forget = int(forget * 1000)
         self._timeout = timeout
         self._site = self.name
-        self._lock = threading.Lock()  # of the next five
+        self._remember = max(forget, REMEMBER)
+        self._lock = threading.RLock()  # of the counts, and of the next eight; a finaliser may come amid it, and publish
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
+        self._told = 0
+        self._requests: Counter[WebSocket | None] = Counter()  # that wait, by connection
+        self._request_count = 0
         self._up = False
         self._closing = False
         self._number = 0
@@ -166,14 +230,21 @@ class RedisBroker(Broker):
         self._tried = threading.Event()
         # What follows is of our thread.
         self._woken: asyncio.Event
+        self._asked: asyncio.Event  # for a look-up
         self._link: Link
+        self._complaints = Complaints(logger.error)
         self._interest: Counter[int] = Counter()  # by shard: subscribed topics, and followers on their way
         self._subscribed: set[int] = set()
         self._topics: Counter[str] = Counter()  # those with subscribers here
         self._followed: Counter[str] = Counter()  # those that somebody is about to subscribe to
-        self._live: set[str] = set()  # topics of which we have heard everything, but what was sent during an outage
+        self._live: dict[str, Position | None] = {}
+        """Where topics stand of which we have heard everything, but what was sent during an outage."""
         self._catching: set[str] = set()  # those for which a _CatchUp waits
+        self._caught_up = False
+        self._held: deque[_Post] = deque()  # during an outage
         self._doubtful: list[_Post] = []  # sent, and not answered
+        self._look_ups: dict[WebSocket | None, deque[_Follow | _Call]] = {}  # by connection, which take turns
+        self._forgotten = False  # something for other processes was dropped
         self._last_heard = 0.0
         self._seen: dict[str, float] = {}  # other processes: when each was heard last
 
@@ -197,9 +268,10 @@ class RedisBroker(Broker):
         if self._thread is not None:
             self._wake()
             self._thread.join(CLOSE_TIMEOUT + self._timeout)
-        for job in self._jobs:
+        closed = BrokerError("the broker was closed")
+        for job in (*self._doubtful, *self._held, *self._jobs):
             if isinstance(job, _Post):
-                job.done(BrokerError("the broker was closed"))
+                self._finish(job, closed)
 
     def publish(self, envelope: Envelope, own: WebSocket | None, done: Done) -> bool:
         if own is not None:
@@ -207,12 +279,18 @@ class RedisBroker(Broker):
         if envelope.left_out is not None:
             process, number = envelope.left_out
             envelope = envelope._replace(left_out=(f"{self._site}/{process}", number))
-        body = envelope.pack()
+        body = _finite(envelope).pack()
         with self._lock:
             if self._closing:
                 raise BrokerError("the broker was closed")
             if not self._up and self._outage == "refuse":
-                raise self._refused()
+                if self._thread is None:
+                    raise BrokerError(
+                        "the broker was not started, so it takes no messages: publish after server.start(), or use "
+                        'RedisBroker(…, outage="queue")'
+                    )
+                self._counts["refused"] += 1
+                raise BrokerError(NOT_THERE)
             if self._waiting and self._waiting + len(body) > self._max_waiting:
                 self._counts["full"] += 1
                 raise QueueFullError(f"{self._waiting} bytes wait for Redis already")
@@ -224,11 +302,19 @@ class RedisBroker(Broker):
         self._wake()
         return False
 
-    def follow(self, topic: str, since: Since, then: Callable[[list[Publication] | None], object]) -> None:
-        self._submit(_Follow(topic, since, then))
+    def follow(
+        self,
+        topic: str,
+        since: Since,
+        then: Callable[[list[Publication] | None], object],
+        *,
+        owner: WebSocket | None = None,
+        room: int | None = None,
+    ) -> None:
+        self._ask(_Follow(topic, since, then, owner, ROOM if room is None else room))
 
-    def in_turn(self, call: Callable[[], object]) -> None:
-        self._submit(_Call(call))
+    def in_turn(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
+        self._ask(_Call(call, owner))
 
     def listen(self, topic: str) -> None:
         self._submit(_Interest(topic, 1))
@@ -241,6 +327,11 @@ class RedisBroker(Broker):
         return sorted(self._seen)
 
     def tell(self, data: bytes, to: str | None = None) -> None:
+        with self._lock:
+            if self._told + len(data) > MOST_TOLD:
+                self._forgotten = True
+                return
+            self._told += len(data)
         self._submit(_Tell(f"tell {self.name} {to or ''}", data))
 
     @property
@@ -253,8 +344,34 @@ class RedisBroker(Broker):
 
     def counters(self) -> dict[str, int]:
         """Publications that were refused or queued while Redis was not there, refused since too many waited, of which
-        it is not known whether Redis has them, and which Redis did not take; how often it was connected again."""
-        return dict(self._counts)
+        it is not known whether Redis has them, and which Redis did not take; how often it was connected again; what
+        came from Redis and is not ours, and topics of which only a look into Redis showed that something was missed."""
+        with self._lock:
+            return dict(self._counts)
+
+    def _count_one(self, name: str) -> None:
+        with self._lock:
+            self._counts[name] += 1
+
+    def _ask(self, job: _Follow | _Call) -> None:
+        """Take a request. Raises QueueFullError when too many wait, of its connection or of all."""
+        with self._lock:
+            requests = self._requests
+            if requests[job.owner] >= MOST_REQUESTS and job.owner is not None:
+                raise QueueFullError(f"{MOST_REQUESTS} requests of this connection wait for Redis already")
+            if self._request_count >= MOST_WAITING_REQUESTS:
+                raise QueueFullError(f"{MOST_WAITING_REQUESTS} requests wait for Redis already")
+            requests[job.owner] += 1
+            self._request_count += 1
+        self._submit(job)
+
+    def _answered(self, job: _Follow | _Call) -> None:
+        """One that waits less."""
+        with self._lock:
+            self._requests[job.owner] -= 1
+            self._request_count -= 1
+            if not self._requests[job.owner]:
+                del self._requests[job.owner]
 
     def _submit(self, job: _Job) -> None:
         self._jobs.append(job)
@@ -281,6 +398,7 @@ class RedisBroker(Broker):
 
     async def _run(self) -> None:
         self._woken = asyncio.Event()
+        self._asked = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         delay = FIRST_DELAY
         told = False
@@ -303,13 +421,17 @@ class RedisBroker(Broker):
             self._tried.set()
             self._settle()
             if not self._closing:
-                await self._bridge(delay * random.uniform(0.5, 1.0))
+                await self._serve_offline(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, LONGEST_DELAY)
 
     async def _serve(self) -> None:
         """Until something fails, or the end."""
         await self._link.connect()
-        tasks = [asyncio.ensure_future(each) for each in (self._read(), self._work(), self._beat())]
+        self._caught_up = False
+        tasks = [
+            asyncio.ensure_future(each)
+            for each in (self._read(), self._work(), self._beat(), self._look_up(), self._check())
+        ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -326,23 +448,26 @@ class RedisBroker(Broker):
                 raise error
 
     def _settle(self) -> None:
-        """What becomes of messages that were sent and not answered."""
+        """What becomes of messages that were sent and not answered, and of what was being looked up."""
         doubtful, self._doubtful = self._doubtful, []
         again: list[_Post] = []
         for post in doubtful:
             if self._outage == "queue" and post.envelope.keep is not None and not self._closing:
                 again.append(post)
             else:
-                self._finish(post, self._unknown())
+                self._finish_unknown(post)
         self._jobs.extendleft(reversed(again))
+        look_ups, self._look_ups = self._look_ups, {}
+        for jobs in look_ups.values():
+            for job in jobs:
+                if isinstance(job, _Follow):
+                    self._follow_ends(job.topic)
+                    self._jobs.append(_Release(job.topic))
+                self._do_offline(job)
 
-    def _refused(self) -> BrokerError:
-        self._counts["refused"] += 1
-        return BrokerError("Redis is not there; try again later")
-
-    def _unknown(self) -> BrokerError:
-        self._counts["unknown"] += 1
-        return BrokerError("Redis was lost before it answered: it may have the message, or not")
+    def _finish_unknown(self, post: _Post) -> None:
+        self._count_one("unknown")
+        self._finish(post, BrokerError("Redis was lost before it answered: it may have the message, or not"))
 
     def _finish(self, post: _Post, error: Exception | None) -> None:
         with self._lock:
@@ -352,25 +477,12 @@ class RedisBroker(Broker):
         except Exception:
             logger.exception("what was to be called after a publication failed")
 
-    async def _bridge(self, seconds: float) -> None:
-        """Without Redis, for a while."""
+    async def _serve_offline(self, seconds: float) -> None:
+        """Without Redis, for a while. Each job is looked at once, however long it takes."""
         until = time.monotonic() + seconds
         while not self._closing:
-            held: list[_Post] = []
             while self._jobs:
-                job = self._jobs.popleft()
-                if isinstance(job, _Post):
-                    if self._outage == "queue":
-                        held.append(job)
-                    else:
-                        self._finish(job, self._refused())
-                elif isinstance(job, _Follow):
-                    self._answer(job, None)
-                elif isinstance(job, _Call):
-                    self._call(job)
-                elif isinstance(job, _Interest):
-                    self._count(job)
-            self._jobs.extendleft(reversed(held))
+                self._do_offline(self._jobs.popleft())
             left = until - time.monotonic()
             if left <= 0:
                 break
@@ -379,6 +491,26 @@ class RedisBroker(Broker):
                 await asyncio.wait_for(self._woken.wait(), left)
             except asyncio.TimeoutError:
                 break
+
+    def _do_offline(self, job: _Job) -> None:
+        """What becomes of something that is to be done while Redis is not there."""
+        if isinstance(job, _Post):
+            if self._outage == "queue":
+                self._held.append(job)
+            else:
+                self._count_one("refused")
+                self._finish(job, BrokerError(NOT_THERE))
+        elif isinstance(job, _Follow):
+            self._answer(job, None)
+        elif isinstance(job, _Call):
+            self._call(job)
+        elif isinstance(job, _Interest):
+            self._count(job)
+        elif isinstance(job, _Release):
+            self._release(job)
+        elif isinstance(job, _Tell):  # all is told anew to whoever is there then
+            with self._lock:
+                self._told -= len(job.body)
 
     async def _beat(self) -> None:
         """Say that we are there; see who is not."""
@@ -393,30 +525,32 @@ class RedisBroker(Broker):
             self._submit(_Tell(f"alive {self.name} ", b""))
             for name in [name for name, at in self._seen.items() if now - at > GONE]:
                 self._gone(name)
+            if self._forgotten and not self._told:
+                self._forgotten = False
+                for name in self._seen:
+                    self.hub.peer_up(name)
 
     # ------------------------------------------------------------------ our thread: what is asked for
 
     async def _work(self) -> None:
         self._subscribed.clear()
         self._catching.clear()
+        self._jobs.extendleft(reversed(self._held))
+        self._held.clear()
         await self._link.subscribe([self._control])
         await self._hear([shard for shard, count in self._interest.items() if count > 0])
         with self._lock:
             self._up = True
         logger.info("connected to Redis as %s", self.name)
         if self._tried.is_set():
-            self._counts["reconnects"] += 1
+            self._count_one("reconnects")
         now = time.monotonic()
         self._seen = dict.fromkeys(self._seen, now)
         await self._publish([_Tell(f"hello {self.name} ", b"")])
         for name in self._seen:
             self.hub.peer_up(name)
-        self._live = {topic for topic in self._live if self.hub.wanted(topic)}
-        live = list(self._live)
-        for at in range(0, len(live), BATCH):
-            await self._catch_up(live[at : at + BATCH])
-        for topic in self._topics.keys() - self._live:
-            await self._begin(topic)
+        await self._come_back()
+        self._caught_up = True
         self._tried.set()
         while True:
             self._woken.clear()
@@ -427,148 +561,247 @@ class RedisBroker(Broker):
                 return
             await self._woken.wait()
 
+    async def _come_back(self) -> None:
+        """Find out what was missed during an outage, and deliver it, or say that something may be missing."""
+        self._live = {topic: position for topic, position in self._live.items() if self._wanted(topic)}
+        await self._catch_up(list(self._live))
+        blind = [topic for topic in self._topics if topic not in self._live]  # subscribed to while Redis was not there
+        await self._begin(blind)
+        for topic in blind:
+            if _is_pattern(topic):  # of which topics there are that we have not heard of, nobody knows
+                self._tell_lost(topic, None)
+            elif self._live.get(topic) is not None:
+                self._tell_lost(topic, self._live[topic])
+
     async def _work_off(self) -> None:
-        """The first job, or several that go out together."""
-        posts: list[_Post | _Tell] = []
-        while self._jobs and len(posts) < BATCH and isinstance(job := self._jobs[0], _Post | _Tell):
-            posts.append(job)
-            self._jobs.popleft()
-        if posts:
-            await self._publish(posts)
-            return
+        """The first job, or several of a kind that go out together."""
         job = self._jobs[0]
-        if isinstance(job, _Follow):
-            await self._follow(job)  # which takes it off the queue once it is done
+        if isinstance(job, _Post | _Tell):
+            await self._publish(self._take(_Post, _Tell))
+        elif isinstance(job, _Follow):
+            await self._follow(self._take(_Follow))
         elif isinstance(job, _CatchUp):
-            self._jobs.popleft()
-            self._catching.discard(job.topic)
-            await self._catch_up([job.topic])
+            topics = [job.topic for job in self._take(_CatchUp)]
+            self._catching.difference_update(topics)
+            await self._catch_up(topics)
         elif isinstance(job, _Interest):
+            await self._change_interest(self._take(_Interest))
+        elif isinstance(job, _Release):
+            shards: set[int] = set()
+            for each in self._take(_Release):
+                shards.update(self._release(each))
+            await self._unhear(shards)
+        else:
             self._jobs.popleft()
-            self._count(job)
-            if job.change > 0:
-                await self._hear(self._shards_of(job.topic))
-                await self._begin(job.topic)
+            if job.owner in self._look_ups:  # what was asked for before waits there
+                self._look_ups[job.owner].append(job)
             else:
-                await self._unhear(self._shards_of(job.topic))
-        elif isinstance(job, _Call):
-            self._jobs.popleft()
-            self._call(job)
+                self._call(job)
+
+    def _take(self, *kinds: type[Any]) -> list[Any]:
+        """The first jobs of these kinds."""
+        taken: list[Any] = []
+        jobs = self._jobs
+        while jobs and len(taken) < BATCH and isinstance(jobs[0], kinds):
+            taken.append(jobs.popleft())
+        return taken
+
+    async def _change_interest(self, jobs: list[_Interest]) -> None:
+        shards: set[int] = set()
+        for job in jobs:
+            self._count(job)
+            shards.update(self._shards_of(job.topic))
+        await self._hear([shard for shard in shards if self._interest[shard] > 0])
+        await self._begin([job.topic for job in jobs if job.change > 0 and job.topic in self._topics])
+        await self._unhear(shards)
 
     async def _publish(self, jobs: list[_Post | _Tell]) -> None:
         """Send them, in order, and tell who asked."""
         incarnation = self._link.incarnation
         commands: list[Command] = []
         posts: list[_Post | None] = []
+        now = time.monotonic()
         for job in jobs:
             if isinstance(job, _Tell):
-                frame = b"".join((_VERSION, job.head.encode(), b"\n", job.body))
+                with self._lock:
+                    self._told -= len(job.body)
+                frame = b"".join((VERSION, job.head.encode(), b"\n", job.body))
                 commands.append((self._publish_command, self._control, frame))
                 posts.append(None)
-            elif job.sent_to not in (None, incarnation):
-                self._finish(job, self._unknown())  # the server may have had it, and lost it
-            else:
+            elif job.sent_to is None:
+                posts.append(job._replace(sent_to=incarnation, sent_at=now))
                 commands.append(self._command(job))
+            elif job.sent_to == incarnation and now - job.sent_at < self._remember / 2:
                 posts.append(job)
+                commands.append(self._command(job))
+            else:  # the server may have had it, and lost it, or forgotten its number
+                self._finish_unknown(job)
         if not commands:
             return
-        self._doubtful = [post._replace(sent_to=incarnation) for post in posts if post is not None]
+        self._doubtful = [post for post in posts if post is not None]
         answers = await self._link.exchange(commands)
         self._doubtful = []
         for post, answer in zip(posts, answers, strict=True):
-            if isinstance(answer, Exception):
-                self._counts["failed"] += 1
-                logger.error("Redis did not take a message: %s", answer)
+            failed = isinstance(answer, Exception)
+            if failed:
+                self._count_one("failed")
+                self._complaints.add("a refusal of Redis", "publish", answer)
             if post is not None:
-                failed = isinstance(answer, Exception)
                 self._finish(post, BrokerError(f"Redis did not take it: {answer}") if failed else None)
 
     def _command(self, post: _Post) -> Command:
         topic, keep = post.envelope.publication.topic, post.envelope.keep
         base = self._base(self._shard_of(topic))
         if keep is None:
-            return self._publish_command, base, b"".join((_VERSION, topic.encode(), b"\n", post.body))
+            return self._publish_command, base, b"".join((VERSION, topic.encode(), b"\n", post.body))
         age = 0 if keep.seconds is None else max(1, int(keep.seconds * 1000))
         keys = f"{base}:at:{topic}", f"{base}:log:{topic}", f"{base}:last:{self.name}"
         return (
             *("EVAL", RECORD, 3, *keys, self._link.incarnation, secrets.token_hex(8), topic, post.body),
             *(keep.messages, age, max(age, self._forget), base, self._publish_command),
-            post.number,
+            *(post.number, int(self._remember * 1000)),
         )
 
-    async def _follow(self, job: _Follow) -> None:
-        """Make sure that we hear of the topic, and look up what was missed."""
-        shards = self._shards_of(job.topic)
-        self._interest.update(shards)  # until the subscription is counted itself
-        self._followed[job.topic] += 1  # what is heard from now on is not to be passed over
+    async def _follow(self, jobs: list[_Follow]) -> None:
+        """Make sure that we hear of the topics; answer those for whom nothing has to be looked up."""
+        shards: set[int] = set()
+        for job in jobs:
+            shards.update(self._follow_begins(job))
         try:
             await self._hear(shards)
-            await self._begin(job.topic)
-            if isinstance(job.since, int):
-                missed = await self._latest(job.topic, job.since)
+            await self._begin([job.topic for job in jobs])
+        except BaseException:
+            for job in jobs:
+                self._follow_ends(job.topic)
+                self._release(_Release(job.topic))
+            self._jobs.extendleft(reversed(jobs))  # to be answered without Redis
+            raise
+        for job in jobs:
+            if job.owner in self._look_ups or self._must_look_up(job):
+                self._look_ups.setdefault(job.owner, deque()).append(job)
+                self._asked.set()
             else:
-                missed = await self._missed(job.topic, job.since)
-            self._jobs.popleft()
-            self._answer(job, missed)
-        finally:
-            self._followed -= Counter([job.topic])
-            self._jobs.append(_Call(lambda: self._interest.subtract(shards)))
+                self._follow_ends(job.topic)
+                self._answer(job, None)
+                self._jobs.append(_Release(job.topic))  # behind what tells that it has subscribed
 
-    async def _missed(self, topic: str, since: Position | None) -> tuple[Position, list[Publication]] | None:
-        """What was published after `since`, as far as it has come here, and how far that is; None: it is in our own
-        history, or not known."""
-        hub = self.hub
-        with hub.lock:
-            position = hub.history.position(topic)
-            known = since is None or hub.history.since(topic, since, hub.now()) is not None
-        if known or position is None or since is None or position.epoch != since.epoch:
+    def _follow_begins(self, job: _Follow) -> list[int]:
+        """What is heard of the topic from now on is not to be passed over. Returns its shards."""
+        shards = self._shards_of(job.topic)
+        self._interest.update(shards)  # until the subscription is counted itself
+        self._followed[job.topic] += 1
+        return shards
+
+    def _follow_ends(self, topic: str) -> None:
+        self._followed[topic] -= 1
+        if not self._followed[topic]:
+            del self._followed[topic]
+
+    def _release(self, job: _Release) -> list[int]:
+        """A follower is not on its way any more. Returns the shards of its topic."""
+        shards = self._shards_of(job.topic)
+        self._interest.subtract(shards)
+        if not self._wanted(job.topic):  # it was refused, or has gone
+            self._live.pop(job.topic, None)
+        return shards
+
+    def _must_look_up(self, job: _Follow) -> bool:
+        """Whether our own history does not have what a follower wants, and Redis may."""
+        position = self._live.get(job.topic)
+        if position is None or job.since is None:
+            return False
+        history = self.hub.history
+        with self.hub.lock:
+            now = self.hub.now()
+            if isinstance(job.since, int):
+                return len(history.latest(job.topic, job.since, now)) < job.since
+            return job.since.epoch == position.epoch and history.since(job.topic, job.since, now) is None
+
+    async def _look_up(self) -> None:
+        """Look up what followers want, one after the other; connections take turns."""
+        while True:
+            self._asked.clear()
+            while self._look_ups:
+                owner = next(iter(self._look_ups))
+                jobs = self._look_ups[owner]
+                job = jobs[0]
+                if isinstance(job, _Call):
+                    self._call(job)
+                else:
+                    found = None if job.owner is not None and job.owner.closed else await self._look_up_one(job)
+                    self._follow_ends(job.topic)
+                    self._answer(job, found)
+                    self._submit(_Release(job.topic))
+                jobs.popleft()
+                del self._look_ups[owner]
+                if jobs:
+                    self._look_ups[owner] = jobs  # behind the others
+            await self._asked.wait()
+
+    async def _look_up_one(self, job: _Follow) -> _LookedUp | None:
+        """What a follower wants, as far as it has come here, and how far that is; None: it is in our own history, or
+        not known."""
+        position = self._live.get(job.topic)
+        if position is None or not self._must_look_up(job):
             return None
-        found = await self._fetch(topic, since)
-        if found is None or found[0].epoch != since.epoch:
-            return None
-        expected = since.offset + 1
-        missed = []
-        for envelope in found[1]:
-            where = envelope.publication.position
-            assert where is not None
-            if where.offset != expected or where.offset > position.offset:
+        back = isinstance(job.since, int)
+        most = job.since if isinstance(job.since, int) else 0
+        after = 0 if isinstance(job.since, int) or job.since is None else job.since.offset
+        room = job.room
+        missed: list[Publication] = []
+        at: int | None = position.offset if back else after
+        while at is not None and room > 0:
+            where = Position(position.epoch, at)
+            count = most - len(missed) if back else MOST_ENTRIES
+            (found,) = await self._fetch([(job.topic, where)], min(room, PORTION), count, back=back)
+            if found is None or found.position.epoch != position.epoch:
+                return None
+            for envelope in found.envelopes:
+                publication = envelope.publication
+                assert publication.position is not None
+                offset = publication.position.offset
+                if offset > position.offset:  # it will be heard, or was
+                    continue
+                if not back and offset != after + 1:
+                    return None
+                after = offset
+                room -= len(publication.bare.data)
+                missed.append(publication)
+            at = None if found.next is None else found.next if back else found.next - 1
+            if back and len(missed) >= most:
                 break
-            expected += 1
-            missed.append(envelope.publication)
-        return (position, missed) if expected == position.offset + 1 else None
+        if back:
+            return position, missed[::-1]
+        return (position, missed) if after == position.offset else None
 
-    async def _latest(self, topic: str, count: int) -> tuple[Position, list[Publication]] | None:
-        """The latest of a topic, as `_missed`: our own history begins with our first subscriber."""
-        hub = self.hub
-        with hub.lock:
-            position = hub.history.position(topic)
-            known = len(hub.history.latest(topic, count, hub.now())) == count
-        if known or position is None:
-            return None
-        found = await self._fetch(topic, Position(position.epoch, max(0, position.offset - count)))
-        if found is None or found[0].epoch != position.epoch:
-            return None
-        newer = found[0].offset - position.offset  # which will be heard, or were
-        return position, [each.publication for each in found[1][: max(0, len(found[1]) - newer)]]
-
-    def _answer(self, job: _Follow, fetched: tuple[Position, list[Publication]] | None) -> None:
+    def _answer(self, job: _Follow, fetched: _LookedUp | None) -> None:
         """Let it begin, with what was missed, and what came while that was looked up."""
         hub = self.hub
+        history = hub.history
+        topic = job.topic
+        failed: Exception | None = None
         with hub.lock:
             now = hub.now()
             missed: list[Publication] | None = None
+            position = self._live.get(topic)
+            if history.position(topic) != position:  # what is there is old, or the topic gave way to others
+                history.begin(topic, position)
             if fetched is not None:
-                later = hub.history.since(job.topic, fetched[0], now)
+                later = history.since(topic, fetched[0], now)
                 if later is not None:
                     missed = [each for each in fetched[1] if each.bare.expires > now] + later
             else:
-                missed = hub.history.find(job.topic, job.since, now)
+                missed = history.find(topic, job.since, now)
             try:
                 job.then(missed)
-            except Exception:
-                logger.exception("a subscription to %s failed", job.topic)
+            except Exception as error:
+                failed = error
+        self._answered(job)
+        if failed is not None:
+            logger.error("a subscription to %s failed", topic, exc_info=failed)
 
     def _call(self, job: _Call) -> None:
+        self._answered(job)
         try:
             job.call()
         except Exception:
@@ -576,78 +809,93 @@ class RedisBroker(Broker):
 
     # ------------------------------------------------------------------ our thread: topics
 
-    async def _fetch(self, topic: str, after: Position | None, *, entries: bool = True) -> _Found | None:
-        """Where a topic stands in Redis, and what it has after a position; None: it is not kept."""
-        (found,) = await self._fetch_all([(topic, after)], entries=entries)
-        return found
-
-    async def _fetch_all(
-        self, wanted: list[tuple[str, Position | None]], *, entries: bool = True
+    async def _fetch(
+        self, wanted: list[tuple[str, Position | None]], room: int, most: int = MOST_ENTRIES, *, back: bool = False
     ) -> list[_Found | None]:
-        """The same for several at once."""
+        """Where topics stand in Redis, and a portion of what each has after a position, or until it, the latest first;
+        None: it is not kept. `room`: bytes of each, about; 0: nothing but where it stands. `most`: entries."""
         commands: list[Command] = []
-        for topic, after in wanted:
+        for topic, position in wanted:
             base = self._base(self._shard_of(topic))
-            epoch, offset = after or ("", 0)
             commands.append(
                 (
                     *("EVAL", READ, 2, f"{base}:at:{topic}", f"{base}:log:{topic}", self._link.incarnation),
-                    *(secrets.token_hex(8), epoch, offset, int(entries)),
+                    *(secrets.token_hex(8), *(position or ("", 0)), room, most, int(back)),
                 )
             )
         found: list[_Found | None] = []
-        for (topic, _), answer in zip(wanted, await self._link.exchange(commands), strict=True):
-            if isinstance(answer, Exception):
-                logger.error("the history of %s cannot be read: %s", topic, answer)
-                answer = None
-            if answer is None:
-                found.append(None)
-            else:
-                epoch = answer[0].decode()
-                found.append((Position(epoch, answer[1]), self._envelopes(epoch, answer[2], answer[3])))
+        for at in range(0, len(commands), BATCH):
+            answers = await self._link.exchange(commands[at : at + BATCH])
+            found += [self._read_found(topic, each) for (topic, _), each in zip(wanted[at:], answers, strict=False)]
         return found
 
-    def _envelopes(self, epoch: str, now: int, entries: list[Any]) -> list[Envelope]:
-        """Those of a stream that are not too old."""
+    def _read_found(self, topic: str, answer: Any) -> _Found | None:
+        """What Redis has of a topic."""
+        if answer is None:
+            return None
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            epoch, offset, now, entries, *rest = answer
+            position = Position(read_epoch(epoch), read_offset(offset))
+            after = None if not rest or rest[0] is None else read_offset(rest[0])
+            written = read_offset(now)
+        except Exception as error:
+            self._foreign("a history that cannot be read", topic, error)
+            return None
+        return _Found(position, self._envelopes(topic, position.epoch, written, entries), after)
+
+    def _envelopes(self, topic: str, epoch: str, now: int, entries: list[Any]) -> list[Envelope]:
+        """Those of a stream that are ours, and not too old."""
         kept = []
-        for id_, (_, ms, _, body) in entries:
-            age = max(0, now - int(ms)) / 1000
-            envelope = Envelope.unpack(body, self.hub.now(), age)
+        for raw in entries:
+            try:
+                entry = read_entry(raw)
+                age = max(0, now - entry.written) / 1000
+                envelope = read_envelope(topic, entry.body, self.hub.now(), age)
+            except ValueError as error:
+                self._foreign("an entry of a history", topic, error)
+                continue
             if envelope.keep is None or envelope.keep.seconds is None or age < envelope.keep.seconds:
-                envelope.publication.position = Position(epoch, int(id_.partition(b"-")[0]))
+                envelope.publication.position = Position(epoch, entry.offset)
                 kept.append(self._ours(envelope))
         return kept
 
-    async def _begin(self, topic: str) -> None:
-        """Find out where a topic stands that we have not heard of, so that we notice when we miss something."""
-        if topic in self._live or is_pattern(topic.split(".")):
-            return
-        found = await self._fetch(topic, None, entries=False)
+    def _foreign(self, kind: str, where: str, error: Exception) -> None:
+        self._count_one("foreign")
+        self._complaints.add(kind, where, error)
+
+    async def _begin(self, topics: list[str]) -> None:
+        """Find out where topics stand that we have not heard of, so that we notice when we miss something."""
+        wanted = [topic for topic in dict.fromkeys(topics) if topic not in self._live and not _is_pattern(topic)]
+        for topic, found in zip(wanted, await self._fetch([(topic, None) for topic in wanted], 0), strict=True):
+            if topic not in self._live:  # nothing was heard meanwhile
+                self._stand(topic, None if found is None else found.position)
+
+    def _stand(self, topic: str, position: Position | None) -> None:
+        """A topic stands there: what is heard next follows that."""
+        self._live[topic] = position
         with self.hub.lock:
-            if topic not in self._live:
-                self.hub.history.begin(topic, None if found is None else found[0])
-                self._live.add(topic)
+            self.hub.history.begin(topic, position)
 
     async def _catch_up(self, topics: list[str]) -> None:
         """Deliver what was missed of topics, and say so if some of it is gone."""
-        history = self.hub.history
-        with self.hub.lock:
-            wanted = [(topic, history.position(topic)) for topic in topics]
-        for topic, found in zip(topics, await self._fetch_all(wanted), strict=True):
-            self._make_up(topic, found)
+        for at in range(0, len(topics), CATCH_UP_BATCH):
+            left = [topic for topic in topics[at : at + CATCH_UP_BATCH] if topic in self._live]
+            while left:
+                found = await self._fetch([(topic, self._live.get(topic)) for topic in left], PORTION // len(left))
+                left = [topic for topic, each in zip(left, found, strict=True) if self._make_up(topic, each)]
 
-    def _make_up(self, topic: str, found: _Found | None) -> None:
-        """Deliver what was found of a topic, but what has come meanwhile."""
-        hub = self.hub
-        with hub.lock:
-            last = hub.history.position(topic)
+    def _make_up(self, topic: str, found: _Found | None) -> bool:
+        """Deliver what was found of a topic, but what has come meanwhile. Whether there is more."""
+        if topic not in self._live:  # nobody wants it any more
+            return False
+        last = self._live[topic]
         if found is None:
             if last is not None:
-                with hub.lock:
-                    hub.history.begin(topic, None)
-                    hub.lost(topic, None)
-            return
-        position, envelopes = found
+                self._lose(topic, None)
+            return False
+        position, envelopes, following = found
         same = last is not None and last.epoch == position.epoch
         expected = last.offset + 1 if same and last is not None else 1
         broken = not same and last is not None
@@ -659,43 +907,99 @@ class RedisBroker(Broker):
             if broken or where.offset > expected:
                 self._lose(topic, Position(position.epoch, where.offset - 1))
                 broken = False
-            hub.receive(envelope)
+            self._live[topic] = where
+            self.hub.receive(envelope)
             expected = where.offset + 1
-        if broken or expected <= position.offset:
-            self._lose(topic, position)
+        read = position.offset if following is None else following - 1
+        if broken or expected <= read:
+            self._lose(topic, Position(position.epoch, read))
+        elif self._live[topic] is None:
+            self._stand(topic, position)
+        return following is not None
 
-    def _lose(self, topic: str, position: Position) -> None:
+    def _lose(self, topic: str, position: Position | None) -> None:
         """Some of it before `position` is gone."""
+        self._stand(topic, position)
+        self._tell_lost(topic, position)
+
+    def _tell_lost(self, topic: str, position: Position | None) -> None:
         with self.hub.lock:
-            self.hub.history.begin(topic, position)
             self.hub.lost(topic, position)
+
+    async def _check(self) -> None:
+        """See, every few seconds, whether Redis has more of our topics than we have heard: what nothing else shows."""
+        suspected: dict[str, Position] = {}
+        waiting: deque[str] = deque()
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL)
+            if not self._caught_up:
+                continue
+            for topic, seen in suspected.items():
+                if topic in self._live and _is_behind(self._live[topic], seen) and topic not in self._catching:
+                    self._count_one("gaps_found")
+                    self._miss(topic)
+            suspected = {}
+            if not waiting:
+                waiting.extend(self._live)
+            for _ in range(0, MOST_CHECKED, BATCH):
+                topics = [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
+                if topics:
+                    suspected.update(await self._compare(topics))
+
+    async def _compare(self, topics: list[str]) -> dict[str, Position]:
+        """Where topics stand in Redis of which we have not heard all, unless it is on its way."""
+        commands: list[Command] = [
+            ("HMGET", f"{self._base(self._shard_of(topic))}:at:{topic}", "epoch", "offset") for topic in topics
+        ]
+        behind: dict[str, Position] = {}
+        for topic, answer in zip(topics, await self._link.exchange(commands), strict=True):
+            try:
+                epoch, offset = answer
+                position = Position(read_epoch(epoch), read_offset(offset))
+            except (TypeError, ValueError):  # it is not kept, or not ours
+                continue
+            if topic in self._live and _is_behind(self._live[topic], position):
+                behind[topic] = position
+        return behind
+
+    def _miss(self, topic: str) -> None:
+        """Some of a topic was missed: look it up."""
+        self._catching.add(topic)
+        self._submit(_CatchUp(topic))
+
+    def _wanted(self, topic: str) -> bool:
+        return topic in self._followed or self.hub.wanted(topic)
 
     def _count(self, job: _Interest) -> None:
         self._interest.update(dict.fromkeys(self._shards_of(job.topic), job.change))
         self._topics[job.topic] += job.change
         if self._topics[job.topic] <= 0:
             del self._topics[job.topic]
-            if not self.hub.wanted(job.topic):
-                self._live.discard(job.topic)
+            if not self._wanted(job.topic):
+                self._live.pop(job.topic, None)
 
-    async def _hear(self, shards: list[int]) -> None:
+    async def _hear(self, shards: Iterable[int]) -> None:
         """Be subscribed to these."""
         new = [shard for shard in shards if shard not in self._subscribed]
         if new:
             await self._link.subscribe([self._base(shard) for shard in new])
             self._subscribed.update(new)
 
-    async def _unhear(self, shards: list[int]) -> None:
-        for shard in shards:
-            if self._interest[shard] <= 0 and shard in self._subscribed:
-                self._subscribed.discard(shard)
-                await self._link.unsubscribe(self._base(shard))
+    async def _unhear(self, shards: Iterable[int]) -> None:
+        """Be subscribed no longer to those of these that nobody is interested in."""
+        old = {shard for shard in shards if self._interest[shard] <= 0 and shard in self._subscribed}
+        if not old:
+            return
+        self._subscribed -= old
+        for topic in [topic for topic in self._live if self._shard_of(topic) in old]:
+            del self._live[topic]  # what comes from now on is not heard
+        await self._link.unsubscribe([self._base(shard) for shard in old])
 
     def _shard_of(self, topic: str) -> int:
         return crc32(topic.encode()) % self._shards
 
     def _shards_of(self, pattern: str) -> list[int]:
-        return list(range(self._shards)) if is_pattern(pattern.split(".")) else [self._shard_of(pattern)]
+        return list(range(self._shards)) if _is_pattern(pattern) else [self._shard_of(pattern)]
 
     def _base(self, shard: int) -> str:
         """What its keys begin with, and its channel: in a cluster all are in one place."""
@@ -715,35 +1019,33 @@ class RedisBroker(Broker):
                 continue
             channel, data = message
             try:
-                if data[:1] != _VERSION:
-                    raise ValueError("of another version")
-                head, _, body = data[1:].partition(b"\n")
+                head, body = read_frame(data)
                 if channel == self._control:
-                    self._heard(head.decode(), body)
+                    self._hear_of(head, body)
                 else:
-                    self._deliver(head.decode(), body)
-            except (ValueError, KeyError, TypeError) as error:
-                logger.error("something on the channel %s was not understood: %s", channel, error)
+                    self._deliver(channel, head, body)
+            except Exception as error:  # whatever it is, others' messages come behind it
+                self._foreign("a message", channel, error)
 
-    def _deliver(self, head: str, body: bytes) -> None:
-        topic, *where = head.split(" ")
+    def _deliver(self, channel: str, head: str, body: bytes) -> None:
+        topic, position = read_heading(head)
+        if channel != self._base(self._shard_of(topic)):
+            raise ValueError("a topic of another channel")
         hub = self.hub
-        if not self._followed[topic] and not hub.wanted(topic):
-            self._live.discard(topic)
+        if not self._wanted(topic):
+            self._live.pop(topic, None)
             return
-        envelope = self._ours(Envelope.unpack(body, hub.now()))
-        if where:
-            epoch, offset = where
-            position = Position(epoch, int(offset))
-            with hub.lock:
-                last = hub.history.position(topic)
+        envelope = self._ours(read_envelope(topic, body, hub.now()))
+        if (envelope.keep is None) != (position is None):
+            raise ValueError("a message is kept and has a position, or neither")
+        if position is not None:
+            last = self._live.get(topic)
             if topic in self._live and not _follows(position, last):
-                old = last is not None and last.epoch == epoch and position.offset <= last.offset
+                old = last is not None and last.epoch == position.epoch and position.offset <= last.offset
                 if not old and topic not in self._catching:
-                    self._catching.add(topic)
-                    self._submit(_CatchUp(topic))
+                    self._miss(topic)
                 return
-            self._live.add(topic)
+            self._live[topic] = position
             envelope.publication.position = position
         hub.receive(envelope)
 
@@ -755,14 +1057,17 @@ class RedisBroker(Broker):
         left_out = (process, envelope.left_out[1]) if site == self._site else None
         return envelope._replace(left_out=left_out)
 
-    def _heard(self, head: str, body: bytes) -> None:
-        kind, name, to = head.split(" ")
+    def _hear_of(self, head: str, body: bytes) -> None:
+        """Another process says something."""
+        kind, name, to = read_greeting(head)
         if name == self.name:
             return
         if kind == "bye":
             self._gone(name)
             return
         known = name in self._seen
+        if not known and len(self._seen) >= MOST_PEERS:
+            raise ValueError(f"more than {MOST_PEERS} processes")
         self._seen[name] = time.monotonic()
         if not known or kind == "hello":
             self.hub.peer_up(name)
@@ -774,9 +1079,25 @@ class RedisBroker(Broker):
             self.hub.peer_down(name)
 
 
+def _is_pattern(name: str) -> bool:
+    return is_pattern(name.split("."))
+
+
 def _follows(position: Position, last: Position | None) -> bool:
     """Whether nothing is missing between the two; what is kept for the first time begins with 1."""
     return position == (Position(position.epoch, 1) if last is None else Position(last.epoch, last.offset + 1))
+
+
+def _is_behind(ours: Position | None, theirs: Position) -> bool:
+    return ours is None or ours.epoch != theirs.epoch or ours.offset < theirs.offset
+
+
+def _finite(envelope: Envelope) -> Envelope:
+    """The same, with no time that JSON cannot write, or Redis cannot add to another."""
+    keep, ttl = envelope.keep, envelope.ttl
+    if keep is not None and keep.seconds is not None and keep.seconds > LONGEST:
+        keep = Keep(keep.messages)
+    return envelope._replace(keep=keep, ttl=None if ttl is None or ttl > LONGEST else ttl)
 
 
 def _is_trouble(error: Exception) -> bool:
