@@ -216,7 +216,9 @@ class RedisBroker(Broker):
         self._timeout = timeout
         self._site = self.name
         self._remember = max(forget, REMEMBER)
-        self._lock = threading.RLock()  # of the counts, and of the next eight; a finaliser may come amid it, and publish
+        self._lock = (
+            threading.RLock()
+        )  # of the counts, and of the next eight; a finaliser may come amid it, and publish
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._told = 0
