@@ -216,13 +216,12 @@ class RedisBroker(Broker):
         self._timeout = timeout
         self._site = self.name
         self._remember = max(forget, REMEMBER)
-        self._lock = (
-            threading.RLock()
-        )  # of the counts, and of the next eight; a finaliser may come amid it, and publish
+        # of the counts, and of the next eight
+        self._lock = threading.RLock()  # nothing is allocated under it: a finaliser would wait there for the hub's lock
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._told = 0
-        self._requests: Counter[WebSocket | None] = Counter()  # that wait, by connection
+        self._requests: dict[WebSocket | None, int] = {}  # that wait, by connection
         self._request_count = 0
         self._up = False
         self._closing = False
@@ -348,8 +347,7 @@ class RedisBroker(Broker):
         """Publications that were refused or queued while Redis was not there, refused since too many waited, of which
         it is not known whether Redis has them, and which Redis did not take; how often it was connected again; what
         came from Redis and is not ours, and topics of which only a look into Redis showed that something was missed."""
-        with self._lock:
-            return dict(self._counts)
+        return dict(self._counts)
 
     def _count_one(self, name: str) -> None:
         with self._lock:
@@ -358,22 +356,24 @@ class RedisBroker(Broker):
     def _ask(self, job: _Follow | _Call) -> None:
         """Take a request. Raises QueueFullError when too many wait, of its connection or of all."""
         with self._lock:
-            requests = self._requests
-            if requests[job.owner] >= MOST_REQUESTS and job.owner is not None:
-                raise QueueFullError(f"{MOST_REQUESTS} requests of this connection wait for Redis already")
+            mine = self._requests.get(job.owner, 0)
+            too_many = MOST_REQUESTS if mine >= MOST_REQUESTS and job.owner is not None else 0
             if self._request_count >= MOST_WAITING_REQUESTS:
-                raise QueueFullError(f"{MOST_WAITING_REQUESTS} requests wait for Redis already")
-            requests[job.owner] += 1
-            self._request_count += 1
+                too_many = MOST_WAITING_REQUESTS
+            if not too_many:
+                self._requests[job.owner] = mine + 1
+                self._request_count += 1
+        if too_many:
+            raise QueueFullError(f"{too_many} requests wait for Redis already; ask again when they are answered")
         self._submit(job)
 
     def _answered(self, job: _Follow | _Call) -> None:
         """One that waits less."""
         with self._lock:
-            self._requests[job.owner] -= 1
             self._request_count -= 1
-            if not self._requests[job.owner]:
-                del self._requests[job.owner]
+            left = self._requests.pop(job.owner) - 1
+            if left:
+                self._requests[job.owner] = left
 
     def _submit(self, job: _Job) -> None:
         self._jobs.append(job)
