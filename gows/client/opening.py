@@ -285,7 +285,7 @@ class _Body:
         self._length = REFUSAL_BYTES
         if head.status in (204, 304):  # RFC 9112 §6.3: these have none
             self._length = 0
-        elif coding is None and length is not None and length.isdigit():
+        elif coding is None and length is not None and length.isdecimal():
             self._length = min(int(length), REFUSAL_BYTES)
 
     def feed(self, data: bytes) -> bool:

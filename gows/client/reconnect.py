@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 from gows.client.opening import Opening, closed_error, refuse_in_callback, refuse_in_loop
 from gows.client.plan import Plan
@@ -22,6 +21,7 @@ from gows.errors import ConnectError, ConnectionClosedError, GowsError, Handshak
 from gows.handler import Handler
 from gows.options import check_answer, check_plain_function, check_seconds
 from gows.protocol.connection import Connection
+from gows.protocol.dates import parse_date
 from gows.protocol.frames import encode_close_body
 from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
@@ -109,11 +109,8 @@ def retry_after(error: HandshakeError) -> float:
     value = {name.lower(): value for name, value in error.headers}.get("retry-after", "")
     if value.isdecimal():
         return min(MAX_RETRY_AFTER, float(value))
-    try:
-        seconds = parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
-        return 0.0
-    return min(MAX_RETRY_AFTER, max(0.0, seconds))
+    date = parse_date(value)
+    return 0.0 if date is None else min(MAX_RETRY_AFTER, max(0.0, date - time.time()))
 
 
 class ReconnectingClient:

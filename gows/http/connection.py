@@ -282,6 +282,7 @@ class HttpConnection(Observer):
         except Exception:
             logger.exception("%r: answering failed", self._request)
             stream.abort()
+            self._let_go(None if self._sending is None else self._sending.response)
         finally:
             if not inline:
                 stream.uncork()
@@ -332,11 +333,9 @@ class HttpConnection(Observer):
             if not upgraded:
                 self._phase = _ANSWERING
         if upgraded:
-            self._request = None  # they refer to each other: nobody should have to wait for the garbage collector
-            if response is not None:
-                self._let_go(response)
+            self._let_go(response)
         elif refusal is not None:
-            self._request = None
+            self._let_go(None)
             self.refuse(refusal)
         else:
             assert response is not None
@@ -378,7 +377,6 @@ class HttpConnection(Observer):
             budget -= 1
             if stream.closed:
                 self._let_go(sending.response)
-                self._request = self._sending = None
                 return
             try:
                 piece = next(sending.pieces, None)
@@ -458,22 +456,26 @@ class HttpConnection(Observer):
         """End in the middle of a body, with RST, so that nobody takes what came for the whole."""
         self.stream.abort()
         self._let_go(sending.response)
-        self._request = self._sending = None
 
     def _finish(self, response: Response, size: int, keep_alive: bool) -> None:
-        self._let_go(response)
         self._log(response.status, size)
-        self._request = self._sending = None
+        self._let_go(response)
         if keep_alive:
             self.stream.loop.run_soon(self._next)
         else:
             self._end()
 
-    def _let_go(self, response: Response) -> None:
+    def _let_go(self, response: Response | None) -> None:
+        """Close what the answer and the request hold."""
+        request = self._request
         try:
-            response.close()
+            if response is not None:
+                response.close()
         except Exception:
-            logger.exception("%r: closing the body failed", self._request)
+            logger.exception("%r: closing the body failed", request)
+        if request is not None:
+            request.close()
+        self._request = self._sending = None  # it refers to us: nobody should have to wait for the garbage collector
 
     def _log(self, status: int, size: int) -> None:
         if access_logger.isEnabledFor(logging.INFO):

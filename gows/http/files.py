@@ -7,10 +7,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from email.utils import formatdate, parsedate_to_datetime
 from typing import BinaryIO
 
 from gows.errors import HttpError
+from gows.protocol.dates import format_date, parse_date
 from gows.protocol.headers import Headers
 
 PIECE = 65536
@@ -49,7 +49,7 @@ class FileBody:
     def headers(self) -> list[tuple[str, str]]:
         """What describes the file."""
         return [
-            ("Last-Modified", formatdate(self.modified, usegmt=True)),
+            ("Last-Modified", format_date(self.modified)),
             ("ETag", self.etag),
             ("Accept-Ranges", "bytes"),
         ]
@@ -60,12 +60,8 @@ class FileBody:
         if tags is not None:
             return tags == "*" or self.etag in [tag.strip(" \t").removeprefix("W/") for tag in tags.split(",")]
         since = headers.get("if-modified-since")
-        if since is None:
-            return False
-        try:
-            return self.modified <= parsedate_to_datetime(since).timestamp()
-        except (ValueError, OverflowError):
-            return False
+        date = None if since is None else parse_date(since)
+        return date is not None and self.modified <= date
 
     def select(self, headers: Headers) -> str | None:
         """Take the one range that is asked for; its Content-Range, None for the whole file. Raises HttpError (416).

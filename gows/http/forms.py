@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from email.parser import HeaderParser
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import parse_qsl
 
 from gows.errors import HttpError
+from gows.http.multipart import UploadedFile, read_multipart
 
 MAX_FIELDS = 1000
-"""Fields in one query string or form; more are answered with 400."""
+"""Fields in one query string or urlencoded form; more are answered with 400."""
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -56,14 +56,6 @@ class Values(Generic[V]):
         return f"Values({self.items()!r})"
 
 
-class UploadedFile(NamedTuple):
-    """One file of a multipart form. `filename` is what the client says: never a path to open."""
-
-    filename: str
-    content_type: str
-    content: bytes
-
-
 def parse_query(text: str) -> Values[str]:
     """A query string or a urlencoded body; bytes that are not UTF-8 become U+FFFD. Raises HttpError (400)."""
     if not text:
@@ -89,28 +81,10 @@ def parse_cookies(text: str) -> dict[str, str]:
 
 
 def parse_multipart(content_type: str, body: bytes) -> tuple[Values[str], Values[UploadedFile]]:
-    """A multipart/form-data body (RFC 7578): its fields and its files. Raises HttpError (400)."""
-    boundary = HeaderParser().parsestr(f"Content-Type: {content_type}").get_boundary()
-    if not boundary or len(boundary) > 70:  # RFC 2046 §5.1.1
-        raise HttpError(400, "multipart form without a boundary")
-    delimiter = b"\r\n--" + boundary.encode()
-    parts = (b"\r\n" + body).split(delimiter, MAX_FIELDS + 2)
-    if len(parts) > MAX_FIELDS + 2:
-        raise HttpError(400, f"more than {MAX_FIELDS} fields")
-    if len(parts) < 2 or not parts[-1].startswith(b"--"):
-        raise HttpError(400, "multipart form without its end")
-    fields: list[tuple[str, str]] = []
-    files: list[tuple[str, UploadedFile]] = []
-    for part in parts[1:-1]:
-        head, empty_line, content = part.partition(b"\r\n\r\n")
-        # names are in UTF-8 as they are, not encoded (RFC 7578 §5.1)
-        headers = HeaderParser().parsestr(head.lstrip(b" \t\r\n").decode("utf-8", "replace"))
-        name = headers.get_param("name", header="content-disposition")
-        if not empty_line or not isinstance(name, str):
-            raise HttpError(400, "malformed part of a multipart form")
-        filename = headers.get_filename()
-        if filename is None:
-            fields.append((name, content.decode("utf-8", "replace")))
-        else:
-            files.append((name, UploadedFile(filename, headers.get_content_type(), content)))
+    """A multipart/form-data body (RFC 7578): its fields and its files, which the caller closes. Raises HttpError (400),
+    and OSError when a file cannot be put on disk."""
+    fields, files = read_multipart(content_type, body)
     return Values(fields), Values(files)
+
+
+__all__ = ["UploadedFile", "Values", "parse_cookies", "parse_multipart", "parse_query"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from email.utils import formatdate
 from os import PathLike, fspath
 from typing import Any
 
 from gows.errors import HttpError, InvalidHeaderError
 from gows.http.files import PIECE, FileBody, path_below
+from gows.protocol.dates import format_date
 from gows.protocol.handshake import status_phrase
 from gows.protocol.headers import HeaderSource, check_field, header_pairs
 from gows.protocol.http import RequestHead
@@ -211,6 +211,6 @@ def http_date() -> str:
     now = int(time.time())
     second, text = _date
     if second != now:
-        text = formatdate(now, usegmt=True)
+        text = format_date(now)
         _date = (now, text)
     return text

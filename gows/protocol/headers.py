@@ -14,6 +14,7 @@ HeaderSource = Mapping[str, str] | Iterable[tuple[str, str]]
 """What users may give as headers: a mapping, or pairs when a name comes twice."""
 
 _is_token = re.compile(TOKEN).fullmatch
+_unescape = re.compile(r'\\(["\\])').sub
 _is_value = re.compile(r"[\t -~]*").fullmatch
 _is_latin_1_value = re.compile(r"[\t -~\x80-\xff]*").fullmatch  # obs-text of RFC 9110 §5.5
 
@@ -83,6 +84,44 @@ class Headers:
 
     def __repr__(self) -> str:
         return f"Headers({self.items()!r})"
+
+
+_parameter = re.compile(
+    rf"""
+    [ \t]*(?:
+        (?P<name>{TOKEN})[ \t]*=[ \t]*
+        (?: "(?P<quoted>(?:[^"\\]|\\.)*)"[ \t]* | (?P<plain>[^";]*) )
+    )?
+    (?P<end>;|\Z)
+    """,
+    re.VERBOSE | re.DOTALL,
+).match  # unambiguous, so linear
+
+
+def parse_parameters(value: str) -> tuple[str, dict[str, str] | None]:
+    """Return what a value says before its parameters, and those by their names in lower case: `text/plain; charset=x`
+    (RFC 9110 §5.6.6).
+
+    None instead of the parameters: they are malformed, or one comes twice. A value may be quoted, where only `\\"` and
+    `\\\\` are escapes, for browsers send paths of Windows as they are; one that is not quoted may be anything.
+    """
+    main, semicolon, rest = value.partition(";")
+    main = main.strip(" \t")
+    parameters: dict[str, str] = {}
+    at = 0
+    while semicolon:
+        found = _parameter(rest, at)
+        if found is None:
+            return main, None
+        at, semicolon = found.end(), found["end"]
+        if found["name"] is None:
+            continue
+        name = found["name"].lower()
+        if name in parameters:
+            return main, None
+        quoted = found["quoted"]
+        parameters[name] = found["plain"].strip(" \t") if quoted is None else _unescape(r"\1", quoted)
+    return main, parameters
 
 
 def is_token(text: str) -> bool:

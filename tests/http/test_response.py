@@ -135,13 +135,13 @@ def test_the_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None
     now = 784111777.2
     made: list[int] = []
 
-    def formatdate(timeval: int, usegmt: bool) -> str:
-        made.append(timeval)
-        return original(timeval, usegmt=usegmt)
+    def format_date(seconds: float) -> str:
+        made.append(int(seconds))
+        return original(seconds)
 
-    original = module.formatdate
+    original = module.format_date
     monkeypatch.setattr(module.time, "time", lambda: now)
-    monkeypatch.setattr(module, "formatdate", formatdate)
+    monkeypatch.setattr(module, "format_date", format_date)
     monkeypatch.setattr(module, "_date", (0, ""))
     assert http_date() == http_date() == "Sun, 06 Nov 1994 08:49:37 GMT"  # RFC 9110 §5.6.7
     now += 1
