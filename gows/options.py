@@ -88,6 +88,10 @@ class AcceptOptions:
     ("close": 1013). For "drop_oldest" and "latest", messages wait as soon as the kernel takes no more, up to
     `high_water` bytes of them: then the oldest are lost; and "latest" puts a message in the place of one with the same
     `key`."""
+    send_buffer: int | None = None
+    """Bytes that the kernel holds for a peer that does not take them (SO_SNDBUF; Linux doubles it). None: the
+    system's choice, megabytes for one that was fast once. What waits there cannot be dropped or replaced: for
+    "drop_oldest" and "latest" the kernel is given little that it cannot send yet, whatever this is."""
     inbox_messages: int = 64
     """Received messages waiting for a busy handler above which the connection is not read from."""
 
@@ -141,6 +145,8 @@ def check_options(options: AcceptOptions) -> None:
     _in_range(options, "high_water", 1, None)
     _in_range(options, "low_water", 0, None)
     _in_range(options, "inbox_messages", 1, None)
+    if options.send_buffer is not None:
+        _in_range(options, "send_buffer", 1, (1 << 31) - 1)
     if options.low_water > options.high_water:
         raise ValueError("low_water must not be above high_water")
     if options.overflow not in OVERFLOW_POLICIES:

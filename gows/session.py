@@ -36,6 +36,7 @@ from gows.protocol.frames import MAX_HEADER
 from gows.protocol.prepared import PreparedMessage
 from gows.protocol.rates import Meter, MeteredConnection, Rates
 from gows.reactor.progress import LOOKS, MUCH
+from gows.reactor.sockets import FRESH
 from gows.reactor.timers import TICKS_PER_SECOND
 from gows.traffic import Traffic
 
@@ -353,7 +354,7 @@ class Session:
             held = self._flags & _HELD
             self._flags &= ~_HELD
             if self in overflow.backlogs:
-                self._refill(self.low_water)
+                self._refill(min(self.low_water, FRESH))
         overflow.wake(self)
         if self.handler is not None and self._overrides("on_drain"):
             self._enqueue([(_DRAIN, None)])
@@ -431,7 +432,7 @@ class Session:
                 # an answer sets no deadline: where the interval is the shorter of the two, the next ping is due before
                 due = min(self._patience(options) - self._waited(), options.ping_interval)
             else:
-                due = options.ping_interval * (1.0 - PING_SPREAD * random()) - silent
+                due = options.ping_interval * (1.0 - self._spread() * random()) - silent
         if options.read_timeout is not None:
             due = min(due, options.read_timeout - silent)
         if options.write_timeout is not None and stream.blocked:
@@ -458,13 +459,18 @@ class Session:
                 self._ping_tick = min(stream.loop.ticks, pinged + round((late + 1.0) * TICKS_PER_SECOND))
                 return True
         self._ping_tick = 0
-        if silent >= options.ping_interval * (1.0 - PING_SPREAD):  # type: ignore[operator]
+        if silent >= options.ping_interval * (1.0 - self._spread()):  # type: ignore[operator]
             self._ping_tick = stream.loop.ticks
             stream.loop.progress.begin(stream, least=MUCH)
             with stream.lock:
                 if self.connection.state is ConnectionState.OPEN:  # still
                     stream.write_locked(self.connection.encode_ping(b""))
         return True
+
+    def _spread(self) -> float:
+        """The part of the interval by which a ping may come early. A connection that is blocked is looked at often, for
+        its write timeout, and would always be pinged at the earliest time."""
+        return 0.0 if self.stream.blocked else PING_SPREAD
 
     def _waited(self) -> float:
         """Seconds since the ping."""
@@ -499,6 +505,9 @@ class Session:
                 self.context = self.context.inlined()
             self.handler = handler
             self._flags &= ~_UNSERVED
+            size, fresh = self.context.options.send_buffer, self.context.mark < 0
+            if (fresh or size is not None) and self.stream.sock is not None:
+                self.context.loop.sockets.limit_sending(self.stream.sock, size, fresh=fresh)
         self._submit()
         self.context.loop.call_soon(self._begun, early)
 
@@ -934,7 +943,7 @@ class Session:
         overflow = context.overflow
         backlog = overflow.backlogs.get(self)
         if backlog is None:
-            if stream.queued > context.high_water and not stream.blocked:
+            if stream.queued > min(context.high_water, FRESH) and not stream.blocked:
                 stream.flush_locked()
             if not stream.blocked:
                 return True

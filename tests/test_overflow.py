@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -498,3 +500,82 @@ def test_a_backlog_knows_its_size_and_its_order(steps: list[Any]) -> None:
             dropped += 1
         assert backlog.put(key, (2, data, True, math.inf), grow=grow) == (len(places), dropped)
         assert (len(backlog), backlog.size) == (len(model), sum(len(data) for _, data in model))
+
+
+# ---------------------------------------------------------------------- what the kernel holds
+
+
+@pytest.fixture
+def unread(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[WebSocket, socket.socket]]:
+    """A WebSocket whose peer reads nothing, and the peer. The parameter: kind of address, and options."""
+    kind, options = request.param
+    found: list[WebSocket] = []
+    server = Server(options=AcceptOptions(ping_interval=None, **options))
+
+    class Keep(Handler):
+        def on_open(self, ws: WebSocket) -> None:
+            found.append(ws)
+
+    server.add_route("/ws", lambda asked: accept(asked).serve(Keep()))
+    address = server.listen(f"unix:{tmp_path}/socket" if kind == "unix" else "127.0.0.1:0")
+    server.start()
+    peer = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
+    if kind == "tcp":
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    peer.settimeout(10)
+    peer.connect(address)
+    try:
+        peer.sendall(wire.request("/ws"))
+        wait_until(lambda: found)
+        yield found[0], peer
+    finally:
+        peer.close()
+        server.stop()
+
+
+def write_much(ws: WebSocket) -> int:
+    """Write 6 MB, some at a time; how much of it waits in the kernel and in the queue."""
+    for number in range(200):
+        for _ in range(30):
+            try:
+                ws.write_json([number, "x" * 1000], key=number % 10)
+            except QueueFullError:
+                break
+        done = threading.Event()
+        ws.context.loop.call_soon(done.set)  # a turn
+        assert done.wait(10)
+    return ws.stream.untaken()
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [(kind, {"overflow": policy}) for kind in ("tcp", "unix") for policy in ("latest", "drop_oldest")],
+    indirect=True,
+)
+def test_what_is_kept_back_is_fresh(unread: tuple[WebSocket, socket.socket]) -> None:
+    """The kernel is not given megabytes that would be old before they are read."""
+    ws, peer = unread
+    assert write_much(ws) < 100_000
+    reader = wire.FrameReader()
+    peer.recv(len(b"HTTP/1.1 101"))
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += peer.recv(1)
+    numbers: list[int] = []
+    while 199 not in numbers:
+        numbers += [json.loads(found.payload)[0] for found in reader.feed(peer.recv(65536))]
+    assert sum(1000 for number in numbers if number < 150) < 200_000
+
+
+@pytest.mark.parametrize(
+    "unread", [("tcp", {"send_buffer": 20_000}), ("unix", {"send_buffer": 20_000})], indirect=True, ids=["tcp", "unix"]
+)
+def test_the_kernels_buffer_can_be_made_small(unread: tuple[WebSocket, socket.socket]) -> None:
+    ws, _ = unread
+    assert write_much(ws) - ws.stream.queued < 100_000
+
+
+@pytest.mark.parametrize("unread", [("tcp", {})], indirect=True)
+def test_by_default_the_kernel_holds_what_it_likes(unread: tuple[WebSocket, socket.socket]) -> None:
+    ws, _ = unread
+    assert write_much(ws) - ws.stream.queued > 500_000

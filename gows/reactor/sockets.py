@@ -36,6 +36,11 @@ _SO_NWRITE = 0x1024  # getsockopt(2) of macOS
 _BYTES_ACKED = 120 if sys.platform == "linux" else None
 """Where tcpi_bytes_acked lies in struct tcp_info (linux/tcp.h)."""
 
+_NOTSENT_LOWAT = {"linux": 25, "darwin": 0x201}.get(sys.platform)  # TCP_NOTSENT_LOWAT
+FRESH = 4096
+"""Unsent bytes that a kernel is given at most for a connection on which nothing old is to be sent. A peer that keeps up
+has what was sent at once, so it costs such a one nothing."""
+
 
 class Target(NamedTuple):
     """One socket address that a name resolved to."""
@@ -146,6 +151,20 @@ class SocketLayer:
             except (OSError, ValueError):
                 pass
         return -self.held(sock)
+
+    def limit_sending(self, sock: Sock, size: int | None, *, fresh: bool) -> None:
+        """Have the kernel hold at most `size` bytes that the peer has not taken (SO_SNDBUF; it rounds and doubles as it
+        sees fit); None: as many as it likes. `fresh`: take no more while FRESH bytes were not even sent. Any thread."""
+        try:
+            if size is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            if fresh and sock.family == socket.AF_UNIX:  # what is sent is received: the buffers are one
+                if size is None:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * FRESH)
+            elif fresh and _NOTSENT_LOWAT is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, FRESH)
+        except OSError:  # the peer's RST came first, or a system that does not know it
+            pass
 
     def listen(
         self, address: Address, *, backlog: int = 4096, reuse_port: bool = False, mode: int | None = None
