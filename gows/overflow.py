@@ -41,11 +41,13 @@ class Backlog:
     also when compression keeps a window between messages (RFC 7692 §7.1.1).
     """
 
-    __slots__ = ("_limit", "_messages", "size")
+    __slots__ = ("_limit", "_messages", "_most", "size")
 
     def __init__(self, limit: int) -> None:
-        """`limit`: bytes of payload above which the oldest are dropped; one message may always stay."""
+        """`limit`: bytes of payload above which the oldest are dropped; one message may always stay. Of very small
+        messages so many are kept as the limit has times 16 bytes, for each takes some 300 here."""
         self._limit = limit
+        self._most = max(limit // 16, 1024)
         self._messages: OrderedDict[Hashable, Message] = OrderedDict()
         self.size = 0
         """Bytes of payload."""
@@ -61,7 +63,7 @@ class Backlog:
         messages[object() if key is None else key] = message
         self.size += len(message[1])
         dropped = 0
-        while self.size > most and len(messages) > 1:
+        while (self.size > most or len(messages) > self._most) and len(messages) > 1:
             _, (_, data, _, _) = messages.popitem(last=False)
             self.size -= len(data)
             dropped += 1

@@ -164,6 +164,7 @@ class Server:
         self._metrics_from = Networks(metrics_from)
         self._remote: Remote | None = None
         self._broadcasting = HubLock()  # so that the order is the same in all processes
+        self.loop.guard(self._broadcasting.held)
         self.broker = broker or LocalBroker()
         self.publishing = Publishing(
             self.loop,

@@ -831,13 +831,13 @@ class Session:
 
     def send_prepared(self, message: PreparedMessage) -> bool:
         """Queue a message that is made for many; whether it was. The overflow policy decides as for any other, but
-        nothing is raised: who is closed, or too slow, does not get it. Any thread."""
+        nothing is raised, and nobody waits: who is closed, or too slow, does not get it. Any thread."""
         stream, context = self.stream, self.context
         lock = stream.lock
         lock.acquire()
         try:
             if stream.queued > context.mark and not self.make_room(
-                message.opcode, message.data, message.compress, message.key, expires=message.expires
+                message.opcode, message.data, message.compress, message.key, expires=message.expires, wait=False
             ):
                 return self in context.overflow.backlogs
             if self._writer is None:
@@ -851,6 +851,20 @@ class Session:
         finally:
             lock.release()
         return True
+
+    def send_text(self, text: str) -> None:
+        """Queue a text message of the engine's own. Raises as `WebSocket.write_string`, but never waits: the policy
+        "block" refuses, with QueueFullError. Any thread, whatever locks it has."""
+        stream, data = self.stream, text.encode()
+        with stream.lock:
+            if stream.queued > self.context.mark and not self.make_room(_TEXT, data, wait=False):
+                return
+            if self._writer is None:
+                frame = self.connection.encode_message(_TEXT, data)
+                stream.write_locked(frame)
+                self.count_sent(frame)
+            else:
+                self._writer.defer(_TEXT, data, True)
 
     def count_sent(self, frame: bytes) -> None:
         """A message goes out, the last part of it in `frame`."""
@@ -866,11 +880,12 @@ class Session:
         key: Hashable = None,
         deferred: int = 0,
         expires: float = math.inf,
+        wait: bool = True,
     ) -> bool:
-        """Under stream.lock, held once, with the queue over `context.mark`: find out whether there is room for a
-        message, and else apply the policy. `opcode` 0: it is not known yet as a whole, so it cannot be kept back.
-        `deferred`: bytes that wait for the end of a streamed message and count as queued. `expires`: the time after
-        which it is not kept any longer.
+        """Under stream.lock, with the queue over `context.mark`: find out whether there is room for a message, and else
+        apply the policy. `opcode` 0: it is not known yet as a whole, so it cannot be kept back. `deferred`: bytes that
+        wait for the end of a streamed message and count as queued. `expires`: the time after which it is not kept any
+        longer. `wait`: the caller is the user, for whom "block" may wait.
 
         True: the message may be queued; False: that is settled, it is kept back or dropped. Raises QueueFullError for
         the policies "refuse" and "block".
@@ -889,7 +904,7 @@ class Session:
             overflow.count("over_budget")
         if stream.queued:
             stream.owe_drained()  # to whoever is refused, and may be far below the mark
-        if policy == "block" and not deferred:
+        if policy == "block" and wait and not deferred:
             return self._wait_for_room(len(data))
         if policy in ("refuse", "block"):
             overflow.count("refused")
@@ -903,13 +918,23 @@ class Session:
             overflow.count("dropped")
         return False
 
+    def may_wait(self) -> bool:
+        """Return whether this thread may wait for the peer. Under stream.lock, which is let go meanwhile: if it is
+        still ours then, it was held twice, and would be held while we wait."""
+        lock = self.stream.lock
+        lock.release()
+        try:
+            return self.context.loop.may_wait()
+        finally:
+            lock.acquire()
+
     def _wait_for_room(self, size: int) -> bool:
         """The policy "block": the thread waits, and its place in the pool is taken by another meanwhile."""
         stream, context = self.stream, self.context
         overflow, pool = context.overflow, context.loop.pool
         seconds = context.options.write_timeout
         inside = pool.in_worker()
-        if context.loop.in_loop() or (inside and not pool.step_aside()):
+        if not self.may_wait() or (inside and not pool.step_aside()):
             overflow.count("refused")
             raise QueueFullError(f"{stream.queued} bytes are queued, and this thread must not wait")
         overflow.count("blocked")

@@ -23,6 +23,7 @@ from gows.errors import (
     UsageError,
 )
 from gows.handler import Handler
+from gows.protocol.frames import MAX_HEADER
 from gows.topics import Position, Publication, check_pattern, is_text
 from gows.v1_requests import (
     RequestError,
@@ -40,6 +41,9 @@ from gows.websocket import WebSocket
 logger = logging.getLogger("gows")
 
 Reply = Callable[[dict[str, Any]], None]
+
+ANSWER_ROOM = 2048
+"""Bytes for the answer itself: a topic, an id, an epoch, all in UTF-8."""
 
 
 class TopicHandler(Handler):
@@ -69,7 +73,7 @@ class TopicHandler(Handler):
             if id_ is not None:
                 answer["id"] = id_
             try:
-                ws.write_string(_to_text(answer))
+                ws.send_text(_to_text(answer))  # in whatever thread, with whatever locks: it must not wait
             except QueueFullError:
                 ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
             except ConnectionClosedError:
@@ -169,9 +173,10 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
 
 
 def _fitting(publications: list[Publication], room: int) -> list[Publication]:
-    """The latest of them that may wait for a connection; more would be dropped, or waited for."""
+    """The latest of them that may wait for a connection, behind the answer; more would be dropped, or refused."""
+    room -= ANSWER_ROOM
     for at in range(len(publications) - 1, -1, -1):
-        room -= len(publications[at].enclosed.data)
+        room -= len(publications[at].enclosed.data) + MAX_HEADER
         if room < 0:
             return publications[at + 1 :]
     return publications

@@ -382,7 +382,8 @@ class MessageWriter:
             raise ConnectionClosedError("the connection is closed")
         if opcode == Opcode.TEXT:
             data.decode()  # what is wrong is told to whom it belongs
-        if self.waiting > ws.context.high_water and not ws.make_room(deferred=self.waiting):
+        room = max(self.waiting, len(self._deferred) * 16)  # empty ones take room as well
+        if room > ws.context.high_water and not ws.make_room(deferred=room):
             return
         self._deferred.append((opcode, data, compress))
         self.waiting += len(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import queue
 import socket
 import threading
 import zlib
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 
 from gows import AcceptOptions, ByteBuffer, Handler, Opcode, QueueFullError, Request, Server, WebSocket, accept
 from gows.overflow import CAUSES, Backlog, Overflow
+from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
+from gows.reactor.waits import never_wait, thread_may_wait
 from tests import wire
 from tests.stage import Guest, Stage
 from tests.waiting import wait_until
@@ -119,7 +122,9 @@ def test_who_takes_what_is_sent_loses_nothing(make_stage: MakeStage, overflow: s
 
 def test_nothing_overtakes_what_is_kept_back(make_stage: MakeStage) -> None:
     """The peer reads a little at a time, and writing goes on all the while."""
-    stage = make_stage(overflow="drop_oldest", high_water=100_000, low_water=200, network={"buffer_size": 500})
+    stage = make_stage(
+        overflow="drop_oldest", high_water=100_000, low_water=200, ping_interval=None, network={"buffer_size": 500}
+    )
     guest, handler = stage.guest()
     seen: list[str] = []
     for number in range(2000):
@@ -432,6 +437,92 @@ def test_a_thread_of_the_users_own_may_wait_too(site: tuple[Server, list[Talker]
             left -= len(slow.recv(min(left, 1 << 20)))
         thread.join(20)
         assert done.is_set()
+
+
+def full(server: Server, handlers: list[Talker], slow: socket.socket) -> WebSocket:
+    """A connection over its mark, for which a worker waits."""
+    slow.sendall(wire.frame(wire.TEXT, "talk"))
+    wait_until(lambda: server.overflow.counts["blocked"] == 1)
+    return handlers[0].ws
+
+
+def test_what_is_not_the_users_does_not_wait(site: tuple[Server, list[Talker]]) -> None:
+    """Messages to many, of other processes, and answers of gows.v1, in threads that anybody may need."""
+    server, handlers = site
+    with visit(server) as slow:
+        ws = full(server, handlers, slow)
+        assert not ws.send_prepared(PreparedMessage(Opcode.TEXT, b"to many"))
+        with pytest.raises(QueueFullError):
+            ws.send_text("an answer")
+        with pytest.raises(QueueFullError):
+            ws.send_text("")
+        assert server.overflow.counts["blocked"] == 1
+        assert server.overflow.counts["refused"] == 3
+        ws.write_ping(b"is never refused")
+        slow.recv(100_000)
+
+
+@pytest.mark.parametrize("lock", ["its own", "another's", "another loop's", "the hub's"])
+def test_nobody_waits_with_a_lock(site: tuple[Server, list[Talker]], lock: str) -> None:
+    """A finaliser, which runs amid anything, or a signal handler may write."""
+    server, handlers = site
+    other = Loop()
+    with visit(server) as slow:
+        ws = full(server, handlers, slow)
+        held: Any = {
+            "its own": ws.stream.lock,
+            "another's": server.loop.next_lock(),
+            "another loop's": other.next_lock(),
+            "the hub's": server.publishing.lock,
+        }[lock]
+        with held, pytest.raises(QueueFullError, match="must not wait"):
+            ws.write_string("amid something")
+        assert server.overflow.counts["blocked"] == 1
+    other.close()
+
+
+def test_no_thread_of_ours_waits(site: tuple[Server, list[Talker]]) -> None:
+    server, handlers = site
+    outcome: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def write(ws: WebSocket) -> None:
+        try:
+            ws.write_string("of a callback in another loop's thread, or the broker's")
+        except QueueFullError as error:
+            outcome.put(error)
+
+    with visit(server) as slow, Loop(workers=0) as other:
+        ws = full(server, handlers, slow)
+        other.start()
+        other.call_soon(write, ws)
+        assert "must not wait" in str(outcome.get(timeout=10))
+        with never_wait():
+            write(ws)
+        assert "must not wait" in str(outcome.get(timeout=10))
+        assert thread_may_wait()
+
+
+def test_very_small_messages_take_room_too(make_stage: MakeStage) -> None:
+    stage = make_stage(overflow="drop_oldest", **SLOW)
+    guest, handler = stage.guest()
+    fill(stage, handler.ws)
+    for _ in range(3000):
+        handler.ws.write_string("")
+    handler.ws.write_string("the last")
+    found = rest(stage, guest)
+    assert found == [""] * 1023 + ["the last"]
+    assert counts(stage) == {"dropped_oldest": 3001 - 1024}
+
+
+def test_very_small_messages_take_room_behind_a_message_in_pieces(make_stage: MakeStage) -> None:
+    stage = make_stage(overflow="refuse", high_water=1000, low_water=200)
+    _, handler = stage.guest()
+    with handler.ws.next_writer() as writer:
+        writer.write(b"x" * 20_000)
+        for _ in range(63):
+            handler.ws.write_string("")
+        with pytest.raises(QueueFullError):
+            handler.ws.write_string("")
 
 
 @pytest.mark.slow

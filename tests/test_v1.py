@@ -315,6 +315,31 @@ def test_history_is_no_more_than_may_wait(make_stage: MakeStage) -> None:
     assert client.pending() == []
 
 
+@pytest.mark.parametrize("size", [0, 30, 60, 90])
+def test_all_of_a_history_that_is_told_goes_out(make_stage: MakeStage, size: int) -> None:
+    """Room is counted with frames, and with the answer."""
+    stage = make_stage(keep=lambda topic: 600)
+    client = Client(stage)
+    for _ in range(600):
+        stage.server.publish("a", "x" * size)
+    stage.run_for(1)
+    ws = next(iter(stage.server.connections))
+    ws.context.high_water = ws.context.mark = 30_000
+    ws.write_binary(bytes(65536))  # the kernel takes no more
+    stage.run_for(1)
+    assert ws.stream.blocked
+    client.tell(type="subscribe", topic="a", history=600)
+    stage.run_for(1)
+    assert ws.close_code is None
+    assert client.guest.read().payload == bytes(65536)
+    first = client.next()
+    told: list[int] = []
+    while messages := client.pending():
+        told += [message["offset"] for message in messages]
+    assert told == list(range(first["offset"] + 1, 601))
+    assert 80 < len(told) < 600
+
+
 @pytest.mark.parametrize("history", [0, -1, 1.5, "5", True, [5]])
 def test_history_that_cannot_be(make_stage: MakeStage, history: Any) -> None:
     client = Client(make_stage())

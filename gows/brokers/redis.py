@@ -47,6 +47,7 @@ from gows.errors import BrokerError, QueueFullError
 from gows.history import Keep
 from gows.options import check_seconds
 from gows.patterns import is_pattern
+from gows.reactor.waits import never_wait
 from gows.topics import Position, Publication, Since
 from gows.websocket import WebSocket
 
@@ -391,7 +392,8 @@ class RedisBroker(Broker):
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._run())
+            with never_wait():  # "done" callbacks are user code, and may write
+                asyncio.run(self._run())
         except Exception:
             logger.exception("the Redis broker has ended; topics do not go on in this process")
         finally:

@@ -167,13 +167,14 @@ class BlockingWebSocket(WebSocket):
         key: Hashable = None,
         deferred: int = 0,
         expires: float = math.inf,
+        wait: bool = True,
     ) -> bool:
         """Under stream.lock, with the queue over the high-water mark: wait until there is room instead of applying a
         policy. Nobody tells when the message ends that `deferred` ones wait for, so for those there is the policy."""
         stream = self.stream
         stream.flush_locked()
-        if deferred or self.context.loop.in_loop():
-            return super().make_room(opcode, data, compress, key, deferred, expires)
+        if deferred or not wait or not self.may_wait():
+            return super().make_room(opcode, data, compress, key, deferred, expires, wait=False)
         while stream.queued > self.context.high_water and not stream.closed:
             stream.owe_drained()  # all may go out in the next send, which by itself tells nobody
             stream.lock.release()

@@ -10,4 +10,4 @@ from __future__ import annotations
 import threading
 
 Lock = threading.RLock
-"""Lock(): acquire(), release(), and `with`."""
+"""Lock(): acquire(), release(), `with`, and `_is_owned()`: whether the caller's thread has it."""

@@ -43,6 +43,7 @@ from gows.reactor.sockets import SocketLayer
 from gows.reactor.stream import GONE, Stream
 from gows.reactor.timers import NEVER, TICKS_PER_SECOND, Timer, TimingWheel
 from gows.reactor.tls import TLSStream
+from gows.reactor.waits import never_wait, thread_may_wait
 from gows.reactor.workers import InlinePool, WorkerPool
 
 logger = logging.getLogger("gows")
@@ -81,6 +82,7 @@ class Loop:
         "_closed",
         "_connectors",
         "_finished",
+        "_guards",
         "_jobs",
         "_listeners",
         "_lock_number",
@@ -145,6 +147,10 @@ class Loop:
         self._connectors: dict[Stream, Connector] = {}
         self._locks = [Lock() for _ in range(LOCKS)]  # re-entrant: a finalizer may write within a write
         self._lock_number = 0
+        self._guards: list[Callable[[], bool]] = [
+            lock._is_owned  # type: ignore[attr-defined]  # what `threading.Condition` calls
+            for lock in self._locks
+        ]
         self.wakeup = self.sockets.make_wakeup()
         self.place(self.wakeup.fd, self.wakeup)
         self.poller.register(self.wakeup.fd, READ)
@@ -246,6 +252,17 @@ class Loop:
         """Whether the caller is in the loop's thread."""
         return threading.get_ident() == self._thread_id
 
+    def guard(self, held: Callable[[], bool]) -> None:
+        """Have `may_wait` forbid it also to a thread in which `held()` is true: it has a lock that others need."""
+        self._guards.append(held)
+
+    def may_wait(self) -> bool:
+        """Return whether the caller's thread may wait for a peer. It may not if it runs a loop, if it said so
+        (`never_wait`), or if it has a lock that others need, as in a finaliser that runs within a write."""
+        if self.in_loop() or not thread_may_wait():
+            return False
+        return not any(held() for loop in live_loops() for held in loop._guards)
+
     def _begin(self) -> None:
         if self._refusing:
             raise LoopClosedError("the loop was closed")
@@ -259,8 +276,9 @@ class Loop:
         # The kernel may give a signal to any thread, and that does not end this one's sleep; its handler runs here.
         longest = SIGNAL_INTERVAL if threading.current_thread() is threading.main_thread() else None
         try:
-            while not self._stopping:
-                self._turn(longest)
+            with never_wait():
+                while not self._stopping:
+                    self._turn(longest)
         finally:
             self._thread_id = None
             self._finished.set()

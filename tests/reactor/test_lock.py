@@ -28,6 +28,22 @@ def test_its_owner_may_acquire_it_again(module: ModuleType) -> None:
         lock.release()
 
 
+def test_it_knows_whose_it_is(module: ModuleType) -> None:
+    lock = module.Lock()
+    assert not lock._is_owned()
+    with lock:
+        assert lock._is_owned()
+        found: list[bool] = []
+        thread = threading.Thread(target=lambda: found.append(lock._is_owned()))
+        thread.start()
+        thread.join(10)
+        assert found == [False]
+        with lock:
+            pass
+        assert lock._is_owned()
+    assert not lock._is_owned()
+
+
 def test_it_keeps_another_thread_out_until_the_last_release(module: ModuleType) -> None:
     lock = module.Lock()
     done: list[str] = []
