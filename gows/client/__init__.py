@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Literal, overload
 
 from gows.client.blocking import BlockingWebSocket
 from gows.client.exit import flush_at_exit
 from gows.client.opening import Opening, refuse_in_loop
-from gows.client.plan import Plan, make_plan
+from gows.client.plan import HeaderRule, Plan, Url, changes, make_plan
 from gows.client.reconnect import Reconnect, ReconnectingClient
 from gows.errors import ConnectTimeoutError, GowsError, LoopClosedError
 from gows.handler import Handler, check_handler
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection
-from gows.protocol.headers import HeaderSource
 from gows.reactor.loop import Loop
 from gows.reactor.shared import shared_loop
 from gows.reactor.stream import Stream
@@ -32,12 +32,12 @@ _GRACE = 1.0
 
 @overload
 def connect(
-    url: str,
+    url: Url,
     handler: None = None,
     *,
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
-    headers: HeaderSource | None = None,
+    headers: HeaderRule | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -46,12 +46,12 @@ def connect(
 ) -> BlockingWebSocket: ...
 @overload
 def connect(
-    url: str,
+    url: Url,
     handler: Handler,
     *,
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
-    headers: HeaderSource | None = None,
+    headers: HeaderRule | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -62,12 +62,12 @@ def connect(
 ) -> WebSocket: ...
 @overload
 def connect(
-    url: str,
+    url: Url,
     handler: Handler,
     *,
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
-    headers: HeaderSource | None = None,
+    headers: HeaderRule | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -78,12 +78,12 @@ def connect(
 ) -> None: ...
 @overload
 def connect(
-    url: str,
+    url: Url,
     handler: Handler,
     *,
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
-    headers: HeaderSource | None = None,
+    headers: HeaderRule | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -95,12 +95,12 @@ def connect(
 
 
 def connect(
-    url: str,
+    url: Url,
     handler: Handler | None = None,
     *,
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
-    headers: HeaderSource | None = None,
+    headers: HeaderRule | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -121,7 +121,9 @@ def connect(
     `url`: ws:// or wss://, with `user:password@` sent as Basic authorization, or `ws+unix:///path/of/socket:/target`
     (wss+unix) for a Unix-domain socket. `options`: the engine's settings, the server's names with the roles of client
     and server as in RFC 7692; `compression` overrides `options.compression`, `subprotocols` its subprotocols.
-    `headers`, `origin`: sent with the request. `ssl_context`: for wss, by default one that verifies against the
+    `headers`, `origin`: sent with the request. `url` and `headers` may be functions that return them, for tokens that
+    expire: with `reconnect` they are called again for each attempt, on a worker (and a mapping of headers is read
+    again); one that raises is a failed attempt. `ssl_context`: for wss, by default one that verifies against the
     system's authorities. `timeout`: seconds for everything from the name lookup to the answered handshake. `loop`: a
     running loop; by default the process-wide one.
 
@@ -143,7 +145,8 @@ def connect(
     loop = loop or shared_loop()
     if wait:
         refuse_in_loop(loop, "connect() without wait=False")
-    plan = make_plan(
+    make = partial(
+        make_plan,
         url,
         loop,
         options=options,
@@ -154,11 +157,13 @@ def connect(
         ssl_context=ssl_context,
         timeout=timeout,
     )
+    plan = make()
     flush_at_exit(loop)
     if handler is None:
         return _open(plan, Handler(), BlockingWebSocket)
     if reconnect:
-        client = ReconnectingClient(plan, handler, reconnect if isinstance(reconnect, Reconnect) else Reconnect())
+        policy = reconnect if isinstance(reconnect, Reconnect) else Reconnect()
+        client = ReconnectingClient(plan, handler, policy, make if changes(url, headers) else None)
         try:
             if wait:
                 _open(plan, handler, client.make)

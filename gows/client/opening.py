@@ -253,6 +253,8 @@ class Opening(Observer):
     def report(self, error: GowsError) -> None:
         """Tell the handler of the failure with `on_close`, as of a connection that ended before it opened. Loop
         thread."""
+        if not hasattr(self, "_stream"):  # it was never begun
+            self._stream = Stream(self._plan.context.loop, None, self)
         ws = self._websocket()
         ws.connection.receive_eof()
         ws.connection.close_reason = str(error)

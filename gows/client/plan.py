@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from gows.client.url import WebSocketUrl, parse_url
-from gows.options import AcceptOptions, check_seconds, default_options
+from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
 from gows.protocol.connection import Role
 from gows.protocol.deflate import DeflateOptions, make_offer
 from gows.protocol.handshake import check_headers, new_key, request_bytes
@@ -45,19 +45,35 @@ class Plan:
         )
 
 
+Url = str | Callable[[], str]
+HeaderRule = HeaderSource | Callable[[], HeaderSource]
+
+
+def changes(url: Url, headers: HeaderRule | None) -> bool:
+    """Whether the next attempt may have another URL, or other headers."""
+    return callable(url) or callable(headers) or isinstance(headers, Mapping)
+
+
 def make_plan(
-    url: str,
+    url: Url,
     loop: Loop,
     *,
     options: AcceptOptions | None,
     subprotocols: Sequence[str],
-    headers: HeaderSource | None,
+    headers: HeaderRule | None,
     origin: str | None,
     compression: bool | None,
     ssl_context: ssl.SSLContext | None,
     timeout: float,
 ) -> Plan:
     """Check the arguments of `connect` (see there). Raises ValueError, TypeError, InvalidHeaderError."""
+    for name, rule in (("url", url), ("headers", headers)):
+        if callable(rule):
+            check_plain_function(name, rule)
+    if callable(url):
+        url = url()
+    if callable(headers):
+        headers = headers()
     where = parse_url(url)
     options = options or default_options()
     if isinstance(subprotocols, str):

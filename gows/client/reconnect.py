@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,17 +39,26 @@ randomized."""
 MAX_RETRY_AFTER = 3600.0
 """Seconds; a Retry-After beyond an hour counts as an hour."""
 
+NEVER_OPENED = -1
+
 _TEMPORARY = frozenset({408, 425, 429})
+_FINAL_CODES = frozenset({CloseCode.POLICY_VIOLATION, *(4000 + status for status in range(400, 500))}) - frozenset(
+    4000 + status for status in _TEMPORARY
+)
 
 
 def is_temporary(error: GowsError) -> bool:
     """Whether trying again may help. The default of `Reconnect.retry_if`.
 
     Yes: the connection was lost or closed by the server, the server could not be reached, or it refused with 408, 425,
-    429 or 5xx. No: any other refusal (401, 403, 404, a redirect), and an answer that is not a valid 101.
+    429 or 5xx. No: any other refusal (401, 403, 404, a redirect), an answer that is not a valid 101, and the close
+    codes that say the same of a connection that was up: 1008, and 4400 to 4499 (4401: not authorized, and so on), but
+    4408, 4425 and 4429.
     """
     if isinstance(error, HandshakeError):
         return error.status >= 500 or error.status in _TEMPORARY
+    if isinstance(error, ConnectionClosedError) and error.code in _FINAL_CODES:
+        return False
     return isinstance(error, (ConnectError, ConnectionClosedError))
 
 
@@ -125,11 +135,13 @@ class ReconnectingClient:
     """
 
     # Exactly one of these holds, and its end starts the next step: `_opening` (an attempt runs), `_ws` (a connection
-    # is up), `_timer` (waiting), or a decision is being made on a worker (`run`), or `_over` is set.
+    # is up), `_timer` (waiting), a worker makes a decision or a new plan (`_Decision`, `_Preparation`), or `_over` is
+    # set.
 
     __slots__ = (
+        "__weakref__",
         "_failures",
-        "_first",
+        "_fresh",
         "_handler",
         "_lock",
         "_opened_at",
@@ -139,22 +151,29 @@ class ReconnectingClient:
         "_policy",
         "_stopping",
         "_timer",
+        "_when_over",
         "_ws",
         "error",
     )
 
-    def __init__(self, plan: Plan, handler: Handler, policy: Reconnect) -> None:
+    def __init__(
+        self, plan: Plan, handler: Handler, policy: Reconnect, fresh: Callable[[], Plan] | None = None
+    ) -> None:
+        """`fresh`: makes the plan of each attempt but the first; the user's code, so for a worker."""
         self._plan = plan
+        self._fresh = fresh
         self._handler = handler
         self._policy = policy
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._stopping = False
         self._failures = 0
-        self._opened_at = 0
+        self._opened_at = NEVER_OPENED
         self._opening: Opening | None = None
         self._ws: _ClientWebSocket | None = None
         self._timer: Timer | None = None
+        self._when_over: Callable[[], object] | None = None
+        _remember(self)
         self.error: GowsError | None = None
         """What failed last: an attempt, or the connection (ConnectionClosedError). None before anything did. The end
         that the user asked for is no failure."""
@@ -174,6 +193,11 @@ class ReconnectingClient:
         """Whether a connection is up."""
         ws = self._ws
         return ws is not None and not ws.closed
+
+    @property
+    def place(self) -> str:
+        """Where it connects to."""
+        return str(self._plan.url.address)
 
     @property
     def loop(self) -> Loop:
@@ -221,9 +245,45 @@ class ReconnectingClient:
     def _attempt(self) -> None:
         with self._lock:
             self._timer = None
-            if not self._stopping:
-                self._opening = Opening(self._plan, self._handler, self._failed, make=self.make)
-                self._opening.start()
+            if self._stopping:
+                return
+            if self._fresh is None or (self._opened_at == NEVER_OPENED and self.error is None):
+                self._open()
+            else:
+                self.loop.pool.submit(_Preparation(self))
+
+    def _open(self) -> None:
+        """Lock held."""
+        self._opening = Opening(self._plan, self._handler, self._failed, make=self.make)
+        self._opening.start()
+
+    def prepare(self) -> None:
+        """Make the plan of the next attempt, and begin it. Worker."""
+        assert self._fresh is not None
+        error: GowsError | None = None
+        try:
+            plan = self._fresh()
+        except GowsError as failure:
+            error = failure
+        except Exception as failure:
+            logger.exception("there is no URL, or there are no headers, for the next attempt")
+            error = ConnectError(f"no URL or headers for the next attempt: {failure!r}")
+            error.__cause__ = failure
+        if error is not None:
+            with self._lock:
+                self._failures += 1
+            self.decide(error, Opening(self._plan, self._handler, self._failed, make=self.make))
+            return
+        with self._lock:
+            over = self._stopping
+            if not over:
+                self._plan = plan
+                try:
+                    self._open()
+                except LoopClosedError:
+                    over = True
+        if over:
+            self._end()
 
     def make(
         self, stream: Stream, connection: Connection, context: SessionContext, subprotocol: str | None
@@ -257,27 +317,29 @@ class ReconnectingClient:
     def decide(self, error: GowsError, opening: Opening | None) -> None:
         """Try again, and when? `opening`: the attempt that failed; None when a connection ended. Worker."""
         again = not self._stopping and self._may_retry(error)
+        delay = self._policy.delay(self._failures, error)
         loop = self._plan.context.loop
         with self._lock:
-            if self._stopping:
-                self._over.set()
-                return
-            self.error = error
-            if again:
-                delay = self._policy.delay(self._failures, error)
+            over = stopped = self._stopping
+            if not stopped:
+                self.error = error
                 try:
-                    self._timer = loop.call_later(delay, self._attempt)
+                    if again:
+                        self._timer = loop.call_later(delay, self._attempt)
+                    else:
+                        self._stopping = True
+                        if opening is None:
+                            over = True
+                        else:  # a connection that ends before it opened: `make`, `on_close`, `ended`
+                            loop.call_soon(opening.report, error)
                 except LoopClosedError:
-                    self._over.set()
-                    return
-                logger.info("%s; connecting again in %.1f s", error, delay)
-            else:
-                logger.warning("%s; not connecting again", error)
-                self._stopping = True
-                if opening is None:
-                    self._over.set()
-                else:  # a connection that ends before it opened: `make`, `on_close`, `ended`
-                    loop.call_soon(opening.report, error)
+                    over = True
+        if not stopped and again and not over:  # without the lock: a logging handler is the user's code
+            logger.info("%s; connecting again in %.1f s", error, delay)
+        elif not stopped:
+            logger.warning("%s; not connecting again", error)
+        if over:
+            self._end()
 
     def _may_retry(self, error: GowsError) -> bool:
         policy = self._policy
@@ -294,12 +356,65 @@ class ReconnectingClient:
         with self._lock:
             self._stopping = True
             timer, self._timer = self._timer, None
+            ws = self._ws
             if timer is not None:
                 timer.cancel()
-                self._over.set()
             elif self._opening is not None:
                 self._opening.cancel()
-            return self._ws
+        if timer is not None:
+            self._end()
+        return ws
+
+    def when_over(self, fn: Callable[[], object]) -> None:
+        """Have `fn()` called when it is over, just before `wait` returns; at once if it is. Any thread."""
+        with self._lock:
+            over = self._over.is_set()
+            if not over:
+                self._when_over = fn
+        if over:
+            fn()
+
+    def _end(self) -> None:
+        """It is over."""
+        with self._lock:
+            fn, self._when_over = self._when_over, None
+            if fn is None:
+                self._over.set()
+        if fn is not None:
+            try:
+                fn()
+            finally:
+                self._over.set()
+
+
+def _remember(client: ReconnectingClient) -> None:
+    """Have a client end with its loop: its timers never fire then."""
+    with _registering:
+        loop = client.loop
+        clients = loop.shared.get(ReconnectingClient)
+        if clients is None:
+            clients = loop.shared[ReconnectingClient] = weakref.WeakSet()
+            loop.on_close.append(lambda: [client.halt() for client in list(clients)])
+        clients.add(client)
+
+
+_registering = threading.Lock()
+
+
+class _Preparation:
+    """The task of making the plan of the next attempt."""
+
+    __slots__ = ("client",)
+
+    def __init__(self, client: ReconnectingClient) -> None:
+        self.client = client
+
+    def run(self) -> None:
+        """Worker."""
+        self.client.prepare()
+
+    def stalled(self) -> None:
+        """Nothing waits for it."""
 
 
 class _Decision:

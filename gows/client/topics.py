@@ -6,8 +6,10 @@ import base64
 import itertools
 import json
 import logging
+import random
 import threading
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -15,11 +17,14 @@ from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.client import Reconnect, connect
+from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
+from gows.client.plan import Url
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
-from gows.errors import ConnectError, GowsError, TopicError, UsageError
+from gows.errors import ConnectError, GowsError, QueueFullError, TopicError, UsageError
 from gows.handler import Handler
 from gows.options import check_plain_function
+from gows.reactor.loop import Loop
 from gows.reactor.workers import stepping_aside
 from gows.websocket import WebSocket
 
@@ -29,6 +34,14 @@ BEGIN_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 """Leaving the `with` block ends when no answer came for so long."""
 
+MAX_HEARD = 4096
+"""Topics heard by patterns of which the last position is remembered."""
+TEMPORARY = frozenset({"unavailable", "too_slow"})
+"""Codes after which a subscription that stood is asked for again."""
+ASK_AGAIN = (1.0, 5.0)
+"""Seconds until then; a random time between the two."""
+
+Then = Callable[["dict[str, Any] | None", "TopicError | None"], object]
 Callback = Callable[[Any, str], object]
 """Of the data and the topic of a message: what JSON carries, or bytes."""
 Present = Callable[[dict[str, Any]], object]
@@ -63,7 +76,7 @@ class Answer(Future[Any]):
 class TopicSubscription:
     """One of a TopicClient's, as `subscribe` returns it."""
 
-    __slots__ = ("_client", "callback", "history", "lost", "pattern", "present", "ready")
+    __slots__ = ("_client", "callback", "history", "lost", "pattern", "present", "ready", "refused")
 
     def __init__(
         self,
@@ -73,6 +86,7 @@ class TopicSubscription:
         lost: Callable[[str], object] | None,
         present: Present | None,
         history: int | None,
+        refused: Callable[[TopicError], object] | None,
     ) -> None:
         self._client = client
         self.pattern = pattern
@@ -80,8 +94,10 @@ class TopicSubscription:
         self.lost = lost
         self.present = present
         self.history = history
+        self.refused = refused
         self.ready: Future[None] = Answer(client)
-        """Done once the server has answered; its exception is a TopicError when the server refuses."""
+        """Done once the server has answered; its exception is a TopicError when the server refuses, and when the client
+        ends before that (`closed`)."""
 
     def end(self) -> None:
         """Hear no more. Any thread; idempotent."""
@@ -97,26 +113,34 @@ class TopicClient:
     loop, one after the other; what they raise is logged. Methods may be called from any thread.
     """
 
-    def __init__(self, url: str, *, reconnect: Reconnect | None = None, **settings: Any) -> None:
+    # The lock guards all that follows it, and nothing waits while it is held: requests are put in `_outbox` in their
+    # order, and written without it, by one thread at a time.
+
+    def __init__(self, url: Url, *, reconnect: Reconnect | None = None, **settings: Any) -> None:
         """Connects; the first attempt must succeed. `settings`: as for `gows.connect`. Raises as that, and ConnectError
         when the server does not speak gows.v1."""
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # a finalizer may publish while its own thread holds it
         self._numbers = itertools.count(1)
         self._ws: WebSocket | None = None
-        self._asked: dict[int, Future[dict[str, Any]]] = {}
-        self._subscriptions: dict[str, list[TopicSubscription]] = {}
-        self._positions: dict[str, tuple[str, int]] = {}  # by topic: what was heard last
+        self._asked: dict[int, tuple[Then, Answer | None]] = {}
+        self._outbox: deque[tuple[WebSocket, int, str]] = deque()
+        self._writing = False
+        self._cursors: dict[str, list[Cursor]] = {}  # by what is subscribed to
+        self._heard: OrderedDict[str, Position] = OrderedDict()  # by topic: the last position heard by a pattern
         self._rooms: dict[str, dict[str, Any]] = {}  # by topic: who is there, for those who want to know
+        self._over: TopicError | None = None  # connects no more
+        self._closed = False
         self._speaks = True
         self._begun = threading.Event()
         self._client = connect(
             url, _Receiver(self), subprotocols=[TOPIC_SUBPROTOCOL], reconnect=reconnect or Reconnect(), **settings
         )
+        self._client.when_over(self._ended)
         try:
             with stepping_aside():
                 self._begun.wait(BEGIN_SECONDS)  # for the first callback: a worker's, and all may be busy
             if not self._speaks:
-                raise ConnectError(f"{url} does not speak {TOPIC_SUBPROTOCOL}")
+                raise ConnectError(f"{self._client.place} does not speak {TOPIC_SUBPROTOCOL}")
         except BaseException:  # KeyboardInterrupt too: nobody could close it any more
             self.close()
             raise
@@ -126,6 +150,16 @@ class TopicClient:
         """Whether a connection is up."""
         return self._client.connected
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it is over: closed, or given up (`Reconnect.retry_if`, `attempts`)."""
+        return self._client.stopped
+
+    @property
+    def error(self) -> GowsError | None:
+        """What failed last, as of a ReconnectingClient."""
+        return self._client.error
+
     def subscribe(
         self,
         pattern: str,
@@ -134,24 +168,34 @@ class TopicClient:
         *,
         present: Present | None = None,
         history: int | None = None,
+        refused: Callable[[TopicError], object] | None = None,
     ) -> TopicSubscription:
         """Have `callback(data, topic)` called for what is published to a topic, or to those a pattern stands for.
         Returns at once. `history`: how many of the messages that the server keeps come first. `lost(topic)`: messages
         may have been missed, by us or by the server. `present(members)`: who is in the topic, now and whenever that
-        changes."""
-        for name, function in (("callback", callback), ("lost", lost), ("present", present)):
+        changes. `refused(error)`: a subscription that stood is over, since the server refused it when the client came
+        back (`error.code`, `not_allowed` for instance), or since the client gave up (`closed`)."""
+        for name, function in (("callback", callback), ("lost", lost), ("present", present), ("refused", refused)):
             if function is not None:
                 check_plain_function(name, function)
-        subscription = TopicSubscription(self, pattern, callback, lost, present, history)
+        subscription = TopicSubscription(self, pattern, callback, lost, present, history, refused)
+        ready = False
         with self._lock:
-            others = self._subscriptions.setdefault(pattern, [])
-            others.append(subscription)
-            if len(others) > 1:
-                subscription.ready = others[0].ready
-                if present is not None and others[0].ready.done():
-                    self._count(pattern)
-            elif self._ws is not None:
-                self._request(pattern)
+            over = self._over
+            if over is None:
+                cursors = self._cursors.setdefault(pattern, [])
+                if cursors and (history is None or cursors[0].is_pattern):
+                    cursors[0].subscriptions.append(subscription)
+                    ready = cursors[0].began
+                    if ready and present is not None:
+                        self._count(pattern)
+                else:
+                    cursor = Cursor(pattern, subscription)
+                    cursors.append(cursor)
+                    self._request(cursor)
+        if over is not None or ready:
+            _settle(subscription.ready, over)
+        self._write()
         return subscription
 
     def publish(self, topic: str, data: Any, *, key: str | None = None, ttl: float | None = None) -> Future[None]:
@@ -163,17 +207,20 @@ class TopicClient:
             request["key"] = key
         if ttl is not None:
             request["ttl"] = ttl
-        done: Future[None] = Answer(self)
+        to_text(request)  # raises for what cannot be sent
+        done = Answer(self)
         with self._lock:
-            answer = self._ask(request)
-        answer.add_done_callback(lambda answer: _settle(done, answer.exception()))
+            asked = self._over is None and self._ask(request, lambda _, error: _settle(done, error), done)
+        if not asked:
+            _settle(done, self._over or TopicError("closed", "there is no connection"))
+        self._write()
         return done
 
     def close(self) -> None:
         """Unsubscribe from all, and connect no more. Returns at once; idempotent."""
-        with self._lock:
-            self._subscriptions.clear()
+        self._closed = True
         self._client.stop()
+        self._end(TopicError("closed", "the client is closed"), waiting=False)
 
     def refuse_waiting(self, what: str) -> None:
         """Raise UsageError when a caller is about to wait for an answer where that would keep the answer away."""
@@ -200,7 +247,9 @@ class TopicClient:
 
     def _wait_for_answers(self) -> None:
         with self._lock:
-            asked = set(self._asked.values())
+            asked: set[Future[Any]] = {
+                answer for _, answer in self._asked.values() if answer is not None and not answer.cancelled()
+            }
         with stepping_aside():
             while asked:
                 done, asked = wait(asked, ANSWER_SECONDS, FIRST_COMPLETED)
@@ -210,49 +259,107 @@ class TopicClient:
     def end(self, subscription: TopicSubscription) -> None:
         """`subscription.end()`."""
         pattern = subscription.pattern
+        waited = False
         with self._lock:
-            others = self._subscriptions.get(pattern, [])
-            if subscription in others:
-                others.remove(subscription)
-                if not others:
-                    del self._subscriptions[pattern]
-                    self._positions.pop(pattern, None)
-                    self._rooms.pop(pattern, None)
-                    if self._ws is not None:
-                        self._ask({"type": "unsubscribe", "topic": pattern})
+            cursors = self._cursors.get(pattern, [])
+            for cursor in list(cursors):
+                if subscription in cursor.subscriptions:
+                    cursor.subscriptions.remove(subscription)
+                    waited = not cursor.began
+                    if not cursor.subscriptions:
+                        cursors.remove(cursor)
+            if pattern in self._cursors and not cursors:
+                self._forget(pattern)
+                self._ask({"type": "unsubscribe", "topic": pattern}, nothing)
+        if waited:
+            _settle(subscription.ready, TopicError("closed", "the subscription was ended"))
+        self._write()
 
     # ------------------------------------------------------------------ lock held
 
-    def _ask(self, request: dict[str, Any]) -> Future[dict[str, Any]]:
-        answer: Future[dict[str, Any]] = Future()
-        number = next(self._numbers)
+    def _ask(self, request: dict[str, Any], then: Then, answer: Answer | None = None) -> bool:
+        """Put a request in the outbox; `then` is called with what is answered. False: there is no connection."""
         if self._ws is None:
-            answer.set_exception(TopicError("closed", "there is no connection"))
-            return answer
-        self._asked[number] = answer
-        try:
-            self._ws.write_json({**request, "id": number})
-        except (GowsError, TypeError, ValueError) as error:
-            del self._asked[number]
-            if not isinstance(error, GowsError):
-                raise
-            answer.set_exception(TopicError("closed", str(error)))
-        return answer
+            return False
+        number = next(self._numbers)
+        self._asked[number] = then, answer
+        self._outbox.append((self._ws, number, to_text({**request, "id": number})))
+        return True
 
-    def _request(self, pattern: str) -> None:
+    def _request(self, cursor: Cursor) -> None:
         """Ask for a subscription, from the position on that was heard last."""
-        request: dict[str, Any] = {"type": "subscribe", "topic": pattern}
-        position = self._positions.get(pattern)
-        if position is not None:
-            request["epoch"], request["offset"] = position
-        history = self._subscriptions[pattern][0].history
-        if history is not None:  # after a loss, too: what comes then is newer than all that was heard
-            request["history"] = history
-        self._ask(request).add_done_callback(lambda answer: self._subscribed(pattern, answer))
+        request: dict[str, Any] = {"type": "subscribe", "topic": cursor.name}
+        if cursor.position is not None:
+            request["epoch"], request["offset"] = cursor.position
+        histories = [subscription.history for subscription in cursor.subscriptions if subscription.history is not None]
+        if histories:  # after a loss, too: what comes then is newer than all that was heard
+            request["history"] = max(histories)
+        cursor.asking = self._ask(request, lambda message, error: self._subscribed(cursor, message, error))
 
     def _count(self, topic: str) -> None:
         """Ask who is in a topic; from then on joins and leaves keep it right."""
-        self._ask({"type": "presence", "topic": topic}).add_done_callback(lambda answer: self._counted(topic, answer))
+        self._ask({"type": "presence", "topic": topic}, lambda message, error: self._counted(topic, message))
+
+    def _forget(self, pattern: str) -> None:
+        self._cursors.pop(pattern, None)
+        self._rooms.pop(pattern, None)
+        if not any(cursors[0].is_pattern for cursors in self._cursors.values()):
+            self._heard.clear()
+
+    def _wanting(self, topic: str) -> list[Cursor]:
+        """The patterns that stand for a topic."""
+        words = topic.split(".")
+        return [
+            cursors[0]
+            for cursors in list(self._cursors.values())
+            if cursors[0].is_pattern and _stands_for(cursors[0].words, words)
+        ]
+
+    def _join(self, topic: str) -> None:
+        """Let those that have come to the same place go on together."""
+        cursors = self._cursors[topic]
+        first = cursors[0]
+        for cursor in cursors[1:]:
+            if first.joins(cursor):
+                first.subscriptions += cursor.subscriptions
+                cursors.remove(cursor)
+
+    # ------------------------------------------------------------------ writing
+
+    def _write(self) -> None:
+        """Write what is in the outbox. Without the lock: the policy "block" may wait for the server. In the loop's own
+        thread a worker does it."""
+        with self._lock:
+            if self._writing or not self._outbox:
+                return
+            self._writing = True
+            loop: Loop = self._outbox[0][0].context.loop
+        if loop.in_loop() and not loop.pool.inline:
+            loop.pool.submit(_Task(self, self._write_all))
+        else:
+            self._write_all()
+
+    def _write_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._outbox:
+                    self._writing = False
+                    return
+                ws, number, text = self._outbox.popleft()
+            try:
+                ws.write_string(text)
+            except GowsError as error:
+                code = "too_slow" if isinstance(error, QueueFullError) else "closed"
+                self._answer(number, None, TopicError(code, str(error)))
+            except BaseException:
+                with self._lock:
+                    self._writing = False
+                raise
+
+    def _answer(self, number: object, message: dict[str, Any] | None, error: TopicError | None) -> None:
+        with self._lock:
+            then, _ = self._asked.pop(number, (nothing, None)) if isinstance(number, int) else (nothing, None)
+        then(message, error)
 
     # ------------------------------------------------------------------ callbacks of the connection
 
@@ -261,50 +368,126 @@ class TopicClient:
         self._speaks = ws.subprotocol == TOPIC_SUBPROTOCOL
         if self._speaks:
             with self._lock:
-                self._ws = ws
-                for pattern in self._subscriptions:
-                    self._request(pattern)
+                self._ws = None if self._over else ws
+                for cursor in list(itertools.chain.from_iterable(self._cursors.values())):
+                    self._request(cursor)
+            self._write()
         self._begun.set()
 
     def lost(self) -> None:
         """It is down."""
         with self._lock:
             self._ws = None
+            self._rooms.clear()
+        self._answer_all(TopicError("closed", "the connection was lost"))
+
+    def _answer_all(self, error: TopicError) -> None:
+        with self._lock:
             asked, self._asked = self._asked, {}
-        for answer in asked.values():
-            answer.set_exception(TopicError("closed", "the connection was lost"))
+            self._outbox.clear()
+        for then, _ in asked.values():
+            then(None, error)
+
+    def _ended(self) -> None:
+        """The client connects no more. Any thread."""
+        reason = "the client is closed" if self._closed else f"the client gave up: {self._client.error}"
+        self._end(TopicError("closed", reason), waiting=True)
+
+    def _end(self, error: TopicError, *, waiting: bool) -> None:
+        """Nothing is subscribed to any more. `waiting`: nor will anything be answered."""
+        with self._lock:
+            self._over = self._over or error
+            cursors, self._cursors = self._cursors, {}
+        if waiting:
+            with self._lock:
+                self._ws = None
+            self._answer_all(error)
+        for cursor in itertools.chain.from_iterable(cursors.values()):
+            self._tell_refused(cursor, error)
+        self._begun.set()
 
     def heard(self, message: dict[str, Any]) -> None:
         """A message of the server's."""
         kind = message["type"]
         if kind == "message":
             self._message(message)
+        elif kind == "position":
+            self._position(message)
         elif kind == "lost":
             self._lost(message)
         elif kind in ("join", "leave"):
             self._moved(message)
-        else:
-            self._answered(message)
+        elif kind == "error":
+            self._answer(message.get("id"), None, TopicError(message["code"], message["reason"]))
+        else:  # an answer, or what newer servers say unasked
+            self._answer(message.get("id"), message, None)
+        self._write()
 
     def _message(self, message: dict[str, Any]) -> None:
-        topic = message["topic"]
+        topic, position = message["topic"], _position(message)
         with self._lock:
-            last = self._positions.get(topic)
-            again = last is not None and last[0] == message.get("epoch") and message["offset"] <= last[1]
-            if again and topic in self._subscriptions:
-                return
-            self._note(message)
-            wanted = self._wanted(topic)
+            cursors = self._cursors.get(topic, ())
+            wanted: list[TopicSubscription] = []
+            patterns = self._wanting(topic)
+            if patterns and self._is_news(topic, position, cursors):
+                for cursor in patterns:
+                    wanted += cursor.subscriptions
+            for cursor in cursors:
+                take = cursor.take(position)
+                if take is Take.DELIVER:
+                    wanted += cursor.subscriptions
+                elif take is Take.JUMP:
+                    self._request(cursor)
+            if len(cursors) > 1:
+                self._join(topic)
         data = base64.b64decode(message["base64"]) if "base64" in message else message["data"]
         for subscription in wanted:
             _call(subscription.callback, data, topic)
 
-    def _lost(self, message: dict[str, Any]) -> None:
-        """Some of a topic was lost on its way to the server."""
-        topic = message["topic"]
+    def _is_news(self, topic: str, position: Position | None, cursors: Sequence[Cursor]) -> bool:
+        """Whether those who subscribed to a pattern have not heard it; what is asked for by name comes to them, too.
+        Lock held."""
+        if position is None:
+            return True
+        last = self._heard.get(topic) or next((cursor.position for cursor in cursors if cursor.began), None)
+        if last is not None and last[0] == position[0] and position[1] <= last[1]:
+            return False
+        self._heard[topic] = position
+        self._heard.move_to_end(topic)
+        if len(self._heard) > MAX_HEARD:
+            self._heard.popitem(last=False)
+        return True
+
+    def _position(self, message: dict[str, Any]) -> None:
+        """Nothing is missing up to there: it was our own, or has expired."""
+        topic, position = message["topic"], _position(message)
+        if position is None:
+            return
         with self._lock:
-            self._note(message)
-            wanted = self._wanted(topic)
+            heard = self._heard.get(topic)
+            if heard is not None and heard[0] == position[0] and heard[1] < position[1]:
+                self._heard[topic] = position
+            cursors = self._cursors.get(topic, ())
+            for cursor in cursors:
+                if cursor.move(position) is Take.JUMP:
+                    self._request(cursor)
+            if len(cursors) > 1:
+                self._join(topic)
+
+    def _lost(self, message: dict[str, Any]) -> None:
+        """Some of a topic is missing. By name it is asked for; what was subscribed to by a pattern is lost."""
+        topic, position = message["topic"], _position(message)
+        with self._lock:
+            wanted = [subscription for cursor in self._wanting(topic) for subscription in cursor.subscriptions]
+            for cursor in self._cursors.get(topic, ()):
+                if not cursor.began or cursor.asking:
+                    continue
+                if cursor.position is None:
+                    wanted += cursor.subscriptions
+                elif cursor.misses(position):
+                    self._request(cursor)
+            if topic in self._rooms:  # or who joined, or left
+                self._count(topic)
         for subscription in wanted:
             if subscription.lost is not None:
                 _call(subscription.lost, topic)
@@ -320,35 +503,11 @@ class TopicClient:
                 room.pop(message["id"], None)
         self._show(topic)
 
-    def _answered(self, message: dict[str, Any]) -> None:
-        with self._lock:
-            answer = self._asked.pop(message.get("id", 0), None)
-        if answer is None:
-            return
-        if message["type"] == "error":
-            answer.set_exception(TopicError(message["code"], message["reason"]))
-        else:
-            answer.set_result(message)
-
-    def _note(self, message: dict[str, Any]) -> None:
-        """Where the topic of a message stands, if it is kept, and subscribed to by its name. Lock held."""
-        if "offset" in message and message["topic"] in self._subscriptions:
-            self._positions[message["topic"]] = message["epoch"], message["offset"]
-
-    def _wanted(self, topic: str) -> list[TopicSubscription]:
-        """Whom a topic concerns. Lock held."""
-        words = topic.split(".")
-        return [
-            subscription
-            for pattern, subscriptions in self._subscriptions.items()
-            if _stands_for(pattern.split("."), words)
-            for subscription in subscriptions
-        ]
-
-    def _counted(self, topic: str, answer: Future[dict[str, Any]]) -> None:
-        if answer.exception() is None:
+    def _counted(self, topic: str, message: dict[str, Any] | None) -> None:
+        if message is not None:
             with self._lock:
-                self._rooms[topic] = {member["id"]: member["info"] for member in answer.result()["members"]}
+                if topic in self._cursors:
+                    self._rooms[topic] = {member["id"]: member["info"] for member in message["members"]}
             self._show(topic)
 
     def _show(self, topic: str) -> None:
@@ -356,28 +515,80 @@ class TopicClient:
         with self._lock:
             room = self._rooms.get(topic)
             members = None if room is None else dict(room)
-            subscriptions = list(self._subscriptions.get(topic, ()))
+            subscriptions = [
+                subscription for cursor in self._cursors.get(topic, ()) for subscription in cursor.subscriptions
+            ]
         for subscription in subscriptions:
             if members is not None and subscription.present is not None:
                 _call(subscription.present, members)
 
-    def _subscribed(self, pattern: str, answer: Future[dict[str, Any]]) -> None:
-        error = answer.exception()
+    def _subscribed(self, cursor: Cursor, message: dict[str, Any] | None, error: TopicError | None) -> None:
+        """What became of a request for a subscription."""
+        if message is None:
+            assert error is not None
+            self._not_subscribed(cursor, error)
+            return
         with self._lock:
-            subscriptions = list(self._subscriptions.get(pattern, ()))
-            again = any(subscription.ready.done() for subscription in subscriptions)
-            if error is None and "epoch" in answer.result() and not answer.result().get("recovered"):
-                self._positions[pattern] = answer.result()["epoch"], answer.result()["offset"]
-        if isinstance(error, TopicError) and error.code == "closed":
-            return  # it is asked for again with the next connection
-        if error is None and any(subscription.present is not None for subscription in subscriptions):
-            with self._lock:
-                self._count(pattern)
+            if cursor not in self._cursors.get(cursor.name, ()):
+                return
+            again, lost = cursor.began, cursor.answered(_position(message), message.get("recovered") is True)
+            subscriptions = list(cursor.subscriptions)
+            if any(subscription.present is not None for subscription in subscriptions):
+                self._count(cursor.name)
+            self._join(cursor.name)
+        if not again:
+            for subscription in subscriptions:
+                _settle(subscription.ready, None)
         for subscription in subscriptions:
-            if not subscription.ready.done():
+            if lost and subscription.lost is not None:
+                _call(subscription.lost, cursor.name)
+
+    def _not_subscribed(self, cursor: Cursor, error: TopicError) -> None:
+        with self._lock:
+            cursor.asking = False
+            cursors = self._cursors.get(cursor.name, [])
+            if cursor not in cursors or error.code == "closed":  # it is asked for with the next connection
+                return
+            if cursor.began and error.code in TEMPORARY:
+                cursor.asking = True
+                self._client.loop.call_later(random.uniform(*ASK_AGAIN), self._ask_again, cursor, self._ws)
+                return
+            cursors.remove(cursor)
+            if not cursors:
+                self._forget(cursor.name)
+        self._tell_refused(cursor, error)
+
+    def _ask_again(self, cursor: Cursor, ws: WebSocket) -> None:
+        """The server could not then. Loop thread."""
+        with self._lock:
+            if ws is self._ws and cursor in self._cursors.get(cursor.name, ()):
+                self._request(cursor)
+        self._write()
+
+    def _tell_refused(self, cursor: Cursor, error: TopicError) -> None:
+        """Its subscriptions are over."""
+        for subscription in cursor.subscriptions:
+            if not cursor.began:
                 _settle(subscription.ready, error)
-            if again and subscription.lost is not None and (error or not answer.result().get("recovered")):
-                _call(subscription.lost, pattern)
+            elif subscription.refused is not None and not self._closed:
+                _call(subscription.refused, error)
+
+
+class _Task:
+    """A step of a TopicClient for the pool: `client` says whose callback it counts as."""
+
+    __slots__ = ("_step", "client")
+
+    def __init__(self, client: TopicClient, step: Callable[[], None]) -> None:
+        self.client = client._client
+        self._step = step
+
+    def run(self) -> None:
+        """Worker."""
+        self._step()
+
+    def stalled(self) -> None:
+        """Nothing waits for it."""
 
 
 class _Receiver(Handler):
@@ -398,11 +609,27 @@ class _Receiver(Handler):
         self._client.lost()
 
 
-def _settle(done: Future[None], error: BaseException | None) -> None:
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
+def to_text(request: dict[str, Any]) -> str:
+    """Return a request as JSON. Raises TypeError and ValueError for what cannot be written so."""
+    text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: only its escape can travel
+        text = json.dumps(request, separators=(",", ":"))
+    return text
+
+
+def nothing(message: dict[str, Any] | None, error: TopicError | None) -> None:
+    """Take an answer that nobody needs."""
+
+
+def _settle(future: Future[Any], error: BaseException | None) -> None:
+    """End a Future; not one that was cancelled. Once for each, without the lock: it calls what the user added."""
+    if future.set_running_or_notify_cancel():
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def _call(callback: Callable[..., object], *arguments: Any) -> None:
@@ -410,6 +637,11 @@ def _call(callback: Callable[..., object], *arguments: Any) -> None:
         callback(*arguments)
     except Exception:
         logger.exception("a callback of a TopicClient raised")
+
+
+def _position(message: dict[str, Any]) -> Position | None:
+    """Where a message stands, if its topic is kept."""
+    return (message["epoch"], message["offset"]) if "offset" in message else None
 
 
 def _stands_for(pattern: list[str], words: list[str]) -> bool:

@@ -95,6 +95,7 @@ class Loop:
         "buffers",
         "dirty",
         "live_streams",
+        "on_close",
         "on_end",
         "on_turn",
         "peer_names",
@@ -131,6 +132,7 @@ class Loop:
         self.streams: list[Endpoint | None] = []  # by descriptor
         self.live_streams = 0
         self.on_end: list[Callable[[Stream], object]] = []  # told of each stream that ends, its descriptor still open
+        self.on_close: list[Callable[[], object]] = []  # called when `close` begins
         self.on_turn: Callable[[float], object] | None = (
             None  # told of each turn's seconds, the wait for events not counted
         )
@@ -222,6 +224,8 @@ class Loop:
                 raise TimeoutError(f"the loop did not end its turn within {timeout:g} s")
         self._thread_id = threading.get_ident()
         self._refusing = True
+        for fn in self.on_close:
+            self._call(fn, ())
         for listener in list(self._listeners):
             listener.close()
         self._abort_all()
@@ -405,7 +409,8 @@ class Loop:
 
     def call_later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
         """Call `fn(*args)` in the loop's thread once `seconds` have gone by, up to 0.2 s late. Raises
-        LoopClosedError."""
+        LoopClosedError, also while it is being closed: it would never be called."""
+        self._check_open()
         timer = Timer(self.due(seconds), fn, args)
         if self.in_loop():
             self.wheel.add_timer(timer)

@@ -126,6 +126,11 @@ def test_retry_after_may_be_a_date(seconds: float, low: float, high: float) -> N
         (refusal(500), True),
         (refusal(503), True),
         (GowsError("another"), False),
+        (ConnectionClosedError("", 1008), False),
+        (ConnectionClosedError("", 4000), True),
+        (ConnectionClosedError("", 4401), False),
+        (ConnectionClosedError("", 4429), True),
+        (ConnectionClosedError("", 4500), True),
     ],
 )
 def test_what_is_tried_again(error: GowsError, temporary: bool) -> None:
@@ -190,10 +195,16 @@ class Town:
                 stream.abort()
 
     def connect(
-        self, handler: Handler, policy: Reconnect | None = None, options: AcceptOptions | None = None
+        self,
+        handler: Handler,
+        policy: Reconnect | None = None,
+        options: AcceptOptions | None = None,
+        *,
+        url: Any = URL,
+        headers: Any = None,
     ) -> ReconnectingClient:
         policy = policy or Reconnect()
-        return connect(URL, handler, reconnect=policy, wait=False, options=options, loop=self.clients)
+        return connect(url, handler, reconnect=policy, wait=False, options=options, headers=headers, loop=self.clients)
 
     def until(self, condition: Callable[[], object], limit: float = 60.0) -> None:
         self.world.run_until(condition, limit)
@@ -504,6 +515,131 @@ def test_waiting_in_the_loops_thread_is_refused(town: Town) -> None:
     assert "wait() waits for the loop" in refused[0]
     client.stop()
     town.until(lambda: client.stopped)
+
+
+@pytest.mark.parametrize("state", ["waiting", "connected", "connecting", "preparing"])
+def test_closing_the_loop_ends_it_in_every_state(state: str) -> None:
+    world = World(latency=0.01)
+    town = Town(world)
+    over: list[str] = []
+    handler = Recorder()
+    client = town.connect(handler, headers=list)
+    client.when_over(lambda: over.append("over"))
+    if state != "connecting":
+        town.until(lambda: client.connected)
+    if state in ("waiting", "preparing"):
+        town.stop()
+        town.until(lambda: client._timer is not None)
+    if state == "preparing":
+        client._timer.cancel()  # type: ignore[union-attr]
+        client._attempt()
+    town.clients.close()
+    assert client.wait(0)
+    assert over == ["over"]
+    client.when_over(lambda: over.append("again"))
+    assert over == ["over", "again"]
+    client.stop()
+    world.close()
+
+
+# ---------------------------------------------------------------------- another URL, other headers for each attempt
+
+
+class Doors(Town):
+    """A server that lets in who has the right token."""
+
+    token = "1"
+
+    def view(self, request: Request) -> None:
+        if (request.query.get("token") or request.headers.get("x-token")) != self.token:
+            raise HttpError(401, "expired")
+        super().view(request)
+
+
+@pytest.fixture
+def doors() -> Iterator[Doors]:
+    world = World(latency=0.01)
+    doors = Doors(world)
+    yield doors
+    world.run_for(10.0)
+    assert doors.clients.active_timers == 0
+    world.close()
+
+
+def lose(doors: Doors, client: ReconnectingClient, token: str) -> None:
+    doors.token = token
+    doors.accepted[-1].close_handshake(1001)
+    doors.until(lambda: not client.connected)
+
+
+@pytest.mark.parametrize("how", ["url", "headers", "pairs", "mapping"])
+def test_each_attempt_may_have_another_token(how: str, doors: Doors) -> None:
+    handler = Recorder()
+    mapping = {"X-Token": "1"}
+    settings: dict[str, dict[str, Any]] = {
+        "url": {"url": lambda: f"{URL}?token={doors.token}"},
+        "headers": {"headers": lambda: {"X-Token": doors.token}},
+        "pairs": {"headers": lambda: [("X-Token", doors.token)]},
+        "mapping": {"headers": mapping},
+    }
+    client = doors.connect(handler, **settings[how])
+    doors.until(lambda: client.connected)
+    for token in ("2", "3"):
+        mapping["X-Token"] = token
+        lose(doors, client, token)
+        doors.until(lambda: client.connected)
+    client.stop()
+    doors.until(lambda: client.stopped)
+    assert handler.calls.count("open") == 3
+
+
+def test_a_function_that_raises_is_a_failed_attempt(doors: Doors, caplog: pytest.LogCaptureFixture) -> None:
+    handler = Recorder()
+    errors: list[GowsError | Exception | None] = [None, ZeroDivisionError("no token"), None, HandshakeError(401, "out")]
+
+    def url() -> str:
+        error = errors.pop(0)
+        if error is not None:
+            raise error
+        return f"{URL}?token={doors.token}"
+
+    client = doors.connect(handler, url=url)
+    doors.until(lambda: client.connected)
+    lose(doors, client, "2")
+    doors.until(lambda: client.connected)
+    assert "no URL, or there are no headers" in caplog.text
+    lose(doors, client, "3")
+    doors.until(lambda: client.stopped)
+    assert isinstance(client.error, HandshakeError)
+    assert handler.calls[-1] == (1006, "401 out")
+
+
+def test_stopping_while_a_token_is_fetched(doors: Doors) -> None:
+    def url() -> str:
+        if doors.token == "2":
+            client.stop()
+        return f"{URL}?token={doors.token}"
+
+    client = doors.connect(Recorder(), url=url)
+    doors.until(lambda: client.connected)
+    lose(doors, client, "2")
+    doors.until(lambda: client.stopped)
+    assert len(doors.accepted) == 1
+
+
+def test_a_function_is_called_for_a_connection_that_does_not_come_back_too(doors: Doors) -> None:
+    handler = Recorder()
+    connect(lambda: f"{URL}?token=1", handler, wait=False, loop=doors.clients)
+    doors.until(handler.opened.is_set)
+    handler.sockets[0].close()
+
+    async def later() -> str:
+        return URL
+
+    with pytest.raises(TypeError, match="url is an `async def`"):
+        connect(later, handler, wait=False, loop=doors.clients)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="headers is an `async def`"):
+        connect(URL, handler, wait=False, headers=later, loop=doors.clients)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- the herd

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from gows import ConnectError, Handler, Reconnect, Server, TopicClient, TopicError, accept
-from gows.client.topics import _stands_for
+from gows.client import topics
+from gows.client.topics import TopicSubscription, _stands_for
 from gows.reactor import Loop
 from gows.topics import Position
 from tests.topic_server import PATTERNS, topic_server
+from tests.topic_vectors import VECTORS, Script, play, scripted_topics
 from tests.waiting import wait_until
 
 QUICK = Reconnect(initial=0.05, maximum=0.2)
@@ -203,10 +205,11 @@ def test_what_the_server_has_lost_is_told(server: Server, make_client: MakeClien
     server.publish("kept", 1)
     assert ear.take(1) == [("kept", 1)]
     with server.publishing.lock:
+        server.publishing.history.begin("kept", Position("another", 7))
         server.publishing.lost("kept", Position("another", 7))
         server.publishing.lost("fleeting", None)
     wait_until(lambda: (ear.lost, others.lost) == (["kept"], ["kept", "fleeting"]))
-    assert client._positions == {"kept": ("another", 7)}
+    assert client._cursors["kept"][0].position == ("another", 7)
 
 
 def test_while_there_is_no_connection(server: Server, make_client: MakeClient) -> None:
@@ -251,3 +254,132 @@ def test_the_end(server: Server, make_client: MakeClient) -> None:
 @pytest.mark.parametrize(("pattern", "topic", "expected"), PATTERNS)
 def test_it_knows_what_a_pattern_stands_for(pattern: str, topic: str, expected: bool) -> None:
     assert _stands_for(pattern.split("."), topic.split(".")) is expected
+
+
+# ---------------------------------------------------------------------- by a server that says what a test wants
+
+
+class Program:
+    """A program that uses a TopicClient as the steps of a vector say."""
+
+    def __init__(self, client: TopicClient) -> None:
+        self.client = client
+        self.subscriptions: dict[str, TopicSubscription] = {}
+        self._heard: dict[str, list[Any]] = {}
+
+    def subscribe(self, name: str, topic: str, settings: dict[str, Any]) -> None:
+        heard = self._heard[name] = []
+        self.subscriptions[name] = self.client.subscribe(
+            topic,
+            lambda data, topic: heard.append(data),
+            lambda topic: heard.append(f"lost {topic}"),
+            refused=lambda error: heard.append(f"refused {error.code}"),
+            **settings,
+        )
+
+    def end(self, name: str) -> None:
+        self.subscriptions[name].end()
+
+    def heard(self) -> dict[str, list[Any]]:
+        return self._heard
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TopicClient, Script]]:
+    monkeypatch.setattr(topics, "ASK_AGAIN", (0.01, 0.02))
+    with scripted_topics() as (server, script), Loop(workers=2) as loop:
+        loop.start()
+        client = TopicClient(f"ws://127.0.0.1:{server.addresses[0][1]}/live", reconnect=QUICK, loop=loop)
+        wait_until(lambda: script.ws is not None)
+        yield client, script
+        client.close()
+        assert client._client.wait(5)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_what_a_client_does_with_positions(name: str, script: tuple[TopicClient, Script]) -> None:
+    client, server = script
+    play(VECTORS[name], Program(client), server)
+
+
+def asked(script: Script, type_: str) -> dict[str, Any]:
+    request = script.requests.get(timeout=5)
+    assert request["type"] == type_
+    return request
+
+
+def test_a_future_that_was_cancelled_spoils_nothing(
+    script: tuple[TopicClient, Script], caplog: pytest.LogCaptureFixture
+) -> None:
+    client, server = script
+    cancelled = [client.publish("a", 1), client.subscribe("b", print).ready]
+    other, second = client.publish("a", 2), client.subscribe("b", print)
+    for future in cancelled:
+        assert future.cancel()
+    assert not second.ready.cancelled()
+    assert server.ws is not None
+    for type_ in ("publish", "subscribe", "publish"):
+        request = asked(server, type_)
+        server.ws.write_json({"type": type_, "id": request["id"]})
+    assert other.result(5) is None
+    assert second.ready.result(5) is None
+    lost = client.publish("a", 3), client.publish("a", 4)
+    assert lost[0].cancel()
+    server.ws.close()
+    assert isinstance(lost[1].exception(5), TopicError)
+    wait_until(lambda: client.connected)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("how", ["close", "gives up", "with"])
+def test_everything_ends_with_the_client(how: str, script: tuple[TopicClient, Script]) -> None:
+    client, server = script
+    refused: list[TopicError] = []
+    standing = client.subscribe("a", print, refused=refused.append)
+    assert server.ws is not None
+    server.ws.write_json({"type": "subscribed", "id": asked(server, "subscribe")["id"]})
+    standing.ready.result(5)
+    waiting, published = client.subscribe("b", print), client.publish("c", 1)
+    cancelled = client.subscribe("b", print)
+    assert cancelled.ready.cancel()
+    server.requests.get(timeout=5), server.requests.get(timeout=5)
+    if how == "close":
+        client.close()
+    elif how == "gives up":
+        server.ws.close_handshake(4401, "log in again")
+    else:
+        with pytest.raises(ZeroDivisionError), client:
+            raise ZeroDivisionError
+    for future in (waiting.ready, published, client.publish("c", 2), client.subscribe("d", print).ready):
+        error = future.exception(5)
+        assert isinstance(error, TopicError)
+        assert error.code == "closed"
+    wait_until(lambda: client.stopped)
+    for future in (client.publish("c", 3), client.subscribe("d", print, history=3).ready):
+        assert future.done()
+        assert isinstance(future.exception(0), TopicError)
+    assert [error.code for error in refused] == (["closed"] if how == "gives up" else [])
+    assert (client.error is not None) == (how == "gives up")
+    waiting.end()
+    standing.end()
+
+
+def test_a_subscription_that_is_ended_is_not_waited_for(script: tuple[TopicClient, Script]) -> None:
+    client, server = script
+    subscription = client.subscribe("a", print)
+    subscription.end()
+    assert isinstance(subscription.ready.exception(5), TopicError)
+    first, second = asked(server, "subscribe"), asked(server, "unsubscribe")
+    assert server.ws is not None
+    server.ws.write_json({"type": "subscribed", "id": first["id"], "topic": "a"})
+    server.ws.write_json({"type": "unsubscribed", "id": second["id"], "topic": "a"})
+    wait_until(lambda: not client._asked)
+
+
+def test_what_cannot_be_written_is_refused_at_once(script: tuple[TopicClient, Script]) -> None:
+    client, server = script
+    for data in (object(), float("nan")):
+        with pytest.raises((TypeError, ValueError)):
+            client.publish("a", data)
+    client.publish("a", "half a pair: \ud83d")
+    assert asked(server, "publish")["data"] == "half a pair: \ud83d"

@@ -1,0 +1,93 @@
+"""Cursor: how far a client has come in a topic of gows.v1, by the rule of docs/topics.md; gows.js has the same."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gows.client.topics import TopicSubscription
+
+Position = tuple[str, int]
+"""Epoch and offset."""
+
+
+class Take(Enum):
+    """What is to be done with something that came."""
+
+    DELIVER = 1
+    DROP = 2
+    """It was heard before, or will come again."""
+    JUMP = 3
+    """Something before it is missing."""
+
+
+class Cursor:
+    """The subscriptions of a client to one topic, or pattern, that stand at the same place. One that wants a history
+    begins with a cursor of its own, and joins the others when it has come to where they are. The client's lock guards
+    it."""
+
+    __slots__ = ("asking", "began", "name", "position", "subscriptions", "until", "words")
+
+    def __init__(self, name: str, subscription: TopicSubscription) -> None:
+        self.name = name
+        self.words = name.split(".")
+        self.subscriptions = [subscription]
+        self.position: Position | None = None
+        """What was heard last; None: the topic is not kept, or a pattern."""
+        self.until = 0
+        """Up to this offset what is missing was not to be had: the server has answered with all that there is."""
+        self.asking = False
+        """A request for it is under way, so what comes of the topic comes again."""
+        self.began = False
+        """The server has said yes once."""
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for more than one topic."""
+        return self.words[-1] == ">" or "*" in self.words
+
+    def take(self, position: Position | None) -> Take:
+        """A message came."""
+        if not self.began:
+            return Take.DROP
+        if position is None:
+            return Take.DELIVER
+        if self.asking:
+            return Take.DROP
+        last = self.position
+        if last is not None:
+            if position[0] != last[0] or position[1] > max(last[1], self.until) + 1:
+                return Take.JUMP
+            if position[1] <= last[1]:
+                return Take.DROP
+        self.position = position
+        return Take.DELIVER
+
+    def move(self, position: Position) -> Take:
+        """Nothing is missing up to `position`."""
+        last = self.position
+        if not self.began or self.asking:
+            return Take.DROP
+        if last is not None and last[0] != position[0]:
+            return Take.JUMP
+        if last is None or last[1] < position[1]:
+            self.position = position
+        return Take.DROP
+
+    def misses(self, position: Position | None) -> bool:
+        """Whether a `lost` tells what is not known; for one that has a position."""
+        last = self.position
+        return last is None or position is None or position[0] != last[0] or position[1] > last[1]
+
+    def answered(self, position: Position | None, recovered: bool) -> bool:
+        """The server has said yes; whether something is lost."""
+        again, self.began, self.asking = self.began, True, False
+        self.until = 0 if position is None else position[1]
+        if not recovered and not self.is_pattern:
+            self.position = position
+        return again and not recovered
+
+    def joins(self, other: Cursor) -> bool:
+        """Whether both stand at the same place, and nothing is under way."""
+        return self.began and other.began and not (self.asking or other.asking) and self.position == other.position
