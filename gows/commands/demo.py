@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import html
+import secrets
 import sys
 import time
 import unicodedata
@@ -45,7 +47,7 @@ MESSAGE_LIMIT = 4096
 """Longest message, in bytes of UTF-8; longer ones are refused."""
 
 TOKEN_LIMIT = 32
-"""Longest token by which a page knows itself, or a message of its own, again."""
+"""Longest secret of a page, and token by which it knows a message of its own again."""
 
 ROOM = "lobby"
 """Where you are if you do not say where."""
@@ -94,15 +96,21 @@ def topic_of(room: str) -> str:
     return "room." + base64.urlsafe_b64encode(room.encode()).rstrip(b"=").decode()
 
 
+def person_of(secret: str) -> str:
+    """Return what everybody is told of a page's secret, by which the page knows itself again: whoever has this cannot
+    come as that page. Empty if there is none."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()[:TOKEN_LIMIT] if secret else ""
+
+
 class Guest(TopicHandler):
-    """One open page."""
+    """One open page. `secret`: the page's, which it tells nobody but us."""
 
-    __slots__ = ("name", "tab", "topic", "wanted")
+    __slots__ = ("name", "person", "topic", "wanted")
 
-    def __init__(self, wanted: str, topic: str, tab: str) -> None:
+    def __init__(self, wanted: str, topic: str, secret: str) -> None:
         self.wanted = wanted
         self.topic = topic
-        self.tab = tab
+        self.person = person_of(secret)
         self.name: str | None = None
         """What it is called; None: it has not come to its room yet."""
 
@@ -126,6 +134,7 @@ class Guest(TopicHandler):
         token = data.get("token")
         if isinstance(token, str):  # a page that comes back gets its own messages, too, and has them already
             said["token"] = token[:TOKEN_LIMIT]
+            said["by"] = self.person  # for others see the token, and may send it as well
         return said
 
     def come(self, members: list[Member]) -> dict[str, str]:
@@ -138,7 +147,7 @@ class Guest(TopicHandler):
                 number += 1
                 name = f"{self.wanted} ({number})"
             self.name = name
-        return {"name": self.name, "tab": self.tab}
+        return {"name": self.name, "person": self.person}
 
 
 def make_broker(url: str) -> RedisBroker:
@@ -181,14 +190,16 @@ def make_server(workers: int, broker: str | None = None) -> Server:
         name, room = clean_name(request.form_value("user")), room_of(request)
         if not name:
             return Response.redirect("./?" + urlencode({"room": room}))
+        secret = secrets.token_hex(TOKEN_LIMIT // 2)
         shown = {"user": html.escape(name), "room": html.escape(room), "topic": topic_of(room), "limit": MESSAGE_LIMIT}
+        shown |= {"secret": secret, "person": person_of(secret)}
         return Response.html(chat_page.substitute(shown), headers=PAGE_HEADERS)
 
     def make_guest(request: Request) -> Guest:
         name = clean_name(request.form_value("user"))
         if not name:
             raise HttpError(400, "Nobody comes in without a name: /conn?user=NAME&room=ROOM")
-        return Guest(name, topic_of(room_of(request)), request.form_value("tab")[:TOKEN_LIMIT])
+        return Guest(name, topic_of(room_of(request)), request.form_value("secret")[:TOKEN_LIMIT])
 
     serve_topics(server, "/conn", options=OPTIONS, make_handler=make_guest)
     for path, content_type in ASSETS.items():

@@ -10,9 +10,8 @@ const find = (id) => document.getElementById(id);
 const log = find("log");
 const text = find("text");
 const pageTitle = document.title;
-const { user, room, topic } = document.body.dataset;
+const { user, room, topic, secret, person } = document.body.dataset; // by the secret the server knows us, and says so as `person`
 const limit = Number(document.body.dataset.limit); // bytes in a message
-const tab = token(); // by which we know ourselves among the people
 const people = new Map(); // by id: their entries in the list
 const own = new Map(); // by token: what we said, and whether it is "sent", "said", or "back" in the box
 
@@ -103,7 +102,7 @@ function showMessage(said, mine) {
 }
 
 function heard(said) {
-  const ours = own.get(said.token);
+  const ours = said.by === person ? own.get(said.token) : undefined; // others may send our tokens, too
   if (ours === undefined) showMessage(said, false);
   else arrived(ours, said); // after a loss of the connection we hear what we said ourselves, too
 }
@@ -121,7 +120,7 @@ function arrived(ours, said) {
 // --- the people
 
 function present(members) {
-  const ours = members.filter(({ info }) => info.tab === tab).pop();
+  const ours = members.filter(({ info }) => info.person === person).pop();
   if (ours === undefined || (fresh && ours.id === myId)) return; // this is of a connection that was lost
   if (fresh) begin(ours);
   const here = new Set(members.map(({ id }) => id));
@@ -132,7 +131,7 @@ function present(members) {
 }
 
 function addPerson(id, info) {
-  const entry = element("li", info.tab === tab ? "mine" : "");
+  const entry = element("li", info.person === person ? "mine" : "");
   entry.append(avatar(info.name), nameOf(info.name));
   entry.title = info.name;
   find("people").append(entry);
@@ -260,7 +259,7 @@ document.addEventListener("visibilitychange", () => {
 });
 
 const address = new URL("conn", location.href);
-address.search = new URLSearchParams({ user, room, tab });
+address.search = new URLSearchParams({ user, room, secret });
 const gows = new Gows(address, { onstate: (state) => (state === "open" ? opened() : closed()) });
 const missing = () => notice("link", "Some messages may be missing");
 gows.subscribe(topic, heard, { lost: missing, present, history: HISTORY }).ready.catch((error) => {

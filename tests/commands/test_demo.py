@@ -118,7 +118,7 @@ class Guest:
 
 
 def joined(name: str) -> dict[str, Any]:
-    return {"join": {"name": name, "tab": ""}}
+    return {"join": {"name": name, "person": ""}}
 
 
 def message(name: str, text: str) -> dict[str, Any]:
@@ -357,8 +357,27 @@ def test_a_token_comes_along(enter: Enter) -> None:
     ann, ben = enter("ann"), enter("ben")
     ann.hear()
     for token, told in (("a" * 32, "a" * 32), ("b" * 33, "b" * 32), (5, None)):
-        ben.say("hello", token=token)
-        assert ann.hear().get("token") == told
+        ben.say("hello", token=token, by="somebody else")
+        heard = ann.hear()
+        assert (heard.get("token"), heard.get("by")) == (told, None if told is None else "")
+
+
+def test_what_is_told_of_a_page_does_not_make_another_one_pass_for_it(running: Running) -> None:
+    def info(secret: str) -> dict[str, str]:
+        address = f"{address_of(running.port, 'ann')}&secret={secret}"
+        with connect(address, subprotocols=[Subprotocol("gows.v1")]) as connection:
+            guest = Guest(connection)
+            members = guest.ask(type="presence", topic=guest.topic)["members"]
+            return next(member["info"] for member in members if member["id"] == guest.me)
+
+    with running.get("/index?user=ann") as page:
+        text = page.read().decode()
+    secret = text.partition('data-secret="')[2].partition('"')[0]
+    person = text.partition('data-person="')[2].partition('"')[0]
+    assert len(secret) == len(person) == 32
+    assert info(secret)["person"] == person, "as the page expects it"
+    assert info(person)["person"] not in (person, secret)
+    assert secret not in str(info(secret)), "nobody else is told the secret"
 
 
 @both_ways

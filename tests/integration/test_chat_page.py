@@ -451,6 +451,40 @@ def test_what_was_said_meanwhile_comes_once(demo: Demo, tabs: Tabs) -> None:
     expect(ann.locator("#people li.mine")).to_have_count(1)
 
 
+def test_nobody_speaks_or_hides_as_another(demo: Demo, tabs: Tabs) -> None:
+    client = need_module("websockets.sync.client")
+    ann = tabs.chat(demo, "Ann")
+    address = f"ws{demo.base.removeprefix('http')}conn?user=Mallory&secret="
+
+    def ask(connection: Any, type_: str, **more: Any) -> dict[str, Any]:
+        topic = ann.evaluate("() => document.body.dataset.topic")
+        connection.send(json.dumps({"id": 1, "type": type_, "topic": topic, **more}))
+        while True:
+            answer: dict[str, Any] = json.loads(connection.recv(10.0))
+            if answer.get("id") == 1:
+                return answer
+
+    def come_as(secret: str) -> Any:
+        return client.connect(address + secret, subprotocols=["gows.v1"])
+
+    with come_as("") as spy:
+        ask(spy, "subscribe")
+        (info,) = [each["info"] for each in ask(spy, "presence")["members"] if each["info"]["name"] == "Ann"]
+        say(ann, "mine")
+        said = json.loads(spy.recv(10.0))["data"]
+    assert said["by"] == info["person"]
+    with come_as(info["person"]) as mallory:
+        ask(mallory, "subscribe")
+        data = {"text": "not hers", "token": said["token"], "by": said["by"], "name": "Ann"}
+        assert ask(mallory, "publish", data=data)["type"] == "published"
+        expect(ann.locator(".message .bubble p")).to_have_text(["mine", "not hers"])
+        expect(ann.locator(".message.mine .bubble p")).to_have_text(["mine"])
+        expect(last_message(ann).locator(".from")).to_have_text("Mallory")
+        expect(ann.locator("#people li.mine")).to_have_text(["AAnn"])
+        expect(ann.locator("#me")).to_have_text("Ann")
+    expect(notices(ann).last).to_have_text("Mallory left")
+
+
 def test_what_had_arrived_leaves_the_box_again(demo: Demo, tabs: Tabs) -> None:
     line = Line()
     ann, ben = tabs.chat(demo, "Ann", line=line), tabs.chat(demo, "Ben")
