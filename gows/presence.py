@@ -121,11 +121,16 @@ class Presence:
         """Have the members of a process be these, and tell of the difference."""
         before, self._theirs[name] = self._theirs.get(name, {}), now
         for topic, room in before.items():
-            for id_ in room.keys() - now.get(topic, {}).keys():
+            for id_ in _only_in(room, now.get(topic, {})):
                 self._announce(topic, _left(topic, id_), None)
         for topic, room in now.items():
-            for id_ in room.keys() - before.get(topic, {}).keys():
+            for id_ in _only_in(room, before.get(topic, {})):
                 self._announce(topic, _joined(topic, id_, room[id_]), None)
+
+
+def _only_in(room: Room, other: Room) -> list[str]:
+    """Return who is in `room` and not in `other`, in the order in which they came."""
+    return [id_ for id_ in room if id_ not in other]
 
 
 def _take(rooms: dict[str, Room], topic: str, id_: str) -> bool:
