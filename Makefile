@@ -26,7 +26,7 @@ DECLARED := $(shell find gows -name '*.pxd')
 HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
 COMPILED := $(if $(filter-out 0,$(GOWS_PURE)),,$(VENV)/compiled)
 
-.PHONY: help demo test coverage lint conformance conformance-quick load load-short attacks fuzz bench clean
+.PHONY: help demo test coverage lint conformance conformance-quick load load-short attacks fuzz simulate bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,9 @@ attacks: $(VENV)/has-test $(COMPILED) ## attack a server in every way, and measu
 
 fuzz: $(VENV)/has-test $(COMPILED) ## mutated bytes against servers of all kinds (ARGS="--seconds 3600 --seed 7")
 	@$(PY) -m tests.attacks.fuzz $(ARGS)
+
+simulate: $(VENV)/has-test ## 2,000 runs of several processes in virtual time (2 minutes; ARGS="--seeds 100000")
+	@GOWS_PURE=1 $(PY) -m tests.simulation $(ARGS)
 
 bench: $(VENV)/has-bench $(COMPILED) ## every scenario over every server (about an hour; ARGS=--quick: 2 minutes)
 	@$(PY) -m bench $(ARGS)

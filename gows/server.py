@@ -341,8 +341,8 @@ class Server:
         """Send one message to every WebSocket of this server that has subscribed to `topic` (`ws.subscribe`), in all
         its processes. Any thread; never blocks.
 
-        Each gets it once, however many of its subscriptions match. What one process publishes arrives in that order;
-        what is kept and what is not may overtake each other. `data`: text (str), bytes, or what JSON can write.
+        Each gets it once, however many of its subscriptions match. What one process publishes arrives in that order,
+        but what is kept may overtake messages of other topics. `data`: text (str), bytes, or what JSON can write.
         `opcode`, `exclude`, `key`: as for `broadcast`, and so is what happens to connections that do not read. `ttl`:
         seconds after which it is put on no connection's queue any more. `history`: keep it, and so many of the topic
         (an int), those of so long (a timedelta), or both (a Keep), for clients of gows.v1 that come back; None: as

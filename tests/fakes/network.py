@@ -284,7 +284,7 @@ class MemorySocket:
             self._refused = True
             self._error = errno.ECONNREFUSED
         else:
-            self._pipes(Pipe(network.clock, network.buffer_size, network.latency), self._pipe())
+            self._pipes(self._pipe(), self._pipe())
             listener.waiting.append(self)
 
     def join(self, client: MemorySocket, name: Any, peer_name: Any) -> None:
