@@ -103,6 +103,9 @@ def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: R
     act = _ACTS.get(type_) if isinstance(type_, str) else None
     if act is None:
         raise RequestError("unknown_type", f"a request's type is one of {', '.join(_ACTS)}")
+    if act is _ping:
+        reply({"type": "pong"})
+        return
     topic = read_topic(request)
     try:
         act(handler, ws, topic, request, reply)
@@ -228,9 +231,14 @@ def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str
         raise RequestError("bad_request", str(error)) from None
 
 
+def _ping(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+    """Named in the table; it has no topic, so `_act` answers it."""
+
+
 _ACTS: dict[str, Callable[[TopicHandler, WebSocket, str, dict[str, Any], Reply], None]] = {
     "subscribe": _subscribe,
     "unsubscribe": _unsubscribe,
     "publish": _publish,
     "presence": _presence,
+    "ping": _ping,
 }

@@ -325,7 +325,7 @@ class Script(Handler):
 def scripted_topics(page: str = "") -> Iterator[tuple[Server, Script]]:
     """A server whose /live is a Script."""
     script = Script()
-    server = Server(workers=1)
+    server = Server(workers=0)
     options = AcceptOptions(subprotocols=["gows.v1"])
     server.add_route("/live", lambda request: accept(request, options).serve(script))
     server.add_route("/", lambda request: Response.html(page))

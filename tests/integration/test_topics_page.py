@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
-from gows import Response, Server
+from gows import ConnectionClosedError, Response, Server
+from gows.client.reconnect import is_temporary
 from gows.topics import Position
 from tests.topic_server import PATTERNS, topic_server
+from tests.topic_vectors import VECTORS, Script, play, scripted_topics
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -117,7 +121,7 @@ def test_while_there_is_no_connection(page: Any, server: Server) -> None:
     page.wait_for_function("!gows.open")
     assert page.evaluate("told(gows.publish('a', 1))") == "closed"
     assert page.evaluate("window.late = gows.subscribe('a', hear('late')), gows.subscribe('secret', hear('x')), 1") == 1
-    page.evaluate("window.refused = told(gows._topics.get('secret')[0].ready)")
+    page.evaluate("window.refused = told(gows._cursors.get('secret')[0].subscriptions[0].ready)")
     assert page.evaluate("told(late.ready)") == "subscribed"
     assert page.evaluate("refused") == "not_allowed"
     assert server.topics() == {"a": 1}
@@ -205,6 +209,180 @@ def test_what_was_lost_on_the_way_to_the_server_is_told(page: Any, server: Serve
     server.publish("kept", 1)
     assert heard(page, 1) == [["kept", "kept", 1]]
     with server.publishing.lock:
+        server.publishing.history.begin("kept", Position("another", 7))
         server.publishing.lost("kept", Position("another", 7))
     page.wait_for_function("lost.length === 1")
-    assert page.evaluate("[...gows._positions]") == [["kept", {"epoch": "another", "offset": 7}]]
+    assert page.evaluate("gows._cursors.get('kept')[0].position") == {"epoch": "another", "offset": 7}
+
+
+# ---------------------------------------------------------------------- by a server that says what a test wants
+
+SCRIPTED = """<!doctype html><script>
+(SCRIPT);
+Gows.FIRST_DELAY = 50; Gows.ASK_AGAIN = [10, 20];
+const states = [], heard = {}, subscriptions = {};
+const told = (promise) => promise.then(() => "done", (error) => error.code);
+let gows;
+function begin(url = "/live") {
+  gows = new Gows(url, { onstate: (state, { code }) => states.push(code ? `${state} ${code}` : state) });
+}
+function subscribe(name, topic, settings) {
+  const all = (heard[name] = []);
+  subscriptions[name] = gows.subscribe(topic, (data) => all.push(data), {
+    lost: (topic) => all.push(`lost ${topic}`), refused: ({ code }) => all.push(`refused ${code}`), ...settings });
+}
+</script>"""
+
+
+class Program:
+    """A page that uses gows.js as the steps of a vector say."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+
+    def subscribe(self, name: str, topic: str, settings: dict[str, Any]) -> None:
+        self.page.evaluate("(all) => subscribe(...all)", [name, topic, settings])
+
+    def end(self, name: str) -> None:
+        self.page.evaluate(f"subscriptions.{name}.end()")
+
+    def heard(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = self.page.evaluate("heard")
+        return found
+
+
+@pytest.fixture(scope="module")
+def scripted(browser: Any) -> Iterator[tuple[Any, str, Script]]:
+    """One server and one page for all: a server that stops waits until the browser gives its connections up."""
+    source = (files("gows") / "pages" / "gows.js").read_text("utf-8")
+    with scripted_topics(SCRIPTED.replace("(SCRIPT)", source)) as (server, script):
+        page = browser.new_page()
+        yield page, f"http://127.0.0.1:{server.addresses[0][1]}/", script
+        page.close()
+
+
+@pytest.fixture
+def script(scripted: tuple[Any, str, Script]) -> Iterator[tuple[Any, Script]]:
+    """A page that has connected to a scripted server."""
+    page, url, script = scripted
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(url)
+    script.ws, script.requests = None, queue.SimpleQueue()
+    page.evaluate("begin()")
+    wait_until(lambda: script.ws is not None)
+    page.wait_for_function("gows.open")
+    yield page, script
+    page.evaluate("gows.close()")
+    assert faults == []
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_what_a_client_does_with_positions(name: str, script: tuple[Any, Script]) -> None:
+    page, server = script
+    play(VECTORS[name], Program(page), server)
+
+
+def asked(script: Script, type_: str) -> dict[str, Any]:
+    request = script.requests.get(timeout=5)
+    assert request["type"] == type_
+    return request
+
+
+@pytest.mark.parametrize("how", ["close", "gives up"])
+def test_everything_ends_with_the_client(how: str, script: tuple[Any, Script]) -> None:
+    page, server = script
+    page.evaluate("subscribe('standing', 'a'); undefined")
+    assert server.ws is not None
+    server.ws.write_json({"type": "subscribed", "topic": "a", "id": asked(server, "subscribe")["id"]})
+    page.evaluate("subscriptions.standing.ready")
+    page.evaluate("""() => {
+      subscribe("waiting", "b"); subscribe("also", "b");
+      window.all = [subscriptions.waiting.ready, subscriptions.also.ready, gows.publish("c", 1)].map(told);
+    }""")
+    asked(server, "subscribe"), asked(server, "publish")
+    if how == "close":
+        page.evaluate("gows.close(); gows.close()")
+    else:
+        server.ws.close_handshake(4401, "log in again")
+        page.wait_for_function("gows.ended")
+    page.evaluate("subscribe('late', 'a')")
+    page.evaluate("all.push(told(gows.publish('c', 2)), told(subscriptions.late.ready))")
+    assert page.evaluate("Promise.all(all)") == ["closed"] * 5
+    assert page.evaluate("heard.standing") == (["refused closed"] if how == "gives up" else [])
+    assert page.evaluate("states") == ["open", "ended 4401" if how == "gives up" else "ended 1000"]
+
+
+@pytest.mark.parametrize("code", [1008, 4403, 4429, 4500])
+def test_it_gives_up_on_what_is_final(code: int, script: tuple[Any, Script]) -> None:
+    page, server = script
+    assert server.ws is not None
+    server.ws.close_handshake(code)
+    final = is_temporary(ConnectionClosedError("", code)) is False
+    assert final == (code in (1008, 4403))
+    page.wait_for_function("states.length > 1")
+    assert page.evaluate("states[1]") == f"{'ended' if final else 'closed'} {code}"
+    assert page.evaluate(f"Gows.isFinal({code})") is final
+
+
+def test_it_and_the_python_client_agree_on_what_is_final(script: tuple[Any, Script]) -> None:
+    page, _ = script
+    final = [code for code in range(1000, 5000) if not is_temporary(ConnectionClosedError("", code))]
+    assert page.evaluate("[...Array(4000).keys()].map((n) => n + 1000).filter(Gows.isFinal)") == final
+
+
+def test_each_attempt_may_have_another_url(script: tuple[Any, Script]) -> None:
+    page, server = script
+    page.evaluate("""() => {
+      gows.close();
+      window.urls = [];
+      begin(async () => {
+        urls.push(urls.length);
+        if (urls.length === 2) throw new Error("no token");
+        return "/live?token=" + urls.length;
+      });
+    }""")
+    page.wait_for_function("gows.open")
+    assert server.ws is not None
+    server.ws.close_handshake(1001)
+    page.wait_for_function("urls.length === 3 && gows.open")
+    assert page.evaluate("gows._socket.url").endswith("/live?token=3")
+    assert page.evaluate("states") == ["open", "ended 1000", "open", "closed 1001", "closed 1006", "open"]
+    page.evaluate("gows.close(); begin(() => new Promise((resolve) => { window.late = resolve; }))")
+    page.evaluate("gows.close(); late('/live')")  # it is not wanted any more
+    assert page.evaluate("gows._socket") is None
+    assert page.evaluate("try { new Gows('http://['); } catch (error) { 'refused' }") == "refused"
+
+
+def test_a_silent_loss_is_noticed(script: tuple[Any, Script]) -> None:
+    page, server = script
+    page.evaluate("gows.close(); Gows.SILENCE = 100; Gows.PATIENCE = 300; Gows.LOOK = 20; begin()")
+    page.wait_for_function("gows.open")
+    first, number = server.ws, asked(server, "ping")["id"]
+    assert first is not None
+    first.write_json({"type": "pong", "id": number})
+    number = asked(server, "ping")["id"]  # the answer was a sign of life, and the silence goes on
+    first.write_json({"type": "error", "id": number, "code": "unknown_type", "reason": "an older server"})
+    asked(server, "ping")
+    page.evaluate("window.lost_ = told(gows.publish('a', 1))")
+    assert page.evaluate("lost_") == "closed"
+    wait_until(lambda: server.ws is not first)
+    assert page.evaluate("states.slice(2, 4)") == ["open", "closed 1006"]
+
+
+def test_the_silence_of_a_loss_is_noticed_within_40_seconds(script: tuple[Any, Script]) -> None:
+    page, _ = script
+    assert page.evaluate("Gows.SILENCE + Gows.PATIENCE + 2 * Gows.LOOK") < 40_000
+
+
+def test_the_network_is_back_so_it_looks_at_once(script: tuple[Any, Script]) -> None:
+    page, server = script
+    page.evaluate("dispatchEvent(new Event('online'))")
+    asked(server, "ping")
+
+
+def test_pong(page: Any) -> None:
+    assert page.evaluate("new Promise((resolve, reject) => gows._ask({ type: 'ping' }, resolve, reject))") == {
+        "type": "pong",
+        "id": 1,
+    }
