@@ -18,6 +18,9 @@ logger = logging.getLogger("gows")
 
 LOOK_INTERVAL = 0.1
 """Seconds between two looks at what is still open."""
+KEPT_TIME = 5.0
+"""Seconds of a drain in which idle HTTP connections are left, even if they are all that is left: a proxy may be sending
+on one just now. Those that are used hear `Connection: close` meanwhile."""
 
 
 class Drain:
@@ -26,8 +29,8 @@ class Drain:
     With `seconds`, WebSockets are closed with 1012 over that time: at an even pace, with some jitter, in random order.
     So clients do not come back all in the same moment. What they had sent is handled and answered before the close goes
     out; a callback that has not come to that when half of `timeout` is gone does not delay it any longer. HTTP requests
-    that were under way are still taken and answered; kept connections end. Nothing new is accepted, but what waited in
-    the kernel's queue is.
+    are still taken and answered, with `Connection: close` (`Application.draining`); connections that stay idle are
+    closed last. Nothing new is accepted, but what waited in the kernel's queue is.
 
     Without (None), every WebSocket is closed at once with 1001, and HTTP connections end once they have answered.
 
@@ -45,6 +48,7 @@ class Drain:
         self._spread = seconds is not None
         self._code = CloseCode.SERVICE_RESTART if self._spread else CloseCode.GOING_AWAY
         self._last_look = loop.now()
+        self._kept_until = min(loop.due(seconds or 0.0), loop.due(KEPT_TIME))
         self._spread_until = loop.due(seconds or 0.0)
         self._patient_until = self._spread_until + timeout / 2 * TICKS_PER_SECOND
         self._deadline = self._spread_until + timeout * TICKS_PER_SECOND
@@ -61,7 +65,10 @@ class Drain:
 
     def _look(self) -> None:
         now = self._loop.now()
-        open_, left = self._survey(patient=now < self._spread_until)
+        open_, idle, left = self._survey(now)
+        if idle and (now >= self._spread_until or (now >= self._kept_until and len(idle) == left)):
+            for http in idle:
+                http.end_when_idle(patient=True)
         if not self._spread or now >= self._patient_until:
             for ws in open_:
                 ws.begin_close(self._code, "", CloseCause.SHUTDOWN)
@@ -86,9 +93,12 @@ class Drain:
         exact = count * passed / (passed + remaining) * random.uniform(0.5, 1.5)
         return min(count, int(exact) + (random.random() < exact % 1))
 
-    def _survey(self, *, patient: bool) -> tuple[list[WebSocket], int]:
-        """The open WebSockets, and how many connections are left in all. HTTP connections are told to end."""
+    def _survey(self, now: int) -> tuple[list[WebSocket], list[HttpConnection], int]:
+        """The open WebSockets, the HTTP connections that are left although they are idle, and how many connections
+        there are in all. When it is time, HTTP connections are told to end."""
         open_: list[WebSocket] = []
+        idle: list[HttpConnection] = []
+        patient = self._spread and now < self._patient_until
         left = 0
         for stream in self._loop.streams:
             observer = stream.observer if isinstance(stream, Stream) else None
@@ -97,10 +107,13 @@ class Drain:
                 if not observer.closed:
                     open_.append(observer)
             elif isinstance(observer, HttpConnection) and observer.app is self._owner:
-                observer.end_when_idle(patient=patient)
                 left += 1
+                if not patient:
+                    observer.end_when_idle()
+                elif observer.idle and not observer.stream.closed:
+                    idle.append(observer)
             elif isinstance(observer, ProxyPreface) and observer.http.app is self._owner:
-                if not patient:  # nobody's, until the proxy has said whose it is
+                if now >= self._spread_until:  # nobody's, until the proxy has said whose it is
                     observer.stream.close()
                 left += 1
-        return open_, left
+        return open_, idle, left

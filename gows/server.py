@@ -184,6 +184,7 @@ class Server:
             partial(self.admission.count, "descriptors"),
         )
         self._stop_lock = threading.Lock()
+        self._leaving = False  # whoever sends work here is to look elsewhere
         self._stopping = False
         self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
         self._stopped = False
@@ -227,7 +228,7 @@ class Server:
         """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket.
         Worker thread."""
         if self.answers_at_once(request):
-            return health_answer(request, ready=not self.draining)
+            return health_answer(request, ready=not self._leaving)
         if self._metrics is not None and request.path == METRICS_PATH and request.remote_addr in self._metrics_from:
             return self._metrics.answer(request)
         view: View
@@ -416,15 +417,21 @@ class Server:
             self.loop.start()
 
     def listen_and_serve(
-        self, address: Any = None, *, ready: Callable[[], object] | None = None, drain: float | None = None
+        self,
+        address: Any = None,
+        *,
+        ready: Callable[[], object] | None = None,
+        drain: float | None = None,
+        not_ready: float | None = None,
     ) -> None:
         """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes.
 
-        A signal ends it as `stop(drain=drain)` does, a second one at once. `ready()` is called once connections are
+        A signal ends it as `stop(drain=drain, not_ready=not_ready)` does, a second one at once. `ready()` is called once connections are
         accepted and a signal would end it in order: the place to print the address. Raises OSError when the address
         cannot be had.
         """
         check_seconds("drain", drain)
+        check_seconds("not_ready", not_ready)
         if ready is not None:
             check_plain_function("ready", ready)
         if address is not None:
@@ -433,25 +440,28 @@ class Server:
             self.start()
             if ready is not None:
                 ready()
-            while not self._stopping:
+            while not (self._signalled_at > 0 or self._stopping):
                 try:  # not for ever: the kernel may give a signal to another thread, which does not wake this one
                     self._ended.get(timeout=SIGNAL_INTERVAL)
                 except Empty:
                     pass
-            self.stop(drain=drain)
+            self.stop(drain=drain, not_ready=not_ready)
 
     @property
     def draining(self) -> bool:
-        """Whether the end has begun: true from the first moment of `stop()`, so that whoever sends work here may look
-        elsewhere. Any thread."""
+        """Whether the end has begun: true from the first moment of `stop()`, or the end of its `not_ready`. Each HTTP
+        answer says `Connection: close` from then on. Any thread."""
         return self._stopping
 
-    def stop(self, timeout: float = 5.0, *, drain: float | None = None) -> None:
+    def stop(self, timeout: float = 5.0, *, drain: float | None = None, not_ready: float | None = None) -> None:
         """Stop listening, close every WebSocket with 1001, wait up to `timeout` seconds for that, then end the loop.
 
         With `drain`, WebSockets are closed with 1012 at an even pace over so many seconds, in random order, so that
-        clients do not come back all at once. What they had sent is handled and answered before. Requests that are under
-        way are answered. The `timeout` begins after that. It ends earlier when nothing is left.
+        clients do not come back all at once. What they had sent is handled and answered before. HTTP connections end
+        with their next answer, idle ones last. The `timeout` begins after that. It ends earlier when nothing is left.
+
+        With `not_ready`, `/-/ready` answers 503 for so many seconds before all that, and nothing else changes: time for
+        load balancers to notice, and send new connections elsewhere. Another `stop()` cuts it short.
 
         Any thread but the loop's and its workers' (UsageError); idempotent. When it returns, `on_close` of every
         handler has been called, unless a callback was still blocking after the timeout. With `workers=0` such a
@@ -460,6 +470,11 @@ class Server:
         if self.loop.in_loop() or self.loop.pool.in_worker():
             raise UsageError("stop() would wait for the thread it is called in; call it in another")
         check_seconds("drain", drain)
+        check_seconds("not_ready", not_ready)
+        self._leaving = True
+        until = time.monotonic() + (not_ready or 0.0)
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
         self._end()
         with self._stop_lock:
             if self._stopped:
@@ -496,15 +511,16 @@ class Server:
 
     def _signalled(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if not self._stopping:
+        if not self._leaving:
             self._signalled_at = now
-            self._end()
+            self._leaving = True
+            self._ended.put(None)
         elif now - self._signalled_at > SECOND_SIGNAL:
             raise KeyboardInterrupt  # at once, then
 
     def _end(self) -> None:
         """`listen_and_serve` is to return."""
-        self._stopping = True
+        self._leaving = self._stopping = True
         self._ended.put(None)
 
     # ------------------------------------------------------------------ loop thread

@@ -699,7 +699,7 @@ class Session:
 
     def _deliver_other(self, kind: int, value: Any) -> None:
         if kind == _CLOSE:
-            self._peer_closed(value[0])
+            self._peer_closed(*value)
         elif kind == _FAIL:
             self._peer_failed(value)
         elif kind == _EOF:
@@ -788,12 +788,13 @@ class Session:
         """Whether `dismiss` was called."""
         return self._flags & _DISMISSED != 0
 
-    def _peer_closed(self, code: int) -> None:
-        """The peer's close frame, in its turn: answer it when it is not itself the answer (RFC 6455 §5.5.1)."""
+    def _peer_closed(self, code: int, reason: str) -> None:
+        """The peer's close frame, in its turn: answer it with its code and reason, unless it is itself the answer
+        (RFC 6455 §5.5.1)."""
         self._blame(CloseCause.PEER)
         with self.stream.lock:
             if self.connection.state is ConnectionState.CLOSE_RECEIVED:
-                self.stream.write_locked(self.connection.encode_close(code, ""))
+                self.stream.write_locked(self.connection.encode_close(code, reason))
                 self.stream.flush_locked()  # at once: on_close may be the sign for the process to end
         if self.context.role is Role.SERVER:
             self.stream.close()

@@ -12,10 +12,12 @@ from gows.drain import Drain
 from gows.reactor import Target
 from tests import wire
 from tests.stage import ADDRESS, Echo, Guest, MakeStage, Stage
+from tests.wire import Answer
 
 
 def drain(stage: Stage, seconds: float | None, timeout: float = 5.0) -> Drain:
     """Begin it."""
+    stage.server._leaving = stage.server._stopping = True
     begun = Drain(stage.loop, stage.server, stage.server._listeners, seconds, timeout)
     stage.loop.call_soon(begun.begin)
     return begun
@@ -189,25 +191,83 @@ def read_all(guest: Guest) -> bytes:
     return guest._head
 
 
-def test_kept_connections_end_and_requests_under_way_are_answered(make_stage: MakeStage) -> None:
+def test_each_answer_of_a_drain_is_the_last_and_idle_connections_are_closed_last(make_stage: MakeStage) -> None:
     stage = make_stage()
     page(stage)
-    kept, coming, silent = (stage.connect() for _ in range(3))
-    kept.send(GET)
-    kept.wait(lambda: b"hello" in (kept._head or b""))
+    used, kept, coming, silent = (stage.connect() for _ in range(4))
+    for guest in (used, kept):
+        guest.send(GET)
+        guest.wait(lambda guest=guest: b"hello" in (guest._head or b""))
+        assert b"onnection: close" not in (guest._head or b"")
     coming.send(GET[:10])
     stage.run_for(0.1)
     began = stage.now
-    begun = drain(stage, 10.0)
-    assert read_all(kept).endswith(b"hello")
-    assert stage.now - began < 0.5
+    begun = drain(stage, 3.0)
     stage.run_for(1.0)
+    used.send(GET)
+    assert read_all(used).count(b"hello") == 2
+    assert b"Connection: close" in read_all(used)
     coming.send(GET[10:])
     assert read_all(coming).endswith(b"hello")
-    assert stage.now - began < 2
+    assert stage.now - began < 1.5
+    for guest in (kept, silent):
+        assert not guest.end
+    assert read_all(kept).count(b"hello") == 1
     assert read_all(silent) == b""
+    assert 3 <= stage.now - began < 3.5
     stage.run_until(begun.finished.is_set)
-    assert stage.now - began < 13  # two seconds of it for FIN, which did not come
+    assert stage.now - began < 6  # two seconds of it for FIN, which did not come
+
+
+def test_idle_connections_that_are_all_that_is_left_do_not_hold_up_a_long_drain(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    guest, kept = stage.guest()[0], stage.connect()
+    began = stage.now
+    begun = drain(stage, 100.0)
+    stage.run_for(10)
+    kept.pump()
+    assert not kept.end, "a WebSocket is still there"
+    guest.send(wire.close(1000))
+    assert guest.close_frame()[0] == 1000
+    guest.fin()
+    assert read_all(kept) == b""
+    kept.fin()
+    stage.run_until(begun.finished.is_set)
+    assert stage.now - began < 12
+
+
+def test_a_request_that_comes_late_in_a_drain_is_answered(make_stage: MakeStage) -> None:
+    """Half of the timeout is for it."""
+    stage = make_stage()
+    page(stage)
+    coming = stage.connect()
+    coming.send(GET[:10])
+    began = stage.now
+    drain(stage, 1.0)
+    stage.run_for(2.0)
+    coming.send(GET[10:])
+    assert read_all(coming).endswith(b"hello")
+    late = stage.now - began
+    assert late < 2.5
+
+
+@pytest.mark.parametrize("seconds", [None, 0.2], ids=["stop", "drain"])
+def test_an_upgrade_that_meets_the_end_is_to_be_tried_again(seconds: float | None) -> None:
+    """A view looks somebody up for some seconds, and then accepts."""
+    stage = Stage(inline=False)
+    guest = stage.connect()
+    stage.pool.held = True
+    guest.send(wire.request("/ws"))
+    stage.run_for(0.1)
+    drain(stage, seconds, 5.0)
+    stage.run_for(4.0)
+    stage.pool.held = False
+    answer, _, _ = read_all(guest).partition(b"\r\n\r\n")
+    found = Answer.parse(answer)
+    assert found.status == 503
+    assert 1 <= int(found.headers["retry-after"]) <= 5
+    assert found.headers["connection"] == "close"
+    stage.close()
 
 
 def test_who_waited_in_the_kernel_s_queue_is_served(make_stage: MakeStage) -> None:

@@ -84,3 +84,30 @@ def test_not_ready_once_the_end_has_begun(make_server: Callable[..., Server]) ->
         assert ask(peer, "/-/ready") == (503, "draining\n")
         assert ask(other, "/-/live") == (200, "live\n")
     thread.join()
+
+
+def test_not_ready_comes_before_the_end(make_server: Callable[..., Server]) -> None:
+    """The port still accepts, answers do not end connections, and a second stop() cuts it short."""
+    server = make_server(health=True)
+    address = server.addresses[0]
+    stopping = threading.Thread(target=server.stop, kwargs={"not_ready": 60})
+    with RawPeer(address) as kept:
+        assert ask(kept, "/-/ready") == (200, "ready\n")
+        stopping.start()
+        wait_until(lambda: ask(kept, "/-/ready") == (503, "draining\n"))
+        assert not server.draining
+        with RawPeer(address) as other:
+            assert ask(other, "/-/live") == (200, "live\n")
+            assert ask(other, "/page") == (200, "caught")
+        server.stop()
+        assert server.draining
+    stopping.join(10)
+    assert not stopping.is_alive()
+
+
+def test_not_ready_ends_by_itself(make_server: Callable[..., Server]) -> None:
+    server = make_server(health=True)
+    server.stop(not_ready=0.1)
+    assert server.draining
+    with pytest.raises(ValueError, match="not_ready must be more than 0"):
+        server.stop(not_ready=0)

@@ -845,7 +845,7 @@ def test_what_came_before_a_close_is_answered_before_ours(make_stage: MakeStage)
     guest, handler = stage.guest()
     guest.send(*(frame(TEXT, str(number)) for number in range(50)), wire.close(4001, "bye"))
     assert [guest.text() for _ in range(50)] == [str(number) for number in range(50)]
-    assert guest.close_frame() == (4001, "")
+    assert guest.close_frame() == (4001, "bye")
     assert guest.wait_end() == "FIN"
     assert (handler.close_code, handler.close_reason) == (4001, "bye")
 
@@ -878,6 +878,16 @@ def test_what_came_before_a_reset_is_delivered(make_stage: MakeStage) -> None:
     guest.reset()
     stage.run_until(lambda: handler.close_code)
     assert handler.messages == [str(number) for number in range(50)]
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (4001, "see you"), (1005, "")])
+def test_a_close_is_answered_with_its_code_and_reason(make_stage: MakeStage, code: int, reason: str) -> None:
+    stage = make_stage()
+    guest, handler = stage.guest()
+    guest.send(frame(wire.CLOSE) if code == 1005 else wire.close(code, reason))
+    assert guest.close_frame() == (code, reason)
+    stage.run_until(lambda: handler.close_code)
+    assert (handler.close_code, handler.close_reason) == (code, reason)
 
 
 @pool_only

@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at the end, close connections over so many seconds instead of all at once",
     )
     parser.add_argument(
+        "--not-ready",
+        type=float,
+        metavar="SECONDS",
+        help="at the end, say so at /-/ready for so many seconds before anything is closed",
+    )
+    parser.add_argument(
         "--broadcast-path", metavar="PATH", help="what comes on this path goes to everybody there (e.g. /broadcast)"
     )
     parser.add_argument("--metrics", action="store_true", help="serve /-/metrics for Prometheus (gows[metrics])")
@@ -138,7 +144,11 @@ def server(arguments: argparse.Namespace) -> Server:
         max_fragments=1 << 20,  # conformance suites send 65,536 fragments in a message
     )
     echo = Server(
-        workers=arguments.workers, options=options, metrics=arguments.metrics, ssl_context=ssl_context(arguments)
+        workers=arguments.workers,
+        options=options,
+        metrics=arguments.metrics,
+        health=arguments.not_ready is not None,
+        ssl_context=ssl_context(arguments),
     )
     if arguments.broadcast_path is not None:
         everybody = replace(options, group=arguments.broadcast_path)
@@ -169,13 +179,16 @@ def run(arguments: argparse.Namespace) -> int:
                 address,
                 processes=arguments.processes,
                 drain=arguments.drain,
+                not_ready=arguments.not_ready,
                 ready=listening,
             )
             return 0
         echo = server(arguments)
         echo.listen(address)
         dedicate()
-        echo.listen_and_serve(ready=lambda: listening(echo.addresses), drain=arguments.drain)
+        echo.listen_and_serve(
+            ready=lambda: listening(echo.addresses), drain=arguments.drain, not_ready=arguments.not_ready
+        )
     except (OSError, ValueError, UsageError) as error:
         print(f"gows echo: {error}", file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ request; a body `body_timeout` after its head. Bytes that trickle in extend neit
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -46,12 +47,16 @@ WRITE_TIMEOUT = 30.0
 """Seconds in which the peer must take something of an answer that waits for it, be it from the kernel."""
 HIGH_WATER = 262144
 """Bytes queued above which a body in pieces waits, and the next pipelined request."""
+RETRY_AFTER = (1, 5)
+"""Seconds, chosen at random between these, after which a client is to try again whose upgrade met the end of the server:
+who comes then finds its successor."""
 PIECES_PER_RUN = 16
 """Pieces of a body sent before other tasks have their turn."""
 SMALL_BODY = 65536
 """Bytes of a body that is copied behind its head, to go out in one piece."""
 
 _HEAD, _BODY, _BUSY, _ANSWERING, _WAITING, _ANSWERED, _IDLE, _UPGRADED, _CLOSED = range(9)
+_PEER_ENDED, _STOPPED = 1, 2  # bits of HttpConnection._eof
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _AT_WORK = (_BUSY, _ANSWERING, _WAITING, _ANSWERED)
 
@@ -65,6 +70,10 @@ class Application(Protocol):
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float
+
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun: each answer is the last of its connection."""
 
     @property
     def proxies(self) -> Proxies | None:
@@ -106,7 +115,7 @@ class HttpConnection(Observer):
         self._parser = RequestParser(app.max_head_size, app.max_headers, app.max_body_size)
         self._phase = _HEAD
         self._stash = bytearray()
-        self._eof = False
+        self._eof = 0  # why no further request is to be taken, as bits
         self._request: Request | None = None
         self._sending: _Sending | None = None
         stream.set_deadline(app.head_timeout)
@@ -144,7 +153,7 @@ class HttpConnection(Observer):
         """The peer has sent all it has to send; a request that is complete is still answered."""
         with self.stream.lock:
             observer = self.stream.observer
-            self._eof = True
+            self._eof |= _PEER_ENDED
         if observer is not self:
             observer.eof_received()
         elif self._phase in (_HEAD, _BODY, _IDLE):
@@ -243,15 +252,21 @@ class HttpConnection(Observer):
     def end_when_idle(self, *, patient: bool = False) -> None:
         """The server stops: close now, or once the request that came is answered. Loop thread.
 
-        `patient`: only if it waits for a further request. One that is coming in is still taken, an upgrade too.
+        `patient`: only if nothing of a request has come. One that is coming in is still taken, an upgrade too.
         """
         if patient:
-            if self._phase == _IDLE:
+            if self.idle:
                 self._end()
             return
-        self._eof = True  # no further request is wanted, whoever says so
+        with self.stream.lock:
+            self._eof |= _STOPPED
         if self._phase in (_HEAD, _BODY, _IDLE):
             self._end()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request, or of a further one, has come. Loop thread."""
+        return self._phase == _IDLE or (self._phase == _HEAD and not self._parser.started)
 
     def _end(self) -> None:
         self._phase = _CLOSED
@@ -295,12 +310,16 @@ class HttpConnection(Observer):
         """Send the 101 and hand the stream to `observer`. Any thread, while the request is being handled; once.
 
         Raises HandshakeError (400) when the peer sent anything behind its request, for it may send no frame before the
-        101 (RFC 6455 §4.1), and ConnectionClosedError when it has gone or was answered already.
+        101 (RFC 6455 §4.1), HandshakeError (503) when the server has come to its end meanwhile, and
+        ConnectionClosedError when the peer has gone or was answered already.
         """
         stream = self.stream
         with stream.lock:
-            if self._phase != _BUSY or stream.closed or self._eof:
+            if self._phase != _BUSY or stream.closed or self._eof & _PEER_ENDED:
                 raise ConnectionClosedError("the connection is gone, or its request was answered already")
+            if self._eof:
+                seconds = str(random.randint(*RETRY_AFTER))
+                raise HandshakeError(503, "the server is stopping", (("Retry-After", seconds),))
             if self._stash or self._parser.trailing:
                 raise HandshakeError(400, "data came before the handshake was answered")
             self._phase = _UPGRADED
@@ -353,20 +372,21 @@ class HttpConnection(Observer):
 
     def _send(self, response: Response, request: Request) -> None:
         head = request.head
+        keep_alive = head.keep_alive and not self.app.draining
         empty = head.method == "HEAD" or response.status in BODILESS
         pieces = response.chunks
         chunked = pieces is not None and response.length is None and head.version == "HTTP/1.1"
-        start = response.head_bytes(keep_alive=head.keep_alive, chunked=chunked and response.status not in BODILESS)
+        start = response.head_bytes(keep_alive=keep_alive, chunked=chunked and response.status not in BODILESS)
         if pieces is None or empty:
             body = b"" if empty else response.body
             self.stream.write(start + body if len(body) < SMALL_BODY else start)
             if len(body) >= SMALL_BODY:
                 self.stream.write(body)
-            self._finish(response, len(body), head.keep_alive)
+            self._finish(response, len(body), keep_alive)
         else:
             self.stream.write(start)
             one_thread = response.one_thread and isinstance(self.stream.loop.pool, WorkerPool)
-            self._sending = sending = _Sending(response, iter(pieces), chunked, head.keep_alive, one_thread)
+            self._sending = sending = _Sending(response, iter(pieces), chunked, keep_alive, one_thread)
             self._send_pieces(sending)
 
     def _send_pieces(self, sending: _Sending) -> None:

@@ -35,6 +35,7 @@ def run(
     processes: int | str = "auto",
     timeout: float = 5.0,
     drain: float | None = None,
+    not_ready: float | None = None,
     start_timeout: float = 60.0,
     ready: Callable[[list[Any]], object] | None = None,
     backlog: int = 4096,
@@ -48,7 +49,8 @@ def run(
       it anew.
     - `address`: as for `Server.listen`, or a list of such; port 0 takes a free one, the same for all.
     - `processes`: how many; "auto": one for each CPU that this process may use.
-    - `timeout`, `drain`: seconds; workers end with `Server.stop(timeout, drain=drain)`, and are killed 5 s after that.
+    - `timeout`, `drain`, `not_ready`: seconds; workers end with `Server.stop(timeout, drain=drain, not_ready=not_ready)`,
+      and are killed 5 s after that. In a rolling restart `not_ready` does not count: others accept already.
     - `start_timeout`: seconds until a worker that has not become ready is killed.
     - `ready(addresses)`: called once, in the supervisor, when all workers accept: the place to print the address.
     - `backlog`, `mode`: the length of a listen queue; who may connect to a Unix-domain socket.
@@ -80,6 +82,7 @@ def run(
     for key, value in (("timeout", timeout), ("start_timeout", start_timeout)):
         check_seconds(key, value, optional=False)
     check_seconds("drain", drain)
+    check_seconds("not_ready", not_ready)
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("run() handles signals: call it in the main thread")
     if any(loop.running for loop in live_loops()):
@@ -89,7 +92,7 @@ def run(
     listening = Listening(address if isinstance(address, list) else [address], count, backlog=backlog, mode=mode)
     folder = tempfile.mkdtemp(prefix="gows-")
     try:
-        Supervisor(Job(app_factory, folder, timeout, drain, start_timeout), listening, ready).run()
+        Supervisor(Job(app_factory, folder, timeout, drain, start_timeout, not_ready), listening, ready).run()
     except StartFailed:
         raise SystemExit(1) from None
     finally:

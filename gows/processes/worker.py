@@ -52,11 +52,12 @@ class Job(NamedTuple):
     timeout: float
     drain: float | None
     start_timeout: float
+    not_ready: float | None = None
 
     @property
     def longest_end(self) -> float:
         """Seconds from the order to end until a worker is killed."""
-        return max(self.drain or 0.0, RETIREMENT) + self.timeout + GRACE
+        return (self.not_ready or 0.0) + max(self.drain or 0.0, RETIREMENT) + self.timeout + GRACE
 
 
 class _Ended(BaseException):
@@ -96,6 +97,7 @@ class Worker:
         self.name = name
         self.channel = channel
         self._drain = job.drain
+        self._not_ready = job.not_ready
         self._told = False
         self._interruptible = False
         self._lent: dict[str, list[Listener]] = {}  # by slot
@@ -169,6 +171,7 @@ class Worker:
                 for listener in self._listeners:
                     server.drop_listener(listener)
                 self._drain = max(self._drain or 0.0, RETIREMENT)
+                self._not_ready = None
                 self._told = True
         if self.channel.ended:  # the supervisor was killed
             logger.error("worker %s has lost its supervisor, and ends", self.name)
@@ -179,7 +182,7 @@ class Worker:
         for listeners in self._lent.values():
             for listener in listeners:
                 server.drop_listener(listener)
-        server.stop(self.job.timeout, drain=self._drain)
+        server.stop(self.job.timeout, drain=self._drain, not_ready=self._not_ready)
         bus.close()
         self.channel.receive()
         if self.channel.ended:

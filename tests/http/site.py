@@ -28,6 +28,7 @@ class App:
     body_timeout: float = 20.0
     keep_alive_timeout: float = 75.0
     proxies: Proxies | None = None
+    draining: bool = False
     requests: list[Request] = field(default_factory=list)
 
     def answers_at_once(self, request: Request) -> bool:

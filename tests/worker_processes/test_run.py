@@ -291,6 +291,18 @@ def test_a_second_signal_ends_all_at_once(start: Start) -> None:
 
 
 @slow
+def test_not_ready_is_said_before_the_port_is_closed(start: Start) -> None:
+    program = start('"127.0.0.1:0", processes=1, not_ready=1.5')
+    peer = program.peers(1, 1)[0][0]
+    program.send_signal(signal.SIGTERM)
+    wait_until(lambda: program.get("/-/ready") == "draining\n", SECONDS)
+    assert program.get("/-/live") == "live\n"
+    assert echoes(peer)
+    farewell(peer, 1001)
+    assert program.end(None) == 0
+
+
+@slow
 def test_who_waits_in_a_queue_is_served_before_the_end(start: Start) -> None:
     program = start('"127.0.0.1:0", processes=1, drain=0.5')
     worker = program.who()
