@@ -426,9 +426,9 @@ class Server:
     ) -> None:
         """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes.
 
-        A signal ends it as `stop(drain=drain, not_ready=not_ready)` does, a second one at once. `ready()` is called once connections are
-        accepted and a signal would end it in order: the place to print the address. Raises OSError when the address
-        cannot be had.
+        A signal ends it as `stop(drain=drain, not_ready=not_ready)` does, a second one at once. `ready()` is called
+        once connections are accepted and a signal would end it in order: the place to print the address. Raises OSError
+        when the address cannot be had.
         """
         check_seconds("drain", drain)
         check_seconds("not_ready", not_ready)

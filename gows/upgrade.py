@@ -56,10 +56,10 @@ def accept(
     extra headers of the 101. Connections from outside a `gows.Server` live on `loop`, or on the process-wide loop,
     which starts at first use.
 
-    Raises HandshakeError with the HTTP status of the refusal (405, 426, 400, 403; 503 when the server has come to its end
-    meanwhile; behind a trusted proxy 429 and 503, by the server's Admission), InvalidHeaderError for a header that may not be sent, ConnectionClosedError when the
-    peer has gone, UsageError for a socket that cannot be taken over. Uncaught in a route of a Server, a HandshakeError
-    becomes the HTTP answer.
+    Raises HandshakeError with the HTTP status of the refusal (405, 426, 400, 403; 503 when the server has come to its
+    end meanwhile; behind a trusted proxy 429 and 503, by the server's Admission), InvalidHeaderError for a header that
+    may not be sent, ConnectionClosedError when the peer has gone, UsageError for a socket that cannot be taken over.
+    Uncaught in a route of a Server, a HandshakeError becomes the HTTP answer.
     """
     extra = check_headers(headers or ())
     if isinstance(source, dict):

@@ -48,8 +48,8 @@ WRITE_TIMEOUT = 30.0
 HIGH_WATER = 262144
 """Bytes queued above which a body in pieces waits, and the next pipelined request."""
 RETRY_AFTER = (1, 5)
-"""Seconds, chosen at random between these, after which a client is to try again whose upgrade met the end of the server:
-who comes then finds its successor."""
+"""Seconds, chosen at random between these, after which a client whose upgrade met the end of the server tries again:
+it then finds the server's successor."""
 PIECES_PER_RUN = 16
 """Pieces of a body sent before other tasks have their turn."""
 SMALL_BODY = 65536

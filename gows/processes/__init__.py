@@ -49,8 +49,8 @@ def run(
       it anew.
     - `address`: as for `Server.listen`, or a list of such; port 0 takes a free one, the same for all.
     - `processes`: how many; "auto": one for each CPU that this process may use.
-    - `timeout`, `drain`, `not_ready`: seconds; workers end with `Server.stop(timeout, drain=drain, not_ready=not_ready)`,
-      and are killed 5 s after that. In a rolling restart `not_ready` does not count: others accept already.
+    - `timeout`, `drain`, `not_ready`: seconds; workers end as `Server.stop(timeout, drain=drain, not_ready=not_ready)`
+      does, and are killed 5 s after that. In a rolling restart `not_ready` does not count: others accept already.
     - `start_timeout`: seconds until a worker that has not become ready is killed.
     - `ready(addresses)`: called once, in the supervisor, when all workers accept: the place to print the address.
     - `backlog`, `mode`: the length of a listen queue; who may connect to a Unix-domain socket.

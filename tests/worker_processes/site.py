@@ -178,11 +178,16 @@ class Program:
 
     def get(self, path: str) -> str:
         """The body of the answer, which must be 200."""
+        status, body = self.ask(path)
+        assert status == 200, (status, body)
+        return body
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """The status and the body of the answer."""
         with RawPeer(self.address) as peer:
             peer.send(f"GET {path} HTTP/1.1\r\nHost: gows.test\r\nConnection: close\r\n\r\n".encode())
             answer, body = peer.read_answer()
-            assert answer.status == 200, (answer, body)
-            return body.decode()
+            return answer.status, body.decode()
 
     def wait_refused(self) -> None:
         """Until nobody listens any more."""

@@ -295,7 +295,7 @@ def test_not_ready_is_said_before_the_port_is_closed(start: Start) -> None:
     program = start('"127.0.0.1:0", processes=1, not_ready=1.5')
     peer = program.peers(1, 1)[0][0]
     program.send_signal(signal.SIGTERM)
-    wait_until(lambda: program.get("/-/ready") == "draining\n", SECONDS)
+    wait_until(lambda: program.ask("/-/ready") == (503, "draining\n"), SECONDS)
     assert program.get("/-/live") == "live\n"
     assert echoes(peer)
     farewell(peer, 1001)
