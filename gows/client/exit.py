@@ -70,7 +70,7 @@ def _wait(left: list[Stream], begun: list[None], loops: int) -> None:
             going = [stream for stream in left if stream.sock is not None and stream.sock.fileno() >= 0]
             if not going:
                 return
-            untaken = sum(stream.queued for stream in going)
+            untaken = sum(stream.untaken() for stream in going)
             if least is None or untaken < least:
                 least = untaken
                 deadline = time.monotonic() + (STALL_SECONDS if untaken else ANSWER_SECONDS)

@@ -108,7 +108,8 @@ class Reconnect:
             CloseCode.SERVICE_RESTART,
             CloseCode.TRY_AGAIN_LATER,
         ):
-            low, high = (min(self.maximum, seconds) for seconds in RESTART_DELAY)
+            high = min(self.maximum, RESTART_DELAY[1])
+            low = min(high / 2, RESTART_DELAY[0])  # random with a small maximum, too
             return max(delay, random.uniform(low, high))
         return delay
 

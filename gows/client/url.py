@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from gows.reactor.address import Address
+from gows.reactor.address import Address, ascii_host
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -105,7 +105,7 @@ def _host(url: str, host: str) -> tuple[str, str]:
         zone = zone.removeprefix("25")
         return (f"{literal}%{zone}" if zone else literal), f"[{literal}]"
     try:
-        name = host if host.isascii() else host.encode("idna").decode()
+        name = ascii_host(host)
     except UnicodeError as error:
         raise ValueError(f"{url!r} has a host name that cannot be: {error}") from None
     if _is_name(name) is None:

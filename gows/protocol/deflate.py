@@ -189,8 +189,11 @@ def make_offer(options: DeflateOptions) -> str:
 def accept_answer(extensions: Sequence[ExtensionOffer], options: DeflateOptions | None) -> DeflateParams | None:
     """The client's look at the server's Sec-WebSocket-Extensions; `options` is what was offered, None for nothing.
 
-    None: no compression. Raises HandshakeError for an extension or a parameter that was not offered, or one that breaks
-    the rules (RFC 6455 §4.1 point 5, RFC 7692 §7.1): the connection must then be failed.
+    A server that was asked to forget its window and does not say that it will (Tornado, Mojolicious) keeps it, so we
+    do: an inflater of some 40 KiB lasts as long as the connection.
+
+    None: no compression. Raises HandshakeError for an extension or a parameter that was not offered, or one that
+    breaks the rules (RFC 6455 §4.1 point 5, RFC 7692 §7.1): the connection must then be failed.
     """
     if not extensions:
         return None
@@ -201,8 +204,6 @@ def accept_answer(extensions: Sequence[ExtensionOffer], options: DeflateOptions 
         raise HandshakeError(101, f"the server chose more than one extension: {name}, {extensions[1].name}")
     try:
         answer = _read_params(extensions[0].params)
-        if options.server_no_context_takeover and not answer.server_no_takeover:
-            raise _BadParams(f"{_SERVER_NO_TAKEOVER} was asked but not granted")  # §7.1.1.1
         if answer.client_bits == 0:
             raise _BadParams(f"{_CLIENT_BITS} needs a value in an answer")  # §7.1.2.2
         if answer.client_bits is not None and answer.client_bits > options.client_max_window_bits:

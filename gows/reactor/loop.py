@@ -31,7 +31,7 @@ from typing import Any
 from gows.bufferpool import BufferPool
 from gows.errors import LoopClosedError, UsageError
 from gows.reactor import turn
-from gows.reactor.address import Address, AddressLike, parse_address
+from gows.reactor.address import Address, AddressLike, ascii_host, parse_address
 from gows.reactor.connector import Connector
 from gows.reactor.endpoint import Endpoint
 from gows.reactor.listener import Listener
@@ -493,6 +493,8 @@ class Loop:
         """
         self._check_open()
         place = parse_address(address)
+        if not place.host.isascii():
+            place = place._replace(host=ascii_host(place.host))
         stream: Stream
         if ssl_context is None:
             stream = Stream(self, None, observer)

@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -391,6 +392,43 @@ def test_a_name_that_nobody_knows() -> None:
         loop.start()
         with pytest.raises(ConnectError, match=r"cannot connect to nowhere\.example:80: .*not known"):
             connect("ws://nowhere.example/", loop=loop)
+
+
+def test_names_are_looked_up_as_browsers_do() -> None:
+    asked: list[str] = []
+
+    class Names(SocketLayer):
+        def resolve(self, address: Any) -> Any:
+            asked.append(address.host)
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    class Nobody(Observer):
+        def data_received(self, buf: Any, n: int) -> None: ...
+
+    with Loop(workers=0, sockets=Names()) as loop:
+        loop.start()
+        with pytest.raises(ConnectError):
+            connect("ws://faß.example/", loop=loop)
+        loop.connect("faß.example:80", Nobody())
+        wait_until(lambda: len(asked) == 2)
+    assert asked == ["xn--fa-hia.example"] * 2
+
+
+def test_a_server_that_keeps_its_window_though_it_was_asked_not_to(loop: Loop) -> None:
+    """As Tornado does. The second message points back into the first."""
+    compressor = zlib.compressobj(wbits=-15)
+
+    def compressed(text: bytes) -> bytes:
+        data = (compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        return bytes((0xC1, len(data))) + data
+
+    def script(peer: Peer) -> None:
+        peer.accept("Sec-WebSocket-Extensions: permessage-deflate", behind=compressed(b"hello" * 9))
+        peer.send(compressed(b"hello" * 9))
+        close_politely(peer)
+
+    with ScriptedServer(script) as server, connect(server.url, compression=True, loop=loop) as ws:
+        assert [ws.recv(10), ws.recv(10)] == ["hello" * 9] * 2
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -62,7 +62,11 @@ def test_a_server_that_restarts_is_given_5_to_30_seconds(code: int) -> None:
     delays = [Reconnect().delay(0, ConnectionClosedError("", code)) for _ in range(500)]
     assert 5 <= min(delays) < 7
     assert 28 < max(delays) <= 30
-    assert max(Reconnect(maximum=2).delay(0, ConnectionClosedError("", code)) for _ in range(500)) <= 2
+    for maximum in (1, 2, 5):
+        delays = [Reconnect(maximum=maximum).delay(0, ConnectionClosedError("", code)) for _ in range(500)]
+        assert max(delays) <= maximum
+        assert max(delays) - min(delays) > 0.4 * maximum
+        assert min(delays) >= 0.5 * maximum
 
 
 def test_other_close_codes_change_nothing() -> None:

@@ -31,6 +31,10 @@ GOOD = {
     "wss://[2001:DB8::0:1]/": url_of(Address("2001:db8::1", 443), "[2001:db8::1]", secure=True),
     "ws://[fe80::1%25eth0]:81/": WebSocketUrl(False, Address("fe80::1%eth0", 81), "[fe80::1]:81", "fe80::1", "/", None),
     "ws://bücher.example/": url_of(Address("xn--bcher-kva.example", 80), "xn--bcher-kva.example"),
+    "ws://faß.example/": url_of(Address("xn--fa-hia.example", 80), "xn--fa-hia.example"),
+    "ws://FAß。example/": url_of(Address("xn--fa-hia.example", 80), "xn--fa-hia.example"),
+    "ws://a_b.Bücher.example/": url_of(Address("a_b.xn--bcher-kva.example", 80), "a_b.xn--bcher-kva.example"),
+    "ws://i❤.example/": url_of(Address("xn--i-7iq.example", 80), "xn--i-7iq.example"),
     "ws://example.com/ä?ö=ü": url_of(Address("example.com", 80), "example.com", "/%C3%A4?%C3%B6=%C3%BC"),
     "ws://u:p@example.com/": url_of(Address("example.com", 80), "example.com", authorization="Basic dTpw"),
     "ws://u%40x:p%3A%20w@example.com/": url_of(
