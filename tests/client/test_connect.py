@@ -55,7 +55,7 @@ def test_the_handler_hears_of_everything_in_order_on_a_worker(loop: Loop) -> Non
         peer.send(frame(2, b"\x00\xff"))
         assert peer.read_frame() == (1, b"hello")
         peer.send(close_frame(1001, "bye"))
-        assert peer.read_frame() == (8, struct.pack("!H", 1001))
+        assert peer.read_frame() == (8, struct.pack("!H", 1001) + b"bye")
 
     with ScriptedServer(script) as server:
         handler = Recorder()

@@ -249,7 +249,7 @@ def test_a_lost_connection_is_made_again(town: Town) -> None:
     client.stop(1001, "done")
     town.until(lambda: client.stopped)
     assert repr(client) == "<ReconnectingClient 10.0.0.1:80 stopped>"
-    assert handler.calls == ["open", (1006, ""), "open", (1001, "")]
+    assert handler.calls == ["open", (1006, ""), "open", (1001, "done")]
     assert not client.connected
 
 
