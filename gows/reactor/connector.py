@@ -140,6 +140,11 @@ class Connector(Endpoint):
     def _timed_out(self, timeout: float) -> None:
         self._stream.abort(TimeoutError(f"no connection within {timeout:g} s"))
 
+    def disown(self) -> None:
+        """Release the descriptor in a forked child."""
+        if self._sock is not None:
+            self._sock.close()
+
     def fail(self, error: Exception) -> None:
         self._stream.abort(error)
 

@@ -26,6 +26,11 @@ class Endpoint:
         """A call above raised `error`, which the loop has logged."""
         raise NotImplementedError
 
+    def disown(self) -> None:
+        """Close this process's copy of the descriptor, in a forked child, and change nothing else: it is the
+        parent's. No lock is taken, since a thread that did not come along may have held it."""
+        raise NotImplementedError
+
 
 class Sock(Protocol):
     """The part of a non-blocking `socket.SocketType` that the reactor uses; a stand-in must behave alike."""

@@ -112,6 +112,12 @@ class Listener:
         for acceptor in self._acceptors:
             acceptor.watch(wanted)
 
+    def disown(self) -> None:
+        """Release the reserve in a forked child; its acceptors release their own."""
+        self.closed = True
+        self.loop.sockets.drop_reserve(self._reserve)
+        self._reserve = -1
+
     def _close(self) -> None:
         for acceptor in self._acceptors:
             acceptor.watch(False)
@@ -236,6 +242,10 @@ class _Acceptor(Endpoint):
 
     def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
         self.on_readable(scratch, ticks)
+
+    def disown(self) -> None:
+        """Release the descriptor in a forked child."""
+        self.sock.close()
 
     def fail(self, error: Exception) -> None:
         """Logged; the next connection may fare better. Not at once, for this one may be still in the queue."""

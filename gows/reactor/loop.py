@@ -18,6 +18,7 @@ No step runs code of the user's when there is a worker pool, so nothing in a tur
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -56,6 +57,17 @@ LOCKS = 64
 """Striped locks of a loop: enough that two threads rarely want the same, and nothing per connection."""
 
 _live: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    """In a forked process (fork(2)) the parent's threads do not go on, nor do the loops that they turned."""
+    for loop in live_loops():
+        if loop.running:
+            loop.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
 
 
 def live_loops() -> list[Loop]:
@@ -300,6 +312,22 @@ class Loop:
             self._run_jobs()
 
     # ------------------------------------------------------------------ a turn
+
+    def disown(self) -> None:
+        """Let go of everything in a forked child, in which this loop does not turn: close its copies of the
+        descriptors, or connections that the parent ends would live on."""
+        self._closed = self._refusing = self._stopping = True
+        self._finished = threading.Event()
+        self._finished.set()
+        self._thread_id = None
+        for endpoint in self.streams:
+            if endpoint is not None:
+                endpoint.disown()
+        for listener in self._listeners:
+            listener.disown()
+        self.streams, self.live_streams = [], 0
+        self.poller.close()
+        _live.discard(self)
 
     def _turn(self, timeout: float | None) -> int:
         wakeup, pool = self.wakeup, self.pool

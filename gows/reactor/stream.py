@@ -340,13 +340,10 @@ class Stream(Endpoint):
         """Our FIN, behind everything."""
         assert self.sock is not None
         state = self._state = self._state | ENDED
-        if state & CLOSING and state & (EOF | HASTY):
-            pass  # close(2) comes next, and sends it
-        else:
-            try:
-                self.sock.shutdown(socket.SHUT_WR)
-            except OSError:  # ENOTCONN: the peer has reset the connection, so nothing comes from it either
-                self._state |= EOF
+        try:  # also where close(2) comes next: another process may have a copy, which delays what that does
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:  # ENOTCONN: the peer has reset the connection, so nothing comes from it either
+            self._state |= EOF
         if state & BOUNDED:
             self.loop.schedule(self, None)
 
@@ -595,6 +592,12 @@ class Stream(Endpoint):
     def fail(self, error: Exception) -> None:
         """The observer raised."""
         self.abort(error)
+
+    def disown(self) -> None:
+        """Release the descriptor in a forked child. What is written there from now on is dropped."""
+        self._state |= LOST
+        if self.sock is not None:
+            self.sock.close()
 
     def settle(self, error: Exception | None) -> None:
         """The loop, at the end of a turn: take the next step towards the end."""

@@ -63,6 +63,11 @@ class Wakeup(Endpoint):
     def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
         self.on_readable(scratch, ticks)
 
+    def disown(self) -> None:
+        """Release the descriptor in a forked child."""
+        self._lock = threading.RLock()
+        self.close()
+
     def close(self) -> None:
         """Release the descriptor. Idempotent."""
         with self._lock:
