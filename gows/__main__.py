@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from gows.commands import check, connect, demo, echo
+from gows.commands.screen import end_output
 
 COMMANDS = {
     "demo": (demo, "run a chat with rooms: open it in two browser tabs and talk"),
@@ -31,11 +32,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    chosen = parser().parse_args(arguments)
     try:
-        return int(chosen.run(chosen))
+        try:
+            chosen = parser().parse_args(arguments)
+            return int(chosen.run(chosen))
+        finally:  # here, and not when Python ends, where an error has no other end than a traceback
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # of `gows check | head`
+        end_output()
+        return 1
 
 
 if __name__ == "__main__":

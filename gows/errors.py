@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gows.codes import CloseCause
+from gows.printable import printable
 
 
 class GowsError(Exception):
@@ -66,7 +67,7 @@ class HttpError(PeerError):
         self.headers = tuple(headers)
 
     def __str__(self) -> str:
-        return f"{self.status} {self.reason}"
+        return f"{self.status} {printable(self.reason)}"  # which may be a server's
 
 
 class HandshakeError(HttpError):

@@ -205,7 +205,7 @@ class Metrics:
             "gows_accepted": {"": traffic.accepted},
             "gows_refused": {str(status): count for status, count in list(traffic.refusals.items())},
             "gows_not_admitted": dict(server.admission.counts),
-            "gows_ended": {f"{code},{cause}": count for (code, cause), count in list(traffic.endings.items())},
+            "gows_ended": {f"{_code(code)},{cause}": count for (code, cause), count in list(traffic.endings.items())},
             "gows_received": {"": traffic.received},
             "gows_received_bytes": {"": traffic.received_bytes},
             "gows_sent": {"": traffic.sent},
@@ -231,6 +231,11 @@ class Metrics:
             "gows_worker_wait_seconds": self._probes.wait.snapshot(),
             "gows_loop_lag_max_seconds": {"": self._probes.longest_lag},
         }
+
+
+def _code(code: int) -> str:
+    """A label for a close code: of a thousand together where the peer has the choice."""
+    return f"{code}-{code + 999}" if code >= 3000 else str(code)
 
 
 def add_up(snapshots: Iterable[Snapshot]) -> Snapshot:

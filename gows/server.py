@@ -39,6 +39,7 @@ from gows.metrics import PATH as METRICS_PATH
 from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
 from gows.overflow import Overflow
 from gows.presence import Describe, Member
+from gows.printable import show_address
 from gows.protocol.connection import to_bytes
 from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
@@ -569,7 +570,7 @@ class Server:
         refused = stream.observer = self._refused
         refused.count += 1
         if access_logger.isEnabledFor(logging.INFO):
-            access_logger.info('%s "-" %d 0', stream.peer_address, refusal.status)
+            access_logger.info('%s "-" %d 0', show_address(stream.peer_address), refusal.status)
         if refused.count <= MAX_REFUSED:
             stream.write(response_error(self.admission.error(refusal)))
             stream.close()
@@ -579,7 +580,8 @@ class Server:
     def _no_proxy(self, stream: Stream, error: ProxyError) -> None:
         """A connection that is to begin with a PROXY header does not."""
         if not self.admission.counts["proxy_protocol"]:
-            logger.warning("%s was cut off: %s; further ones are only counted", stream.peer_address, error)
+            address = show_address(stream.peer_address)
+            logger.warning("%s was cut off: %s; further ones are only counted", address, error)
         self.admission.count("proxy_protocol")
 
 

@@ -22,12 +22,15 @@ class Traffic:
         self.accepted = 0
         """WebSockets."""
         self.endings: dict[tuple[int, str], int] = {}
-        """WebSockets that ended, by close code and cause (CloseCause)."""
+        """WebSockets that ended, by close code and cause (CloseCause). Codes from 3000 count as 3000 or 4000: there are
+        2,000 of them, and a peer may send any."""
         self.refusals: dict[int, int] = {}
         """Upgrades that were refused, by HTTP status."""
 
     def ended(self, code: int, cause: str) -> None:
         """One more connection has ended."""
+        if code >= 3000:
+            code -= code % 1000
         self.endings[code, cause] = self.endings.get((code, cause), 0) + 1
 
     def refused(self, status: int) -> None:

@@ -12,6 +12,7 @@ from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, QueueFullError, UsageError, WriterBusyError
 from gows.handler import Handler
 from gows.options import check_seconds
+from gows.printable import show_address
 from gows.protocol.connection import Connection, ConnectionState, to_bytes
 from gows.reactor.stream import Stream
 from gows.session import ENDING, Session, SessionContext
@@ -296,9 +297,7 @@ class WebSocket(Session):
             self.arm()
 
     def __repr__(self) -> str:
-        address = self.remote_addr
-        peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else address or "-"
-        return f"<WebSocket {peer} {self.connection.state.name}>"
+        return f"<WebSocket {show_address(self.remote_addr)} {self.connection.state.name}>"
 
 
 class MessageWriter:

@@ -18,7 +18,17 @@ PACKAGE = ROOT / "gows"
 # Layer by layer, from the ground up; each layer is a list of units. The modules of one unit may import each other, two
 # units of one layer may not. A name stands for a module, or for a package and all that is in it.
 LAYERS: list[list[list[str]]] = [
-    [["gows.codes", "gows.errors", "gows.bufferpool", "gows.bytebuffer", "gows.options", "gows.variant"]],
+    [
+        [
+            "gows.codes",
+            "gows.errors",
+            "gows.bufferpool",
+            "gows.bytebuffer",
+            "gows.options",
+            "gows.printable",
+            "gows.variant",
+        ]
+    ],
     [["gows.protocol"], ["gows.reactor"]],
     [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
     [

@@ -63,6 +63,17 @@ def fetch(stage: Stage, host: str = "10.0.0.9", method: str = "GET") -> tuple[in
     return int(head.split()[1]), body.decode()
 
 
+def test_no_label_is_a_peers_choice(stage: Stage) -> None:
+    for code in (1000, 3000, 3999, 4000, 4567, 4999):
+        guest, _ = stage.guest()
+        guest.send(wire.close(code))
+        stage.run_for(0.1)
+    ended = {name: count for name, count in read(stage).items() if name.startswith("gows_ended_total")}
+    labels = {"1000": 1, "3000-3999": 2, "4000-4999": 3}
+    assert ended == {f'gows_ended_total{{cause="peer",code="{label}"}}': count for label, count in labels.items()}
+    assert len(stage.server.traffic.endings) == 3
+
+
 def test_what_happens_is_counted(stage: Stage) -> None:
     before = read(stage)
     assert before["gows_accepted_total"] == 0

@@ -47,6 +47,7 @@ from gows.errors import BrokerError, QueueFullError
 from gows.history import Keep
 from gows.options import check_seconds
 from gows.patterns import is_pattern
+from gows.printable import printable
 from gows.reactor.waits import never_wait
 from gows.topics import Position, Publication, Since
 from gows.websocket import WebSocket
@@ -414,7 +415,8 @@ class RedisBroker(Broker):
                 if not _is_trouble(error):
                     logger.exception("a fault of the Redis broker")
                 elif not told or self._up:
-                    logger.error("Redis is not there: %s; it is tried again", error or type(error).__name__)
+                    said = printable(str(error)) or type(error).__name__
+                    logger.error("Redis is not there: %s; it is tried again", said)
                 told = True
                 if self._up:
                     delay = FIRST_DELAY

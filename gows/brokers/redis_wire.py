@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from gows.brokers import Envelope
 from gows.codes import Opcode
 from gows.history import Keep
+from gows.printable import printable
 from gows.topics import Position, Publication, check_topic
 
 VERSION = b"\1"
@@ -218,4 +219,11 @@ class Complaints:
         self._said[kind] = now
         more = f", and {self._silent.pop(kind)} more since the last line" if kind in self._silent else ""
         fault = None if isinstance(error, ValueError) else error  # which may be ours
-        self._log("%s was not understood, and is skipped: %.100r: %.200s%s", kind, where, error, more, exc_info=fault)
+        self._log(
+            "%s was not understood, and is skipped: %.100r: %.200s%s",
+            kind,
+            where,
+            printable(str(error)),
+            more,
+            exc_info=fault,
+        )

@@ -25,6 +25,7 @@ from gows.errors import (
     UsageError,
 )
 from gows.handler import Handler
+from gows.printable import printable
 from gows.protocol.chunked import ChunkedDecoder
 from gows.protocol.connection import Connection
 from gows.protocol.deflate import DeflateParams
@@ -49,7 +50,7 @@ REFUSAL_SECONDS = 2.0
 def closed_error(ws: WebSocket) -> ConnectionClosedError:
     """What tells of the end of `ws`."""
     code, reason = ws.close_code, ws.close_reason
-    return ConnectionClosedError(f"the connection is closed: {code} {reason}".rstrip(), code, reason)
+    return ConnectionClosedError(f"the connection is closed: {code} {printable(reason)}".rstrip(), code, reason)
 
 
 def refuse_in_loop(loop: Loop, what: str) -> None:

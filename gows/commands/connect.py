@@ -29,10 +29,11 @@ from contextlib import contextmanager
 from gows.bytebuffer import ByteBuffer
 from gows.client import connect
 from gows.codes import CloseCode, Opcode
-from gows.commands.screen import Screen, escaped
+from gows.commands.screen import Screen, end_output
 from gows.errors import ConnectError, GowsError, HandshakeError, QueueFullError
 from gows.handler import Handler
 from gows.options import AcceptOptions
+from gows.printable import printable
 from gows.reactor.loop import Loop
 from gows.websocket import WebSocket
 
@@ -111,7 +112,7 @@ def _talk_to(args: argparse.Namespace, talk: Talk, screen: Screen, loop: Loop) -
         timeout=args.timeout,
         loop=loop,
     )
-    screen.note(f"connected to {args.url}" + (f", subprotocol {ws.subprotocol}" if ws.subprotocol else ""))
+    screen.note(printable(f"connected to {args.url}" + (f", subprotocol {ws.subprotocol}" if ws.subprotocol else "")))
     try:
         Prompt(ws, talk, screen).run(args.wait)
     except KeyboardInterrupt:
@@ -159,7 +160,7 @@ def _explain(error: Exception) -> str:
         text += f": {error.body.decode('utf-8', 'replace').strip()}"
     if isinstance(error, ConnectError) and isinstance(error.__cause__, ssl.SSLCertVerificationError):
         text += " (--insecure connects all the same)"
-    return escaped(text)
+    return printable(text)
 
 
 class Talk(Handler):
@@ -192,8 +193,8 @@ class Talk(Handler):
 
     def _text_line(self, text: str) -> str:
         if self._screen.interactive and len(text) > PREVIEW_CHARACTERS:
-            return f"{escaped(text[:PREVIEW_CHARACTERS])}… ({len(text)} characters)"
-        return escaped(text)
+            return f"{printable(text[:PREVIEW_CHARACTERS])}… ({len(text)} characters)"
+        return printable(text)
 
     def _binary_line(self, data: memoryview) -> str:
         more = " …" if len(data) > PREVIEW_BYTES else ""
@@ -257,14 +258,14 @@ class Talk(Handler):
     def verdict(self) -> int:
         """Say how it ended; the exit status."""
         if self._broken:  # nor may what is left in its buffer be printed at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)
+            end_output()
             return 1
         ws = self._ws
         assert ws is not None
         code = ws.close_code
         assert code is not None
         name = f" {CloseCode(code).name.lower().replace('_', ' ')}" if code in CloseCode.__members__.values() else ""
-        reason = f": {escaped(ws.close_reason)}" if ws.close_reason else ""
+        reason = f": {printable(ws.close_reason)}" if ws.close_reason else ""
         fine = code in _FINE or (self.leaving and code != CloseCode.ABNORMAL_CLOSURE)
         self._screen.note(f"{'' if fine else 'gows connect: '}closed with {code}{name}{reason}")
         return 0 if fine else 1
@@ -326,7 +327,7 @@ class Prompt:
         except UnicodeDecodeError:
             self._screen.note("that line is not UTF-8; send it with /binary")
         except (ValueError, GowsError) as error:
-            self._screen.note(f"not sent: {error}")
+            self._screen.note(f"not sent: {printable(str(error))}")
 
     def _command(self, name: str, rest: str = "") -> None:
         if name == "ping":
@@ -342,7 +343,7 @@ class Prompt:
             self._talk.leave(self._ws)
         else:
             self._screen.note(
-                f"there is no /{escaped(name)}; /ping, /binary, /close, /quit; //… sends what begins with /"
+                f"there is no /{printable(name)}; /ping, /binary, /close, /quit; //… sends what begins with /"
             )
 
     def _send(self, opcode: Opcode, data: bytes) -> None:

@@ -35,6 +35,7 @@ from gows import (
 )
 from gows.brokers.redis import RedisBroker
 from gows.commands.echo import add_processes
+from gows.commands.screen import say
 from gows.errors import HttpError, UsageError
 from gows.presence import Member
 from gows.processes import run as run_processes
@@ -241,7 +242,7 @@ def run(args: argparse.Namespace) -> int:
 
     def listening(addresses: list[Any]) -> None:
         host, port = addresses[0][:2]
-        print(f"Open {url(host, port)} in two browser tabs and chat. Ctrl-C ends it.", flush=True)
+        say(f"Open {url(host, port)} in two browser tabs and chat. Ctrl-C ends it.")
 
     try:
         if args.processes is not None:
@@ -258,7 +259,7 @@ def run(args: argparse.Namespace) -> int:
     except (ImportError, OSError, UsageError, ValueError) as error:
         print(f"gows demo: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
-    print("bye")
+    say("bye")
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import Opcode
+from gows.commands.screen import say
 from gows.errors import UsageError
 from gows.handler import Handler
 from gows.http.request import Request
@@ -169,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
     address = (arguments.host, arguments.port)
 
     def listening(addresses: list[Any]) -> None:
-        print(f"listening on {addresses[0][0]}:{addresses[0][1]}", flush=True)
+        say(f"listening on {addresses[0][0]}:{addresses[0][1]}")
 
     try:
         if arguments.processes is not None:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
 import unicodedata
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    ord("\n"): "\\n",
-    ord("\r"): "\\r",
-    ord("\t"): "\\t",
-}
-
-
-def escaped(text: str) -> str:
-    """`text` on one line, with control characters written out: they could move the cursor, or worse."""
-    return text.translate(_CONTROLS)
 
 
 def columns(text: str) -> int:
@@ -25,6 +15,23 @@ def columns(text: str) -> int:
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
         for character in text
     )
+
+
+def end_output() -> None:
+    """Nobody reads any more: have what is left, in the buffer too, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    finally:
+        os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """Print a line. A server goes on when nobody reads what it prints."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        end_output()
 
 
 class Screen:

@@ -29,6 +29,7 @@ from gows.errors import ConnectionClosedError, HandshakeError, HttpError
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.http.response import BODILESS, Response, as_response, error_response
+from gows.printable import show_address, show_path
 from gows.protocol.handshake import response_error
 from gows.protocol.http import RequestParser
 from gows.reactor.networks import PeerAddress
@@ -345,7 +346,7 @@ class HttpConnection(Observer):
             if isinstance(error, ConnectionClosedError) and (self._eof or self.stream.closed):
                 refusal = HttpError(400, "the connection ended before it was upgraded")  # the peer's doing: no news
             else:
-                logger.exception("%s %s: the view failed", request.method, request.head.target)
+                logger.exception("%s %s: the view failed", request.method, show_path(request.head.path))
                 refusal = HttpError(500, "internal server error")
         with self.stream.lock:
             upgraded = self._phase == _UPGRADED
@@ -500,8 +501,8 @@ class HttpConnection(Observer):
     def _log(self, status: int, size: int) -> None:
         if access_logger.isEnabledFor(logging.INFO):
             head = self._parser.head
-            line = "-" if head is None else f"{head.method} {head.target} {head.version}"
-            access_logger.info('%s "%s" %d %d', self._client_address(), line, status, size)
+            line = "-" if head is None else f"{head.method} {show_path(head.path)} {head.version}"
+            access_logger.info('%s "%s" %d %d', show_address(self._client_address()), line, status, size)
 
     def _client_address(self) -> PeerAddress:
         if self._request is not None:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from gows.errors import HttpError
 from gows.http.forms import UploadedFile, Values, parse_cookies, parse_multipart, parse_query
 from gows.http.proxies import Client
+from gows.printable import show_path
 from gows.protocol.headers import Headers
 from gows.protocol.http import RequestHead
 
@@ -149,4 +150,4 @@ class Request:
         return self._form
 
     def __repr__(self) -> str:
-        return f"<Request {self.head.method} {self.head.target}>"
+        return f"<Request {self.head.method} {show_path(self.head.path)}>"

@@ -219,7 +219,7 @@ def check_response(
         raise HandshakeError(101, "the server's Sec-WebSocket-Accept does not answer our key")
     subprotocol = _single(headers, "sec-websocket-protocol")
     if subprotocol is not None and subprotocol not in subprotocols:
-        raise HandshakeError(101, f"the server chose a subprotocol that was not offered: {subprotocol}")
+        raise HandshakeError(101, f"the server chose a subprotocol that was not offered: {subprotocol!r}")
     try:
         extensions = parse_extensions(headers.joined("sec-websocket-extensions") or "")
     except HandshakeError as error:

@@ -115,14 +115,16 @@ def test_control_characters_of_the_server_do_not_reach_the_terminal(
     keyboard: Keyboard, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def script(peer: Peer) -> None:
-        peer.accept(behind=frame(1, "\x1b[2J\x9b1m two\nlines\ttab\rback\x00".encode()) + close_frame(4000, "\x1b[A"))
+        text = "\x1b[2J\x9b1m two\nlines\ttab\rback\x00 \u202eround\u2066 \u200b\u2028\ufeff"
+        peer.accept(behind=frame(1, text.encode()) + close_frame(4000, "\x1b[A\u202e"))
         peer.wait_end()
 
     with ScriptedServer(script) as server:
         assert talk(server.url) == 1
     printed = capsys.readouterr()
-    assert printed.out == "< \\x1b[2J\\x9b1m two\\nlines\\ttab\\rback\\x00\n"
-    assert printed.err.splitlines()[1] == "gows connect: closed with 4000: \\x1b[A"
+    hidden = "\\u202eround\\u2066 \\u200b\\u2028\\ufeff"
+    assert printed.out == "< \\x1b[2J\\x9b1m two\\nlines\\ttab\\rback\\x00 " + hidden + "\n"
+    assert printed.err.splitlines()[1] == "gows connect: closed with 4000: \\x1b[A\\u202e"
 
 
 def test_a_ping_is_answered_with_its_time(keyboard: Keyboard, capsys: pytest.CaptureFixture[str]) -> None:

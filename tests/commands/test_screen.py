@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gows.commands.screen import Screen, columns, escaped
+from gows.commands.screen import Screen, columns
 
 
 def test_a_message_is_put_above_the_line_being_typed(
@@ -32,8 +32,3 @@ def test_a_message_is_put_above_the_line_being_typed(
 @pytest.mark.parametrize(("text", "width"), [("", 0), ("abc", 3), ("äöü", 3), ("e\u0301", 1), ("漢字", 4), ("🙂", 2)])
 def test_columns(text: str, width: int) -> None:
     assert columns(text) == width
-
-
-def test_escaped_leaves_printable_text_alone() -> None:
-    assert escaped("héllo 漢字 🙂 \\") == "héllo 漢字 🙂 \\"
-    assert escaped("\x07\x7f\x85") == "\\x07\\x7f\\x85"
