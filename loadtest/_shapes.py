@@ -12,6 +12,8 @@ from locust import LoadTestShape
 class Shape(LoadTestShape):
     """What both are told: users, users a second, seconds."""
 
+    use_common_options = True  # the page goes on asking for them
+
     def __init__(self, users: int, rate: float, seconds: float) -> None:
         super().__init__()
         self.users = users
@@ -47,4 +49,4 @@ class Storm(Shape):
         return (max(1, self.users // 2), self.users) if gone else (self.users, max(self.rate, self.users / 10))
 
 
-SHAPES = {"ramp": Ramp, "storm": Storm}
+SHAPES: dict[str, type[Shape]] = {"ramp": Ramp, "storm": Storm}

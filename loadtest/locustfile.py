@@ -14,13 +14,24 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from _client import PATIENCE, WebSocketUser
 from _shapes import SHAPES
+from flask import jsonify, request
+from flask_login import current_user
 from locust import constant, events, runners, tag, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+from locust.util.timespan import parse_timespan
+
+if TYPE_CHECKING:
+    from _shapes import Shape  # Locust runs each shape class that it finds here
+
+PLAIN = "none"
+"""No shape."""
 
 runners.HEARTBEAT_LIVENESS = 60  # a worker with 10,000 users that all connect is late, not lost
 
@@ -42,40 +53,83 @@ def whole(text: str) -> int:
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
-    """Options of our own, for the command line and the web page."""
-    group = parser.add_argument_group("WebSocket options")
-    group.add_argument("--path", default="/", help="path of all but ChatUser (default: /)")
-    group.add_argument("--chat-path", default="/broadcast", help="path of ChatUser (default: /broadcast)")
-    group.add_argument("--payload-size", type=whole, default=64, help="bytes of a message (default: 64)")
-    group.add_argument("--echo-interval", type=seconds, default=10.0, help="seconds (default: 10)")
-    group.add_argument("--chat-interval", type=seconds, default=10.0, help="seconds (default: 10)")
-    group.add_argument("--reconnect-interval", type=seconds, default=30.0, help="seconds (default: 30)")
-    group.add_argument(
+    """Options of our own, for the command line and the web page. The page shows what was added to the parser itself,
+    and not what is in a group of it."""
+    add = parser.add_argument
+    add("--path", default="/", help="path of all but ChatUser (default: /)")
+    add("--chat-path", default="/broadcast", help="path of ChatUser (default: /broadcast)")
+    add("--payload-size", type=whole, default=64, help="bytes of a message (default: 64)")
+    add("--echo-interval", type=seconds, default=10.0, help="seconds between an EchoUser's messages (default: 10)")
+    add("--chat-interval", type=seconds, default=10.0, help="seconds between a ChatUser's messages (default: 10)")
+    add("--reconnect-interval", type=seconds, default=30.0, help="seconds that a ReconnectUser is away (default: 30)")
+    add(
         "--chat-users",
         type=whole,
         default=40,
         help="how many of the users are ChatUsers (default: 40): each message goes to all of them",
     )
-    group.add_argument(
+    add(
         "--source-addresses",
         type=whole,
         default=64,
         help="to a loopback address, connect from so many of 127.0.0.0/8, for each has some 28,000 ports (default: 64)",
     )
-    group.add_argument("--shape", choices=sorted(SHAPES), default=None, help="a load shape instead of plain -u and -r")
+    add("--shape", choices=[PLAIN, *sorted(SHAPES)], default=PLAIN, help="a load shape instead of plain -u and -r")
+
+
+CHECKS: dict[str, Callable[[str], Any]] = {
+    "payload_size": whole,
+    "echo_interval": seconds,
+    "chat_interval": seconds,
+    "reconnect_interval": seconds,
+    "chat_users": whole,
+    "source_addresses": whole,
+}
+"""How the values of the page's form are read; the command line's are read by the parser."""
 
 
 @events.init.add_listener
 def apply_options(environment: Environment, **_more: Any) -> None:
-    """The number of ChatUsers, and the shape."""
+    """The number of ChatUsers, and the shape, of the command line; then those of each run that the page starts."""
     options = environment.parsed_options
     if options is None:
         return
     ChatUser.fixed_count = options.chat_users
-    if options.shape is not None:
-        time_limit = options.run_time or 600
-        environment.shape_class = SHAPES[options.shape](options.num_users or 1, options.spawn_rate or 1, time_limit)
+    if options.shape != PLAIN:
+        environment.shape_class = make_shape(options.shape, options.num_users, options.spawn_rate, options.run_time)
         options.run_time = None  # it is the shape's to end
+    if environment.web_ui is not None:
+        environment.web_ui.app.before_request(partial(apply_form, environment))
+
+
+def make_shape(name: str, users: int | None, rate: float | None, limit: float | None) -> Shape:
+    """A load shape by its name: users, users a second, and seconds."""
+    return SHAPES[name](users or 1, rate or 1, limit or 600)
+
+
+def apply_form(environment: Environment) -> Any:
+    """Before Locust starts a run from the page's form: check our values, and apply those that are no plain options.
+    Returns an answer that refuses, or None."""
+    if request.method != "POST" or not request.path.endswith("/swarm"):
+        return None
+    if environment.web_ui is not None and environment.web_ui.web_login and not current_user.is_authenticated:
+        return None  # Locust refuses it
+    form = request.form
+    try:
+        values = {name: check(form[name]) for name, check in CHECKS.items() if name in form}
+        shape = form.get("shape", PLAIN)
+        if shape not in (PLAIN, *SHAPES):
+            raise ValueError(f"a shape is one of {', '.join((PLAIN, *SHAPES))}, not {shape!r}")
+        if shape != PLAIN:
+            limit = parse_timespan(form["run_time"]) if form.get("run_time") else None
+            chosen = make_shape(shape, int(form["user_count"]), float(form["spawn_rate"]), limit)
+    except (argparse.ArgumentTypeError, KeyError, ValueError) as error:
+        return jsonify({"success": False, "message": f"not started: {error}", "host": environment.host})
+    if environment.runner is None or environment.runner.state in ("running", "spawning"):
+        return None  # an edit: what a run began with stays
+    ChatUser.fixed_count = values.get("chat_users", ChatUser.fixed_count)
+    environment.shape_class = None if shape == PLAIN else chosen
+    return None
 
 
 class EchoUser(WebSocketUser):
