@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -683,6 +685,47 @@ def test_a_huge_history_is_read_in_portions(
     assert [data[0] for data in latest.data(100)] == list(range(100, 200))
     assert len(read) > 30
     assert max(read) < 30, "a portion each"
+
+
+def test_nobody_waits_for_a_client_that_does_not_read(make_redis: MakeRedis) -> None:
+    """With the policy "block" as well, which is for the program's own threads."""
+    server = gows.Server(
+        broker=RedisBroker(make_redis(durable=False).url),
+        may_subscribe=lambda ws, topic: True,
+        may_publish=lambda ws, topic: True,
+        keep=lambda topic: 1000,
+        options=gows.AcceptOptions(overflow="block", high_water=1 << 14, low_water=1 << 12, write_timeout=30.0),
+    )
+    gows.serve_topics(server, "/live")
+    address = server.listen("127.0.0.1:0")
+    server.start()
+    clients = [Client(address) for _ in range(3)]
+    stuck, asks, speaks = clients
+    try:
+        asks.subscribe("kept.b")
+        stuck.subscribe("kept.a")
+        stuck.peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        address = stuck.peer.sock.getsockname()
+        (ws,) = [ws for ws in server.connections if ws.remote_addr == address]
+
+        def write(error: Exception | None) -> None:
+            with suppress(QueueFullError, gows.ConnectionClosedError):
+                ws.write_string("x" * 30_000)
+
+        began = time.monotonic()
+        for number in range(300):
+            server.publish("kept.c", number, done=write)
+            speaks.publish("kept.a", "x" * 30_000)  # 9 MB, of which the kernel takes less
+            if number % 10 == 0:
+                stuck.send(type="subscribe", topic="kept.a", history=10)  # answered in the broker's thread
+            if number % 50 == 0:
+                speaks.publish("kept.b", number)
+                assert asks.data(1) == [number]
+        assert time.monotonic() - began < 20.0, "less than a write timeout"
+    finally:
+        for client in clients:
+            client.close()
+        server.stop()
 
 
 def test_requests_of_one_connection_are_bounded_and_others_have_their_turn(
