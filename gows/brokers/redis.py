@@ -1075,8 +1075,10 @@ class RedisBroker(Broker):
         if not known and len(self._seen) >= MOST_PEERS:
             raise ValueError(f"more than {MOST_PEERS} processes")
         self._seen[name] = time.monotonic()
-        if not known or kind == "hello":
+        if not known or (kind == "hello" and to in ("", self.name)):
             self.hub.peer_up(name)
+        if not known and kind == "alive":  # it was taken for dead, and does not know: have it tell us everything again
+            self._submit(_Tell(f"hello {self.name} {name}", b""))
         if kind == "tell" and to in ("", self.name):
             self.hub.heard(name, body)
 

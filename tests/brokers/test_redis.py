@@ -803,6 +803,23 @@ def test_those_of_a_process_that_is_killed_are_gone_after_a_time(
         there.close()
 
 
+def test_who_was_taken_for_dead_and_is_not_tells_all_again(
+    make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.brokers.redis, "BEAT", 0.2)
+    nodes = make_nodes(make_redis(durable=False).url)
+    here, there = nodes.client(0), nodes.client(1)
+    here.subscribe("room.a")
+    me = there.subscribe("room.a")["me"]
+    assert here.next()["type"] == "join"
+    broker, other = brokers(nodes)
+    assert broker._loop is not None
+    broker._loop.call_soon_threadsafe(broker._gone, other.name)  # as after a pause of ten seconds
+    assert here.next() == {"type": "leave", "topic": "room.a", "id": me}
+    back = here.next()
+    assert (back["type"], back["id"]) == ("join", me)
+
+
 def test_whom_a_publication_leaves_out_in_another_process(
     make_redis: MakeRedis, make_nodes: MakeNodes, tmp_path: Path
 ) -> None:
