@@ -6,9 +6,10 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from gows.errors import LoopClosedError, QueueFullError
 from gows.protocol.prepared import PreparedMessage
@@ -23,6 +24,13 @@ MAX_JOINED = 32
 """Messages that go to the same connections in one go."""
 MAX_WAITING = 64 << 20
 """Bytes of messages that may wait for their turn."""
+
+Item = tuple[PreparedMessage, "WebSocket | None", object]
+"""A message, whom it is not for, and what it is about."""
+
+
+def _ignore(ws: WebSocket, about: object) -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Fanout:
     A message is encoded and compressed once for each variant of the connections, not for each connection.
     """
 
-    __slots__ = ("_lock", "_loop", "_rounds", "delivered", "expired", "missed", "waiting")
+    __slots__ = ("_lock", "_loop", "_rounds", "delivered", "expired", "missed", "on_excluded", "on_missed", "waiting")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -73,17 +81,26 @@ class Fanout:
         """Messages put on queues, over all."""
         self.missed = 0
         """… and not put there: the connection had just ended, or its overflow policy dropped it."""
+        self.on_missed: Callable[[WebSocket, Any], object] = _ignore
+        """Called in the loop's thread with a connection that missed a message, and with what was said to be `about`."""
+        self.on_excluded: Callable[[WebSocket, Any], object] = _ignore
+        """… and with one that was excluded, in the place of the message."""
         self.expired = 0
         """Messages that came too late for some, or all: nobody has got them since they expired."""
 
     def send(
-        self, message: PreparedMessage, targets: Iterable[WebSocket | None], exclude: WebSocket | None = None
+        self,
+        message: PreparedMessage,
+        targets: Iterable[WebSocket | None],
+        exclude: WebSocket | None = None,
+        about: object = None,
     ) -> None:
         """Queue `message` on every connection of `targets` but `exclude`. Any thread; never blocks.
 
         `targets` is gone through in the loop's thread, later, and must not change until then: give a copy. None in it
-        is nobody. Messages that are sent to the very same object of targets, or an equal Audience, while earlier ones
-        are under way, go out together. Raises QueueFullError when 64 MiB of messages wait, LoopClosedError.
+        is nobody. `about`: what `on_missed` and `on_excluded` are told; None: they are not called. Messages that are
+        sent to the very same object of targets, or an equal Audience, while earlier ones are under way, go out
+        together. Raises QueueFullError when 64 MiB of messages wait, LoopClosedError.
         """
         with self._lock:
             self.check(message)
@@ -98,7 +115,7 @@ class Fanout:
                     except LoopClosedError:
                         rounds.clear()
                         raise
-            last.messages.append((message, exclude))
+            last.messages.append((message, exclude, about))
             last.expires = min(last.expires, message.expires)
             self.waiting += len(message.data)
 
@@ -126,7 +143,7 @@ class Fanout:
             budget -= max(1, taken * len(first.messages))  # to find nobody costs something, too
             if taken < steps:
                 with self._lock:
-                    self.waiting -= sum(len(message.data) for message, _ in first.messages)
+                    self.waiting -= sum(len(message.data) for message, _, _ in first.messages)
                     self._rounds.popleft()  # after the sum, in which a finaliser may send
                     if not self._rounds:
                         return
@@ -145,26 +162,29 @@ class Fanout:
             taken += 1
             if ws is None:
                 continue
-            for message, exclude in messages:
+            for message, exclude, about in messages:
                 if ws is exclude:
-                    continue
-                if ws.send_prepared(message):
+                    if about is not None:
+                        self.on_excluded(ws, about)
+                elif ws.send_prepared(message):
                     delivered += 1
                 else:
                     missed += 1
+                    if about is not None:
+                        self.on_missed(ws, about)
         self.delivered += delivered
         self.missed += missed
         return taken
 
-    def _drop_expired(self, round_: _Round, now: float) -> list[tuple[PreparedMessage, WebSocket | None]]:
+    def _drop_expired(self, round_: _Round, now: float) -> list[Item]:
         """What is left of a round's messages."""
-        kept = [(message, exclude) for message, exclude in round_.messages if message.expires > now]
+        kept = [item for item in round_.messages if item[0].expires > now]
         dropped = len(round_.messages) - len(kept)
         self.expired += dropped
         with self._lock:
-            self.waiting -= sum(len(message.data) for message, _ in round_.messages if message.expires <= now)
+            self.waiting -= sum(len(message.data) for message, _, _ in round_.messages if message.expires <= now)
             round_.messages = kept
-            round_.expires = min((message.expires for message, _ in kept), default=math.inf)
+            round_.expires = min((message.expires for message, _, _ in kept), default=math.inf)
         return kept
 
 
@@ -176,7 +196,7 @@ class _Round:
     def __init__(self, targets: Iterable[WebSocket | None]) -> None:
         self.targets = targets
         self.rest = iter(targets)
-        self.messages: list[tuple[PreparedMessage, WebSocket | None]] = []
+        self.messages: list[Item] = []
         self.begun = False
         self.expires = math.inf  # of the first that does
 

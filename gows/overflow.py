@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
+from gows.errors import LoopClosedError
 from gows.reactor import Loop, Stream
 
 if TYPE_CHECKING:
@@ -41,13 +42,15 @@ class Backlog:
     also when compression keeps a window between messages (RFC 7692 §7.1.1).
     """
 
-    __slots__ = ("_limit", "_messages", "_most", "size")
+    __slots__ = ("_limit", "_messages", "_most", "_on_drop", "size")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_drop: Callable[[bytes], object] | None = None) -> None:
         """`limit`: bytes of payload above which the oldest are dropped; one message may always stay. Of very small
-        messages so many are kept as the limit has times 16 bytes, for each takes some 300 here."""
+        messages so many are kept as the limit has times 16 bytes, for each takes some 300 here. `on_drop`: called with
+        the payload of each that is dropped."""
         self._limit = limit
         self._most = max(limit // 16, 1024)
+        self._on_drop = on_drop
         self._messages: OrderedDict[Hashable, Message] = OrderedDict()
         self.size = 0
         """Bytes of payload."""
@@ -67,6 +70,8 @@ class Backlog:
             _, (_, data, _, _) = messages.popitem(last=False)
             self.size -= len(data)
             dropped += 1
+            if self._on_drop is not None:
+                self._on_drop(data)
         return int(replaced is not None), dropped
 
     def take(self) -> Message:
@@ -74,6 +79,13 @@ class Backlog:
         _, message = self._messages.popitem(last=False)
         self.size -= len(message[1])
         return message
+
+    def drop(self) -> None:
+        """Drop all that is here."""
+        while self._messages:
+            data = self.take()[1]
+            if self._on_drop is not None:
+                self._on_drop(data)
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -98,8 +110,11 @@ class Overflow:
         self.counts = dict.fromkeys(CAUSES, 0)
         self.backlogs: dict[Session, Backlog] = {}
         """Of connections that have one. An entry is its connection's: it changes under the lock of the stream."""
+        self.on_drop: Callable[[Session, bytes], object] | None = None
+        """Called with the payload of each message that was kept back and is dropped, under the lock of the stream."""
         self._loop = loop
         self._lock = threading.Lock()
+        self._notices: dict[Session, Callable[[], object]] = {}
         self._waiting: dict[Session, list[threading.Event]] = {}
         self._grown = 0  # bytes since the last look, at most
         self._over = False
@@ -146,8 +161,32 @@ class Overflow:
             if not left:
                 del self._waiting[session]
 
+    def when_room(self, session: Session, call: Callable[[], object]) -> bool:
+        """Have `call()` called once, with no lock held, when there is room for `session`, or it ends; asking again
+        before that changes nothing. False: it has ended, and nothing is called. Also under the lock of its stream."""
+        stream = session.stream
+        with stream.lock:
+            if stream.closed:
+                return False
+            asked = session in self._notices
+            self._notices.setdefault(session, call)
+            if stream.queued:
+                stream.owe_drained()
+                return True
+        if not asked:  # nothing is queued, so nothing would say that there is room
+            try:
+                self._loop.call_soon(self.wake, session)
+            except LoopClosedError:
+                self._notices.pop(session, None)
+                return False
+        return True
+
     def wake(self, session: Session) -> None:
         """It has room, or has ended."""
+        if self._notices:
+            call = self._notices.pop(session, None)
+            if call is not None:
+                call()
         if self._waiting:
             with self._lock:
                 for event in self._waiting.get(session, ()):

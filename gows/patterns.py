@@ -19,6 +19,17 @@ def is_pattern(words: list[str]) -> bool:
     return ONE in words or words[-1] == REST
 
 
+def stands_for(pattern: list[str], words: list[str]) -> bool:
+    """Return whether a pattern, or a name, of the words `pattern` stands for the topic of these words."""
+    if pattern[-1] == REST:
+        pattern = pattern[:-1]
+        if len(words) <= len(pattern):
+            return False
+    elif len(words) != len(pattern):
+        return False
+    return all(word in (ONE, other) for word, other in zip(pattern, words, strict=False))
+
+
 class Patterns:
     """The patterns of one server's subscriptions. The caller's lock guards every call."""
 

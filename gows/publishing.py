@@ -15,11 +15,13 @@ from gows.codes import Opcode
 from gows.errors import GowsError, LoopClosedError, QueueFullError, UsageError
 from gows.fanout import Fanout
 from gows.history import History, Keep
+from gows.lost import Lost, lost_event
 from gows.patterns import is_pattern
 from gows.presence import Describe, Member, Presence
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
-from gows.topics import Position, Publication, Since, Subscriptions, nobody, to_json
+from gows.topics import About, Position, Publication, Since, Subscriptions, nobody, position_event, to_json
+from gows.v1_recovery import AnswerBudget
 from gows.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -60,9 +62,11 @@ class Publishing:
         lock: HubLock,
         broker: Broker,
         presence: Describe | None,
+        losses: Lost,
     ) -> None:
         """`keep`: how much of a topic is kept where `publish` does not say. `lock`: held while something is given to
-        the broker and to the fan-out, so that both have one order. `presence`: what is told of a connection."""
+        the broker and to the fan-out, so that both have one order. `presence`: what is told of a connection. `losses`:
+        tells connections what they missed."""
         self.name = ""
         self.published = 0
         """Messages that began here."""
@@ -79,6 +83,11 @@ class Publishing:
         self._tokens = itertools.count(-1, -1)
         self._away: OrderedDict[int, WebSocket] = OrderedDict()  # whom a publication leaves out that comes back to us
         self._info_of = presence
+        self.losses = losses
+        self.answers = AnswerBudget(loop.time)
+        """What clients of gows.v1 may have of histories and lists of members."""
+        fanout.on_missed = self._missed
+        fanout.on_excluded = self._excluded
         self.presence = Presence(broker.tell, self._announce)
         broker.attach(self)
         subscriptions.on_first = broker.listen
@@ -206,18 +215,33 @@ class Publishing:
         if failed is not None:
             logger.error("other processes do not hear that %r left its topics: %s", ws, failed)
 
-    def _announce(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
-        """Tell those of gows.v1 in a topic. Lock held."""
+    def _announce(self, topic: str, event: bytes, exclude: WebSocket | None, position: Position | None = None) -> None:
+        """Tell those of gows.v1 in a topic. `position`: what they miss when they do not hear it. Lock held."""
         targets = self.subscriptions.targets(topic).enclosed
         if targets:
             try:
-                self._fanout.send(PreparedMessage(Opcode.TEXT, event), targets, exclude)
+                self._fanout.send(PreparedMessage(Opcode.TEXT, event), targets, exclude, About(topic, position))
             except LoopClosedError:  # this server has stopped
                 pass
             except QueueFullError as error:
+                self.losses.note_all(targets, topic, position)
                 self.lock.afterwards(
                     logger.error, "the subscribers of %s here do not hear all about it: %s", topic, error
                 )
+
+    # ------------------------------------------------------------------ loop thread
+
+    def _missed(self, ws: WebSocket, about: Publication | About) -> None:
+        """A connection of gows.v1 did not get a message."""
+        self.losses.note(ws, about.topic, about.position)
+
+    def _excluded(self, ws: WebSocket, about: Publication | About) -> None:
+        """A connection does not get its own message: where that is kept, it is told of the position."""
+        position = about.position
+        if position is not None and isinstance(about, Publication):
+            event = PreparedMessage(Opcode.TEXT, position_event(about.topic, position))
+            if not ws.send_prepared(event):
+                self.losses.note(ws, about.topic, position)
 
     # ------------------------------------------------------------------ Hub
 
@@ -244,7 +268,13 @@ class Publishing:
             own = self._away.pop(number, None) if number < 0 else self._find(number)
         if envelope.keep is not None:
             self.history.add(envelope.publication, envelope.keep, self._loop.time())
-        self.subscriptions.deliver(envelope.publication, self._fanout.send, own)
+        publication = envelope.publication
+        try:
+            self.subscriptions.deliver(publication, self._fanout.send, own)
+        except QueueFullError:
+            targets = self.subscriptions.targets(publication.topic).enclosed
+            self.losses.note_all(targets, publication.topic, publication.position)
+            raise
 
     def receive(self, envelope: Envelope, deliver: Callable[[Envelope], object] | None = None) -> None:
         """What has come from elsewhere."""
@@ -261,10 +291,7 @@ class Publishing:
     def lost(self, topic: str, position: Position | None) -> None:
         """Tell the subscribers of a topic that some of it may be missing. Lock held."""
         self.gaps += 1
-        event: dict[str, Any] = {"type": "lost", "topic": topic}
-        if position is not None:
-            event["epoch"], event["offset"] = position
-        self._announce(topic, to_json(event), None)
+        self._announce(topic, lost_event(topic, position), None, position)
 
     def peer_up(self, name: str) -> None:
         """Another process has come."""

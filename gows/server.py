@@ -34,6 +34,7 @@ from gows.http.request import Request
 from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
+from gows.lost import Lost
 from gows.metrics import NEIGHBOURS, Metrics
 from gows.metrics import PATH as METRICS_PATH
 from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
@@ -176,6 +177,7 @@ class Server:
             self._broadcasting,
             self.broker,
             presence,
+            Lost(self.subscriptions, self.overflow),
         )
         self._refused = _Refused()
         self._reserve = Reserve(

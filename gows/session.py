@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, cast
 
@@ -846,7 +847,7 @@ class Session:
                 stream.write_locked(frame)
                 self.count_sent(frame)
             else:
-                self._writer.defer(message.opcode, message.data, message.compress)
+                return bool(self._writer.defer(message.opcode, message.data, message.compress))
         except (ConnectionClosedError, QueueFullError):
             return False
         finally:
@@ -973,7 +974,8 @@ class Session:
                 stream.flush_locked()
             if not stream.blocked:
                 return True
-            backlog = overflow.backlogs[self] = Backlog(context.high_water)
+            on_drop = None if overflow.on_drop is None else partial(overflow.on_drop, self)
+            backlog = overflow.backlogs[self] = Backlog(context.high_water, on_drop)
         payload = data.encode() if isinstance(data, str) else to_bytes(data)
         if opcode == _TEXT and payload is not data and not isinstance(data, str) and not payload.isascii():
             payload.decode()  # what is wrong is told to whom it belongs
@@ -1018,6 +1020,6 @@ class Session:
                 else:
                     self._writer.defer(opcode, data, compress)
         except (ConnectionClosedError, QueueFullError):  # it is too late for the rest
-            pass
+            backlog.drop()
         del backlogs[self]
         stream.flush_locked()

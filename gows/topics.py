@@ -41,7 +41,7 @@ TUPLE_COST = 64
 """Connections that a topic counts beside those of its tuples."""
 
 May = Callable[[WebSocket, str], bool]
-Send = Callable[[PreparedMessage, "tuple[WebSocket, ...]", "WebSocket | None"], object]
+Send = Callable[[PreparedMessage, "tuple[WebSocket, ...]", "WebSocket | None", "Publication | None"], object]
 
 
 def check_topic(topic: str, longest: int = MAX_LENGTH) -> None:
@@ -148,13 +148,27 @@ class Publication:
             if self.position is not None:
                 where = b',"epoch":%b,"offset":%d' % (to_json(self.position.epoch), self.position.offset)
             text = b'{"type":"message","topic":%b%b,"%b":%b}' % (to_json(self.topic), where, name, value)
-            self._enclosed = PreparedMessage(Opcode.TEXT, text, bare.compress, bare.key, bare.expires)
+            # of a topic that is kept each message comes, in order: none may take the place of an older one
+            key = bare.key if self.position is None else None
+            self._enclosed = PreparedMessage(Opcode.TEXT, text, bare.compress, key, bare.expires)
         return self._enclosed
 
 
 def to_json(value: Any) -> bytes:
     """As JSON, in UTF-8. Raises TypeError or ValueError for what cannot be written so."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+class About(NamedTuple):
+    """What an event, which is no publication, is about."""
+
+    topic: str
+    position: Position | None = None
+
+
+def position_event(topic: str, position: Position) -> bytes:
+    """Return the message that says that nothing is missed of a topic up to `position`."""
+    return to_json({"type": "position", "topic": topic, "epoch": position.epoch, "offset": position.offset})
 
 
 class Targets(NamedTuple):
@@ -267,9 +281,9 @@ class Subscriptions:
         """Have `send` (Fanout's) send it to all whom it goes to. Raises what that raises."""
         targets = self.targets(publication.topic)
         if targets.bare:
-            send(publication.bare, targets.bare, exclude)
+            send(publication.bare, targets.bare, exclude, None)
         if targets.enclosed:
-            send(publication.enclosed, targets.enclosed, exclude)
+            send(publication.enclosed, targets.enclosed, exclude, publication)
 
     def count(self, topic: str) -> int:
         """How many get what is published to `topic`."""

@@ -23,8 +23,8 @@ from gows.errors import (
     UsageError,
 )
 from gows.handler import Handler
-from gows.protocol.frames import MAX_HEADER
 from gows.topics import Position, Publication, check_pattern, is_text
+from gows.v1_recovery import cost, recover
 from gows.v1_requests import (
     RequestError,
     read_data,
@@ -41,9 +41,6 @@ from gows.websocket import WebSocket
 logger = logging.getLogger("gows")
 
 Reply = Callable[[dict[str, Any]], None]
-
-ANSWER_ROOM = 2048
-"""Bytes for the answer itself: a topic, an id, an epoch, all in UTF-8."""
 
 
 class TopicHandler(Handler):
@@ -143,46 +140,29 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
     since, history = read_position(request), read_history(request)
     publishing = ws.publishing()
 
-    def told(position: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
+    def told(stands: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
         """Nothing that is published later goes out before this returns."""
         if error is not None:
             reply(_error(_refusal(error)))
             return
-        answer: dict[str, Any] = {"type": "subscribed", "topic": topic}
+        latest: list[Publication] = []
+        if history is not None and since is None:
+            latest = missed or []
+        elif history is not None and missed is None:  # all that is kept is newer
+            latest = publishing.history.latest(topic, history, publishing.now())
         room = ws.context.high_water - ws.stream.queued
-        if since is not None:
-            if missed is not None and len(_fitting(missed, room)) < len(missed):
-                missed = None
-            answer["recovered"] = missed is not None
-        if history is not None and not answer.get("recovered"):
-            if since is not None:  # all that is kept is newer
-                missed = publishing.history.latest(topic, history, publishing.now())
-            missed = _fitting(missed or [], room)
-            if missed and missed[0].position is not None:
-                epoch, offset = missed[0].position
-                position = Position(epoch, offset - 1)
-        if position is not None:
-            answer["epoch"], answer["offset"] = position
+        found = recover(topic, stands, since, missed, latest, room)
+        if not publishing.answers.take(ws, cost(found.messages)):
+            found = recover(topic, stands, since, None, [], room)
+        answer: dict[str, Any] = {"type": "subscribed", "topic": topic, **found.fields}
         me = publishing.presence.id(ws)
         if me is not None:
             answer["me"] = me
         reply(answer)
-        for publication in missed or ():
-            if not ws.send_prepared(publication.enclosed):
-                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
-                break
+        if not all(map(ws.send_prepared, found.messages)) or found.cut:
+            publishing.losses.note(ws, topic, stands)
 
     publishing.follow(ws, topic, history if since is None else since, told)
-
-
-def _fitting(publications: list[Publication], room: int) -> list[Publication]:
-    """The latest of them that may wait for a connection, behind the answer; more would be dropped, or refused."""
-    room -= ANSWER_ROOM
-    for at in range(len(publications) - 1, -1, -1):
-        room -= len(publications[at].enclosed.data) + MAX_HEADER
-        if room < 0:
-            return publications[at + 1 :]
-    return publications
 
 
 def _check_subscribing(ws: WebSocket) -> None:

@@ -369,23 +369,25 @@ class MessageWriter:
                 raise
             self._release()
 
-    def defer(self, opcode: int, data: bytes, compress: bool) -> None:
-        """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun."""
+    def defer(self, opcode: int, data: bytes, compress: bool) -> bool:
+        """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun.
+        False: the overflow policy dropped it."""
         ws = self._ws
         if not self._begun:
             frame = ws.connection.encode_message(opcode, data, compress)
             ws.stream.write_locked(frame)
             ws.count_sent(frame)
-            return
+            return True
         if ws.connection.state in ENDING:
             raise ConnectionClosedError("the connection is closed")
         if opcode == Opcode.TEXT:
             data.decode()  # what is wrong is told to whom it belongs
         room = max(self.waiting, len(self._deferred) * 16)  # empty ones take room as well
         if room > ws.context.high_water and not ws.make_room(deferred=room):
-            return
+            return False
         self._deferred.append((opcode, data, compress))
         self.waiting += len(data)
+        return True
 
     def _send(self, fin: bool) -> None:
         ws = self._ws

@@ -36,7 +36,15 @@ LAYERS: list[list[list[str]]] = [
         ["gows.client"],
         ["gows.bus"],
         ["gows.fanout"],
-        ["gows.topics", "gows.patterns", "gows.history", "gows.v1", "gows.v1_requests"],
+        [
+            "gows.topics",
+            "gows.patterns",
+            "gows.lost",
+            "gows.history",
+            "gows.v1",
+            "gows.v1_recovery",
+            "gows.v1_requests",
+        ],
     ],
     [["gows.brokers"], ["gows.presence"]],
     [

@@ -11,8 +11,13 @@ from typing import Any
 
 import pytest
 
+import gows.fanout
+import gows.v1_recovery
 from gows import AcceptOptions, Handler, HttpError, Keep, NotAllowedError, TopicHandler, accept, serve_topics
+from gows.brokers import Envelope
+from gows.brokers.local import LocalBroker
 from gows.errors import LoopClosedError
+from gows.topics import Position, Publication
 from gows.v1 import _ACTS, _CODES
 from gows.websocket import WebSocket
 from tests import wire
@@ -63,7 +68,15 @@ class Client:
 
     def pending(self) -> list[dict[str, Any]]:
         self.stage.run_for(0.5)
-        return [json.loads(frame.payload) for frame in self.guest.pending()]
+        return [json.loads(frame.payload) for frame in self.guest.pending() if frame.opcode != wire.PING]
+
+    def everything(self) -> list[dict[str, Any]]:
+        """What comes until nothing more does: the server sends as the client reads."""
+        found, received = self.pending(), -1
+        while self.guest.received > received:
+            received = self.guest.received
+            found += self.pending()
+        return found
 
 
 def plain_guest(stage: Stage) -> tuple[Guest, WebSocket]:
@@ -229,17 +242,78 @@ def test_who_comes_back_too_late_is_told(make_stage: MakeStage) -> None:
     assert Client(stage).ask(type="subscribe", topic="b.c", epoch="e", offset=0)["recovered"] is False
 
 
-def test_more_than_may_wait_is_no_recovery(make_stage: MakeStage) -> None:
-    stage = make_stage(keep=keep_ten)
-    stage.server.publish("a", "x")
-    client = Client(stage)
-    begun = client.ask(type="subscribe", topic="a")
-    for _ in range(3):
-        stage.server.publish("a", "x" * 100_000)
-        client.pending()
+def asks_again(client: Client, seen: list[dict[str, Any]], topic: str = "a", **wanted: Any) -> list[dict[str, Any]]:
+    """What a client has of a topic in the end that goes by the rule of docs/topics.md: messages, and `lost` where it
+    tells its program of one. `seen`: what has come, from the answer to its first `subscribe` on."""
+    heard: list[dict[str, Any]] = []
+    last: tuple[str, int] | None = None
+    asking, new = True, False
+    coming = list(seen)
+    while coming or (coming := client.everything()):
+        told = coming.pop(0)
+        kind, where = told["type"], (told.get("epoch"), told.get("offset"))
+        if kind == "subscribed":
+            asking = False
+            if told.get("recovered") is False:
+                heard.append({"type": "lost"})
+            if not told.get("recovered"):
+                last = where if where[0] else None
+                new = last is None
+            continue
+        if asking:
+            continue
+        if new and where[0]:  # the first epoch begins
+            last = where[0], 0
+            new = False
+        following = last is not None and where[0] == last[0]
+        if kind == "position" and following:
+            last = last[0], max(last[1], where[1])
+            continue
+        if kind == "message":
+            if where[0] is None:
+                heard.append(told)
+                continue
+            if following and where[1] == last[1] + 1:
+                heard.append(told)
+                last = where
+                continue
+        if following and where[1] <= last[1]:
+            continue
+        if last is None:
+            heard.append({"type": "lost"})
+            continue
+        client.tell(type="subscribe", topic=topic, epoch=last[0], offset=last[1], **wanted)
+        asking = True
+    return heard
+
+
+@pytest.mark.parametrize("size", [pytest.param(200, marks=pytest.mark.slow), 10_000, 100_000, 300_000])
+def test_more_than_may_wait_comes_in_portions(make_stage: MakeStage, size: int) -> None:
+    stage = make_stage(keep=lambda topic: 30_000)
+    stage.server.publish("a", "first")
+    first = Client(stage)
+    begun = first.ask(type="subscribe", topic="a")
+    first.ask(type="unsubscribe", topic="a")
+    count = 800_000 // size
+    for number in range(count):
+        stage.server.publish("a", f"{number:06} " + "x" * size)
     back = Client(stage)
-    assert back.ask(type="subscribe", topic="a", epoch=begun["epoch"], offset=1)["recovered"] is False
-    assert back.pending() == []
+    back.tell(type="subscribe", topic="a", epoch=begun["epoch"], offset=1)
+    answer, *others = back.everything()
+    assert answer["recovered"] is True
+    assert 1 < answer["offset"] < count + 1
+    assert others[-1] == {"type": "lost", "topic": "a", "epoch": begun["epoch"], "offset": count + 1}
+    got = [int(message["data"][:6]) for message in others[:-1]]
+    last = answer["offset"]
+    while got[-1] < count - 1:
+        back.tell(type="subscribe", topic="a", epoch=begun["epoch"], offset=last)
+        answer, *others = back.everything()
+        assert answer["recovered"] is True
+        assert answer["offset"] > last
+        last = answer["offset"]
+        got += [int(message["data"][:6]) for message in others if message["type"] == "message"]
+    assert got == list(range(count))
+    assert stage.server.overflow.counts["refused"] == 0
 
 
 @pytest.mark.parametrize(
@@ -292,17 +366,6 @@ def test_who_cannot_have_all_may_have_the_latest(make_stage: MakeStage) -> None:
         answer = client.ask(type="subscribe", topic="a", history=2, **position)
         assert (answer["recovered"], answer["epoch"], answer["offset"]) == (False, epoch, 4)
         assert data_of(client.pending()) == [5, 6]
-
-
-def test_what_may_not_wait_is_no_recovery_but_the_latest_is_told(make_stage: MakeStage) -> None:
-    stage = make_stage(keep=keep_ten)
-    for _ in range(4):
-        stage.server.publish("a", "x" * 100_000)
-    epoch = Client(stage).ask(type="subscribe", topic="a")["epoch"]
-    client = Client(stage)
-    answer = client.ask(type="subscribe", topic="a", history=9, epoch=epoch, offset=1)
-    assert (answer["recovered"], answer["offset"]) == (False, 2)
-    assert [client.next()["offset"] for _ in range(2)] == [3, 4]  # and not the first, which is known
 
 
 def test_history_is_no_more_than_may_wait(make_stage: MakeStage) -> None:
@@ -381,6 +444,228 @@ def test_positions_that_cannot_be(make_stage: MakeStage, position: dict[str, Any
     client = Client(make_stage())
     assert client.ask(type="subscribe", topic="a", **position)["code"] == "bad_request"
     assert client.stage.server.topics() == {}
+
+
+# ---------------------------------------------------------------------- positions
+
+
+def test_who_publishes_hears_the_position_of_its_message(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    one, two = Client(stage), Client(stage)
+    for client in (one, two):
+        client.ask(type="subscribe", topic="a")
+    one.tell(type="publish", topic="a", data="own")
+    assert [told["type"] for told in one.pending()] == ["published", "position"]
+    (heard,) = two.pending()
+    two.tell(type="publish", topic="a", data="answer")
+    assert one.pending() == [{"type": "message", "topic": "a", "epoch": heard["epoch"], "offset": 2, "data": "answer"}]
+    one.ask(type="publish", topic="unkept", data="own")
+    assert one.pending() == []
+
+
+def test_a_position_stands_for_what_has_expired(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    stage.server.publish("a", 1)
+    epoch = Client(stage).ask(type="subscribe", topic="a")["epoch"]
+    for data, ttl in ((2, 1), (3, None), (4, 1), (5, 1), (6, None), (7, 1)):
+        stage.server.publish("a", data, ttl=ttl)
+    stage.run_for(2)
+    for asked, first in (
+        ({"epoch": epoch, "offset": 1}, 1),
+        ({"history": 10}, 0),
+        ({"epoch": "e", "offset": 1, "history": 10}, 0),
+    ):
+        client = Client(stage)
+        client.tell(type="subscribe", topic="a", **asked)
+        answer, *others = client.pending()
+        assert answer["offset"] == (7 if first else 0)
+        expected = [("position", 2), ("message", 3), ("position", 5), ("message", 6), ("position", 7)]
+        assert [(told["type"], told["offset"]) for told in others] == ([] if first else [("message", 1)]) + expected
+
+
+# ---------------------------------------------------------------------- who is too slow
+
+
+def stop_reading(stage: Stage, client: Client, ws: WebSocket) -> None:
+    """The client's kernel takes no more."""
+    ws.write_binary(bytes(stage.world.network.buffer_size + 100))
+    stage.run_for(0.1)
+    assert ws.stream.queued
+
+
+def subscribers(stage: Stage) -> list[WebSocket]:
+    return list(stage.server.subscriptions._of)
+
+
+@pytest.mark.parametrize("overflow", ["refuse", "drop", "block", "drop_oldest", "latest"])
+@pytest.mark.parametrize("size", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_who_misses_messages_is_told_and_recovers(make_stage: MakeStage, overflow: str, size: int) -> None:
+    stage = make_stage(keep=lambda topic: 10_000)
+    stage.options = AcceptOptions(subprotocols=["gows.v1"], overflow=overflow, high_water=50_000, low_water=10_000)
+    client = Client(stage)
+    begun = [client.ask(type="subscribe", topic="a")]
+    (ws,) = subscribers(stage)
+    stop_reading(stage, client, ws)
+    for number in range(703):
+        stage.server.publish("a", f"{number:06} " + "x" * size, key="always the same")
+        stage.run_for(0.001)
+    assert client.guest.read().opcode == wire.BINARY
+    heard = asks_again(client, begun)
+    assert [message.get("data", "lost")[:6] for message in heard] == [f"{number:06}" for number in range(703)]
+    losses = stage.server.publishing.losses
+    assert losses.missed > 0
+    assert losses.told > 0
+    assert len(losses) == 0
+    assert not stage.server.overflow._notices
+
+
+@pytest.mark.parametrize("overflow", ["refuse", "drop", "drop_oldest"])
+def test_who_misses_what_is_not_kept_is_told(make_stage: MakeStage, overflow: str) -> None:
+    stage = make_stage()
+    stage.options = AcceptOptions(subprotocols=["gows.v1"], overflow=overflow, high_water=50_000, low_water=10_000)
+    client, other = Client(stage), Client(stage)
+    client.ask(type="subscribe", topic="a")
+    client.ask(type="subscribe", topic="b.*")
+    client.ask(type="subscribe", topic="quiet")
+    (ws,) = subscribers(stage)
+    other.ask(type="subscribe", topic="a")
+    stop_reading(stage, client, ws)
+    for number in range(100):
+        stage.server.publish("a", "x" * 1000)
+        stage.server.publish(f"b.{number % 3}", "x" * 1000)
+        stage.run_for(0.01)
+        other.guest.pending()
+    assert client.guest.read().opcode == wire.BINARY
+    told = client.everything()
+    lost = [event for event in told if event["type"] == "lost"]
+    assert sorted(event["topic"] for event in lost) == ["a", "b.0", "b.1", "b.2"]
+    assert all("offset" not in event for event in lost)
+    assert told.index(lost[0]) > 0
+    stage.server.publish("a", "on again")
+    assert client.everything() == [{"type": "message", "topic": "a", "data": "on again"}]
+
+
+def test_who_misses_very_many_topics_is_told_of_its_subscriptions(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    client = Client(stage)
+    for topic in ("a.>", "b"):
+        client.ask(type="subscribe", topic=topic)
+    (ws,) = subscribers(stage)
+    stop_reading(stage, client, ws)
+    ws.write_binary(bytes(stage.options.high_water))
+    for number in range(1000):
+        stage.server.publish(f"a.{number}", number)
+    stage.run_for(0.1)
+    assert len(stage.server.publishing.losses._noted[ws]) == 65
+    client.guest.read(), client.guest.read()
+    assert client.everything() == [{"type": "lost", "topic": "a.>"}, {"type": "lost", "topic": "b"}]
+
+
+def test_who_has_unsubscribed_is_not_told(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    client = Client(stage)
+    client.ask(type="subscribe", topic="a")
+    (ws,) = subscribers(stage)
+    stop_reading(stage, client, ws)
+    ws.write_binary(bytes(stage.options.high_water))
+    stage.server.publish("a", 1)
+    stage.run_for(0.1)
+    ws.unsubscribe("a")
+    client.guest.read(), client.guest.read()
+    assert client.everything() == []
+    assert len(stage.server.publishing.losses) == 0
+
+
+@pytest.mark.parametrize("overflow", ["refuse", "drop_oldest", "close"])
+def test_who_ends_is_not_remembered(make_stage: MakeStage, overflow: str) -> None:
+    stage = make_stage()
+    stage.options = AcceptOptions(subprotocols=["gows.v1"], overflow=overflow, high_water=5000, low_water=100)
+    client = Client(stage)
+    client.ask(type="subscribe", topic="a")
+    (ws,) = subscribers(stage)
+    stop_reading(stage, client, ws)
+    for _ in range(10):
+        stage.server.publish("a", "x" * 1000)
+        stage.run_for(0.1)
+    losses = stage.server.publishing.losses
+    assert len(losses) == (overflow != "close")
+    if overflow == "close":
+        client.guest.read()
+        while (frame := client.guest.read()).opcode != wire.CLOSE:
+            pass
+        assert frame.close_code == 1013
+    else:
+        client.guest.reset()
+    stage.run_for(10)
+    assert len(losses) == 0
+    assert not stage.server.overflow._notices
+    losses.note(ws, "a", None)
+    assert len(losses) == 0
+    assert not stage.server.overflow._notices
+
+
+def test_who_misses_that_somebody_came_is_told(make_stage: MakeStage) -> None:
+    stage = make_stage(presence=lambda ws, topic: {"name": "Ann"})
+    client = Client(stage)
+    client.ask(type="subscribe", topic="a")
+    (ws,) = subscribers(stage)
+    stop_reading(stage, client, ws)
+    ws.write_binary(bytes(stage.options.high_water))
+    other = Client(stage)
+    other.ask(type="subscribe", topic="a")
+    stage.run_for(0.1)
+    client.guest.read(), client.guest.read()
+    assert client.everything() == [{"type": "lost", "topic": "a"}]
+
+
+def test_a_message_for_which_there_is_no_room_at_all_is_told(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fan-out of a process is full: what comes from others is lost for all its subscribers."""
+    stage = make_stage(keep=keep_ten)
+    client = Client(stage)
+    begun = [client.ask(type="subscribe", topic="a")]
+    stage.server.publish("a", 1)
+    begun += client.everything()
+    monkeypatch.setattr(gows.fanout, "MAX_WAITING", 0)
+    stage.server.fanout.waiting = 1
+    other = LocalBroker()
+    packet = Envelope(Publication("a", 2, position=Position(begun[1]["epoch"], 2)), Keep(10)).pack()
+    assert isinstance(stage.server.broker, LocalBroker)
+    stage.server.broker._published("other", packet)
+    monkeypatch.undo()
+    stage.server.fanout.waiting = 0
+    assert "is lost here" in stage.log.take()[0]
+    assert [message["data"] for message in asks_again(client, begun)] == [1, 2]
+    assert other.peers == []
+
+
+def test_what_a_connection_may_have_of_the_past_is_bounded(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.v1_recovery, "ANSWER_BURST", 100_000)
+    monkeypatch.setattr(gows.v1_recovery, "ANSWER_RATE", 10_000)
+    stage = make_stage(keep=lambda topic: 100)
+    for number in range(100):
+        stage.server.publish("a", number)
+    client, other = Client(stage), Client(stage)
+    had = []
+    for _ in range(10):
+        client.tell(type="subscribe", topic="a", history=50)
+        answer, *messages = client.everything()
+        assert answer["offset"] == (50 if messages else 100)
+        had.append(len(messages))
+    assert sum(had) * 512 < 150_000
+    assert had[0] == 50
+    assert had[-1] == 0
+    answer = client.ask(type="subscribe", topic="a", epoch=answer["epoch"], offset=10, history=50)
+    assert (answer["recovered"], answer["offset"]) == (False, 100)
+    assert client.everything() == []
+    other.tell(type="subscribe", topic="a", history=50)
+    assert len(other.pending()) == 51
+    stage.run_for(20)
+    client.tell(type="subscribe", topic="a", epoch=answer["epoch"], offset=50)
+    assert len(client.everything()) == 51
 
 
 # ---------------------------------------------------------------------- what is refused

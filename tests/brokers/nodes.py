@@ -86,14 +86,19 @@ class Client:
         """Ask, and wait for the answer."""
         number = self.send(**request)
         while True:
-            found = self._read()
+            found = self._told()
             if found.get("id") == number and "type" in found and found["type"] not in ("join", "leave"):
                 return found
             self._messages.append(found)
 
     def next(self) -> dict[str, Any]:
-        """The next message, or what else comes unasked."""
-        return self._messages.popleft() if self._messages else self._read()
+        """The next message, or what else comes unasked, but positions."""
+        return self._messages.popleft() if self._messages else self._told()
+
+    def _told(self) -> dict[str, Any]:
+        while (found := self._read())["type"] == "position":
+            pass
+        return found
 
     def data(self, count: int) -> list[Any]:
         """That of the next messages."""

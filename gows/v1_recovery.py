@@ -1,0 +1,134 @@
+"""Recovery: what a client of gows.v1 that subscribes gets of the past of a topic, and how much of it.
+
+A client counts offsets, so each of the messages that it gets follows the one before it: where one has expired
+meanwhile, a `position` stands in its place. What is sent at once is bounded by what may wait for the connection; the
+rest is told as `lost` when that has gone out, and the client asks again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from weakref import ref
+
+from gows.codes import Opcode
+from gows.protocol.frames import MAX_HEADER
+from gows.protocol.prepared import PreparedMessage
+from gows.protocol.rates import Meter
+from gows.topics import Position, Publication, position_event
+from gows.websocket import WebSocket
+
+ANSWER_ROOM = 2048
+"""Bytes for the answer itself: a topic, an id, an epoch, all in UTF-8."""
+ANSWER_RATE = 1 << 20
+"""Bytes of histories, lists of members and news of them that one connection may cause a second, on the long run."""
+ANSWER_BURST = 16 << 20
+"""… and at once."""
+MESSAGE_COST = 512
+"""Bytes that each message counts beside its own: it takes some microseconds, however small it is."""
+
+
+class AnswerBudget:
+    """What the connections of one server may have of answers that are much larger than their requests. Any thread."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._meter = Meter(ANSWER_RATE, ANSWER_BURST, clock)
+        self._lock = threading.RLock()
+
+    def take(self, ws: WebSocket, size: int) -> bool:
+        """Take `size` bytes, or all there are; False: there were not so many."""
+        if not size:
+            return True
+        with self._lock:
+            return self._meter.take(ref(ws), size) >= size
+
+
+class Recovery(NamedTuple):
+    """What follows a `subscribed`."""
+
+    fields: dict[str, Any]
+    """Of the answer."""
+    messages: list[PreparedMessage]
+    cut: bool
+    """Whether more of it is there, for which there is no room now."""
+
+
+def recover(
+    topic: str,
+    stands: Position | None,
+    since: Position | None,
+    missed: list[Publication] | None,
+    latest: list[Publication],
+    room: int,
+) -> Recovery:
+    """Return what a client gets that has seen everything up to `since`. `stands`: where the topic stands. `missed`:
+    what came since then; None: that is not known. `latest`: what it gets in that case, or if it named no position.
+    `room`: bytes that may wait for it."""
+    fields: dict[str, Any] = {}
+    begins = ends = stands
+    cut = False
+    room -= ANSWER_ROOM
+    if since is not None:
+        fields["recovered"] = missed is not None
+    if since is not None and missed is not None:
+        fitting = _oldest_fitting(missed, room)
+        cut = len(fitting) < len(missed)
+        begins = since
+        if cut:
+            ends = fitting[-1].position if fitting else since
+        shown = ends
+    else:
+        fitting = _latest_fitting(latest, room)
+        if fitting and fitting[0].position is not None:
+            epoch, offset = fitting[0].position
+            begins = Position(epoch, offset - 1)
+        shown = begins
+    if shown is not None:
+        fields["epoch"], fields["offset"] = shown
+    return Recovery(fields, list(_in_row(topic, begins, fitting, ends)), cut)
+
+
+def cost(messages: list[PreparedMessage]) -> int:
+    """Return what messages count for an AnswerBudget."""
+    return sum(len(message.data) + MESSAGE_COST for message in messages)
+
+
+def _in_row(
+    topic: str, begins: Position | None, publications: list[Publication], ends: Position | None
+) -> Iterator[PreparedMessage]:
+    """The messages, and a position for each hole between them, after `begins` and up to `ends`."""
+    last = begins
+    for publication in publications:
+        position = publication.position
+        if position is not None:
+            if last is not None and position.epoch == last.epoch and position.offset > last.offset + 1:
+                yield _to(topic, Position(position.epoch, position.offset - 1))
+            last = position
+        yield publication.enclosed
+    if last is not None and ends is not None and last.epoch == ends.epoch and last.offset < ends.offset:
+        yield _to(topic, ends)
+
+
+def _to(topic: str, position: Position) -> PreparedMessage:
+    return PreparedMessage(Opcode.TEXT, position_event(topic, position))
+
+
+def _oldest_fitting(publications: list[Publication], room: int) -> list[Publication]:
+    """The oldest of them that may wait for a connection, one at least if there is any room: it goes out alone."""
+    if room <= 0:
+        return []
+    for at, publication in enumerate(publications):
+        room -= len(publication.enclosed.data) + MAX_HEADER
+        if room < 0:
+            return publications[: max(at, 1)]
+    return publications
+
+
+def _latest_fitting(publications: list[Publication], room: int) -> list[Publication]:
+    """The latest of them that may wait for a connection; more would be dropped, or refused."""
+    for at in range(len(publications) - 1, -1, -1):
+        room -= len(publications[at].enclosed.data) + MAX_HEADER
+        if room < 0:
+            return publications[at + 1 :]
+    return publications
