@@ -129,6 +129,8 @@ class WebSocket(Session):
         return writer
 
     def _write(self, opcode: int, data: Data, compress: bool, key: Hashable) -> None:
+        if type(data) is not bytes:
+            data = to_bytes(data)  # without the lock: where the bytes are may be the user's code (PEP 688)
         stream = self.stream
         lock = stream.lock
         lock.acquire()
@@ -142,7 +144,7 @@ class WebSocket(Session):
                 traffic.sent += 1
                 traffic.sent_bytes += len(frame)
             else:
-                self._writer.defer(opcode, to_bytes(data), compress)
+                self._writer.defer(opcode, data, compress)
         finally:
             lock.release()
 

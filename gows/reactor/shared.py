@@ -7,7 +7,7 @@ import threading
 
 from gows.reactor.loop import Loop
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finaliser may come amid it, and want the loop
 _loop: Loop | None = None
 
 
@@ -17,8 +17,12 @@ def shared_loop() -> Loop:
     global _loop
     with _lock:
         if _loop is None or not _loop.running:
-            _loop = Loop()
-            _loop.start()
+            loop = Loop()
+            if _loop is None or not _loop.running:  # still
+                _loop = loop
+                loop.start()
+            else:
+                loop.close()
         return _loop
 
 
@@ -26,7 +30,7 @@ def _forget() -> None:
     """In a forked process (fork(2)) none of the parent's threads goes on: neither the loop's, nor one that held the
     lock."""
     global _lock, _loop
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _loop = None
 
 

@@ -640,15 +640,18 @@ class Stream(Endpoint):
 
     def _finish(self, error: Exception | None) -> None:
         """The end: tell the observer, then close the descriptor."""
+        fault: Exception | None = None
         with self.lock:
             try:
                 if self.sock is not None:
                     self._watch(0)
-            except (OSError, KeyError):  # somebody closed the descriptor behind our back; it has to end all the same
-                logger.exception("cannot stop watching a descriptor of %r", self.observer)
+            except (OSError, KeyError) as exc:  # somebody closed the descriptor behind our back; it has to end, too
+                fault = exc
             self._state |= LOST
             self._clear_queue()
             self.deadline = 0
+        if fault is not None:
+            logger.error("cannot stop watching a descriptor of %r", self.observer, exc_info=fault)
         self._leave(error)
 
     def _leave(self, error: Exception | None) -> None:

@@ -112,7 +112,7 @@ class WorkerPool:
         self.idle: deque[_Worker] = deque()
         self.stopping = False
         self._wake = wake
-        self._lock = threading.Lock()  # of the two below
+        self._lock = threading.RLock()  # of the two below; a finaliser may come amid it, and write
         self.size = workers  # how many there may be: one more for each that has stepped aside
         self.workers: list[_Worker] = []  # replaced, not changed: the loop goes through it without the lock
         self._limit = workers + MAX_ASIDE
@@ -199,15 +199,17 @@ class WorkerPool:
         with self._lock:
             if len(self.workers) >= self.size:
                 return False
+            short, self._short = self._short, False
             try:
                 self.workers = [*self.workers, _Worker(self, self._number)]
             except RuntimeError as error:  # no thread to be had: tried again at the next look, and the loop goes on
-                if not self._short:
-                    logger.error("%s; tasks wait for the %d workers there are", error, len(self.workers))
-                self._short = True
+                fault = error
             else:
-                self._short = False
                 self._number += 1
+                return True
+        self._short = True
+        if not short:
+            logger.error("%s; tasks wait for the %d workers there are", fault, len(self.workers))
         return True
 
     def _wake_idle(self) -> bool:
