@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError
+from gows.http.outlet import Outlet
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.http.response import BODILESS, Response, as_response, error_response
@@ -90,18 +90,19 @@ class Application(Protocol):
 class _Sending:
     """An answer whose body goes out in pieces."""
 
-    __slots__ = ("chunked", "keep_alive", "left", "pieces", "response", "room", "sent")
+    __slots__ = ("chunked", "closed", "keep_alive", "left", "outlet", "pieces", "response", "sent")
 
     def __init__(
-        self, response: Response, pieces: Iterator[bytes], chunked: bool, keep_alive: bool, one_thread: bool
+        self, response: Response, pieces: Iterator[bytes], chunked: bool, keep_alive: bool, outlet: Outlet | None
     ) -> None:
         self.response = response
-        self.room = threading.Event() if one_thread else None  # what the thread waits for, if it must stay
+        self.outlet = outlet  # where the pieces go, if one thread must make them all
         self.pieces = pieces
         self.chunked = chunked
         self.keep_alive = keep_alive
         self.left = response.length  # None: not known
         self.sent = 0
+        self.closed = False  # the body
 
 
 class HttpConnection(Observer):
@@ -386,44 +387,63 @@ class HttpConnection(Observer):
             self._finish(response, len(body), keep_alive)
         else:
             self.stream.write(start)
-            one_thread = response.one_thread and isinstance(self.stream.loop.pool, WorkerPool)
-            self._sending = sending = _Sending(response, iter(pieces), chunked, keep_alive, one_thread)
-            self._send_pieces(sending)
+            pool = self.stream.loop.pool
+            outlet: Outlet | None = None
+            if response.one_thread and isinstance(pool, WorkerPool):
+                outlet = Outlet(self.stream, pool, HIGH_WATER)
+            self._sending = sending = _Sending(response, iter(pieces), chunked, keep_alive, outlet)
+            if outlet is None:
+                self._send_pieces(sending)
+            else:
+                self._send_all_pieces(sending, outlet)
 
     def _send_pieces(self, sending: _Sending) -> None:
         """Some pieces of the body, each sent before the next is asked for (PEP 3333, "Buffering and Streaming")."""
-        stream, room = self.stream, sending.room
-        budget = PIECES_PER_RUN
-        while budget or room is not None:
-            budget -= 1
+        stream = self.stream
+        for _ in range(PIECES_PER_RUN):
             if stream.closed:
                 self._let_go(sending.response)
                 return
-            try:
-                piece = next(sending.pieces, None)
-                if piece is not None and not isinstance(piece, bytes):
-                    raise TypeError(f"a body is made of bytes, not {type(piece).__name__}")
-            except Exception:
-                logger.exception("%r: the body failed", self._request)
-                self._cut_off(sending)
-                return
+            piece = self._next_piece(sending)
             if piece is None:
-                self._end_pieces(sending)
                 return
-            if sending.left is not None:
-                piece = piece[: sending.left]
-                sending.left -= len(piece)
             if piece:
-                sending.sent += len(piece)
-                stream.write(b"%x\r\n%b\r\n" % (len(piece), piece) if sending.chunked else piece)
+                stream.write(piece)
                 stream.flush()
                 if stream.queued > HIGH_WATER and self._wait():
-                    if room is None:
-                        return
-                    if not self._wait_here(room):
-                        self._cut_off(sending)
-                        return
+                    return
         stream.loop.pool.submit(self)
+
+    def _send_all_pieces(self, sending: _Sending, outlet: Outlet) -> None:
+        """All pieces, in this thread; what the peer does not take yet is left to the outlet."""
+        while not self.stream.closed:
+            piece = self._next_piece(sending)
+            if piece is None:
+                return
+            if piece and not outlet.put(piece) and not outlet.wait():
+                logger.warning("%r: too many threads wait, and this peer reads slowly: it is cut off", self._request)
+                self._cut_off(sending)
+                return
+        self._let_go(sending.response)
+
+    def _next_piece(self, sending: _Sending) -> bytes | None:
+        """Ask for the next piece, as it goes over the wire. None: the body is over, or it failed, and is dealt with."""
+        try:
+            piece = next(sending.pieces, None)
+            if piece is not None and not isinstance(piece, bytes):
+                raise TypeError(f"a body is made of bytes, not {type(piece).__name__}")
+        except Exception:
+            logger.exception("%r: the body failed", self._request)
+            self._cut_off(sending)
+            return None
+        if piece is None:
+            self._end_pieces(sending)
+            return None
+        if sending.left is not None:
+            piece = piece[: sending.left]
+            sending.left -= len(piece)
+        sending.sent += len(piece)
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if sending.chunked and piece else piece
 
     def _wait(self) -> bool:
         """Go to WAITING, unless there is room again."""
@@ -433,23 +453,14 @@ class HttpConnection(Observer):
                 return False
             stream.owe_drained()
             self._phase = _WAITING
-            stream.owe_drained()
             return True
-
-    def _wait_here(self, room: threading.Event) -> bool:
-        """Wait in this thread, which another one replaces meanwhile. False: too many threads wait for slow peers."""
-        pool = self.stream.loop.pool
-        assert isinstance(pool, WorkerPool)
-        if not pool.step_aside():
-            logger.warning("%r: too many peers read slowly; this one is cut off", self._request)
-            return False
-        room.wait()
-        room.clear()
-        pool.step_back()
-        return True
 
     def _go_on(self) -> None:
         """Loop thread: a wait is over, for there is room, or nobody to send to."""
+        sending = self._sending
+        if sending is not None and sending.outlet is not None:
+            sending.outlet.drained()
+            return
         with self.stream.lock:
             if self._phase == _WAITING:
                 self._phase = _ANSWERING
@@ -457,21 +468,31 @@ class HttpConnection(Observer):
                 return
         if self._phase == _ANSWERED:
             self._next()
-            return
-        room = None if self._sending is None else self._sending.room
-        if room is None:
-            self.stream.loop.pool.submit(self)
         else:
-            room.set()
+            self.stream.loop.pool.submit(self)
 
     def _end_pieces(self, sending: _Sending) -> None:
         if sending.left:
             logger.error("%r: the body is %d bytes shorter than announced", self._request, sending.left)
             self._cut_off(sending)
             return
+        outlet = sending.outlet
+        if outlet is None:
+            if sending.chunked:
+                self.stream.write(b"0\r\n\r\n")
+            self._finish(sending.response, sending.sent, sending.keep_alive)
+            return
         if sending.chunked:
-            self.stream.write(b"0\r\n\r\n")
-        self._finish(sending.response, sending.sent, sending.keep_alive)
+            outlet.put(b"0\r\n\r\n")
+        sending.closed = True
+        self._close_body(sending.response)  # in this thread; the rest is sent without it
+        outlet.finish(lambda: self._finish_outlet(sending))
+
+    def _finish_outlet(self, sending: _Sending) -> None:
+        if self.stream.closed:
+            self._let_go(sending.response)
+        else:
+            self._finish(sending.response, sending.sent, sending.keep_alive)
 
     def _cut_off(self, sending: _Sending) -> None:
         """End in the middle of a body, with RST, so that nobody takes what came for the whole."""
@@ -488,15 +509,20 @@ class HttpConnection(Observer):
 
     def _let_go(self, response: Response | None) -> None:
         """Close what the answer and the request hold."""
-        request = self._request
-        try:
-            if response is not None:
-                response.close()
-        except Exception:
-            logger.exception("%r: closing the body failed", request)
+        request, sending = self._request, self._sending
+        if response is not None and (sending is None or not sending.closed):
+            self._close_body(response)
         if request is not None:
             request.close()
+        if sending is not None and sending.outlet is not None:
+            sending.outlet.close()
         self._request = self._sending = None  # it refers to us: nobody should have to wait for the garbage collector
+
+    def _close_body(self, response: Response) -> None:
+        try:
+            response.close()
+        except Exception:
+            logger.exception("%r: closing the body failed", self._request)
 
     def _log(self, status: int, size: int) -> None:
         if access_logger.isEnabledFor(logging.INFO):

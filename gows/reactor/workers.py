@@ -89,7 +89,7 @@ class InlinePool:
         """Whether the caller is one of the workers: there are none."""
         return False
 
-    def step_aside(self) -> bool:
+    def step_aside(self, *, beyond: bool = False) -> bool:
         """Nobody may wait here."""
         return False
 
@@ -132,10 +132,12 @@ class WorkerPool:
         to time."""
         if self.tasks and not any(worker.getting_on() for worker in self.workers) and self._rouse():
             if not self._watching:
-                self._watching = True
-                self._next_look = time.monotonic() + LOOK_INTERVAL
-        elif self._watching and time.monotonic() >= self._next_look:
-            self._look()
+                self._watch()
+        elif self._watching:
+            if time.monotonic() >= self._next_look:
+                self._look()
+        elif self.tasks and self._spare():  # one that had been given up as slow has taken another task
+            self._watch()
 
     def in_worker(self) -> bool:
         """Whether the caller is one of the workers. Any thread."""
@@ -165,22 +167,31 @@ class WorkerPool:
 
     # ------------------------------------------------------------------ a worker, in a task
 
-    def step_aside(self) -> bool:
+    def step_aside(self, *, beyond: bool = False) -> bool:
         """The task is going to wait for somebody outside: another thread may take this one's place. `step_back` must
-        follow. False: too many wait already, so this one must not."""
+        follow. False: too many wait already, so this one must not. `beyond`: it may, for another one was woken and
+        steps back as soon as it runs."""
         with self._lock:
-            if self.size >= self._limit:
+            if self.size >= self._limit and not beyond:
                 return False
             self.size += 1
+        self._note(aside=True)
         self._wake()
         return True
 
     def step_back(self) -> None:
         """The task goes on. A thread that is one too many now ends as soon as it has nothing to do."""
+        self._note(aside=False)
         with self._lock:
             self.size -= 1
         if len(self.workers) > self.size:
             self._wake_idle()
+
+    def _note(self, *, aside: bool) -> None:
+        """Another worker is woken at once for one that stands aside, not at its second look."""
+        worker: _Worker | None = getattr(_here, "worker", None)
+        if worker is not None:
+            worker.aside = aside
 
     def surplus(self, worker: _Worker) -> bool:
         """Whether this idle worker is one too many; it is forgotten then, and must end."""
@@ -222,6 +233,10 @@ class WorkerPool:
         worker.gate.put(None)
         return True
 
+    def _watch(self) -> None:
+        self._watching = True
+        self._next_look = time.monotonic() + LOOK_INTERVAL
+
     def _look(self) -> None:
         """Two milliseconds have gone by: do the workers get on?"""
         self._next_look = time.monotonic() + LOOK_INTERVAL
@@ -241,12 +256,13 @@ class _Worker:
     """One thread. The loop reads its counters, it alone writes them (but `awake`, which is the loop's while it is
     idle)."""
 
-    __slots__ = ("awake", "finished", "gate", "pool", "seen", "started", "task", "thread", "told")
+    __slots__ = ("aside", "awake", "finished", "gate", "pool", "seen", "started", "task", "thread", "told")
 
     def __init__(self, pool: WorkerPool, number: int) -> None:
         self.pool = pool
         self.gate: SimpleQueue[None] = SimpleQueue()  # a semaphore in C
         self.awake = True
+        self.aside = False  # its task waits for somebody outside
         self.started = 0
         self.finished = 0
         self.seen = -1  # the run that was going on at the last look
@@ -257,7 +273,7 @@ class _Worker:
 
     def getting_on(self) -> bool:
         """Whether it will take the next task soon, as far as one can tell."""
-        return self.awake and (self.finished == self.started or self.told != self.started)
+        return self.awake and not self.aside and (self.finished == self.started or self.told != self.started)
 
     def look(self) -> bool:
         """Tell a run that is still going on at its second look. Whether another look is due."""

@@ -56,6 +56,36 @@ def threads() -> int:
     return sum(thread.name.startswith("gows-worker") for thread in threading.enumerate())
 
 
+class Slow(Quick):
+    """A task that takes long, and waits for nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def run(self) -> None:
+        self.go_on.wait(10)
+        super().run()
+
+
+def test_who_waits_after_a_task_that_took_long_holds_up_nobody() -> None:
+    """Its worker had been given up by then, as slow, and none to spare, so nobody looked after it any more."""
+    with Loop(workers=1) as loop:
+        loop.start()
+        pool = loop.pool
+        assert isinstance(pool, WorkerPool)
+        slow, waiter, quick = Slow(), Waiter(pool), Quick()
+        pool.submit(slow)
+        wait_until(lambda: pool.workers and pool.workers[0].told == 1 and not pool._watching)
+        pool.submit(waiter)
+        pool.submit(quick)
+        slow.go_on.set()
+        assert waiter.waiting.wait(5)
+        assert quick.ended.wait(5)
+        waiter.go_on.set()
+        assert waiter.ended.wait(5)
+
+
 def test_who_waits_outside_holds_up_nobody(loop: Loop) -> None:
     pool = loop.pool
     assert isinstance(pool, WorkerPool)
