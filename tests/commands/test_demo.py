@@ -97,7 +97,9 @@ class Guest:
 
     def hear(self) -> dict[str, Any]:
         """Who came, who left, or what was said and by whom."""
-        event = self._unasked.popleft() if self._unasked else json.loads(self.connection.recv(WAIT))
+        event = {"type": "position"}  # of what it said itself: nothing that a guest sees
+        while event["type"] == "position":
+            event = self._unasked.popleft() if self._unasked else json.loads(self.connection.recv(WAIT))
         if event["type"] in ("join", "leave"):
             return {event["type"]: event.get("info", event["id"])}
         assert event["type"] == "message", event
