@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+_userinfo = re.compile(r"//[^/]*@").sub
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -35,6 +37,18 @@ def show_address(address: object) -> str:
 def show_path(path: str) -> str:
     """Return the path of a request, without the query, in which secrets travel; quotes are written out."""
     return _unquoted(path.partition("?")[0])
+
+
+def show_url(url: str) -> str:
+    """Return a URL without what may be a secret in it: the password, and the values of the query."""
+    start, mark, query = url.partition("?")
+    start = _userinfo("//***@", start, 1)
+    return f"{start}?{'&'.join(map(_masked, query.split('&')))}" if mark else start
+
+
+def _masked(field: str) -> str:
+    name, equals, _ = field.partition("=")
+    return f"{name}=***" if equals else "***"
 
 
 def _unquoted(text: str) -> str:

@@ -13,8 +13,9 @@ import pytest
 
 import gows
 from gows.client.opening import closed_error
+from gows.client.url import parse_url
 from gows.errors import HandshakeError, HttpError
-from gows.printable import printable, show_address, show_path
+from gows.printable import printable, show_address, show_path, show_url
 from tests.brokers.redis_server import free_port
 from tests.processes import ROOT
 from tests.waiting import wait_until
@@ -63,6 +64,26 @@ def test_addresses(address: Any, shown: str) -> None:
 def test_paths() -> None:
     assert show_path("/a/b?token=secret") == "/a/b"
     assert show_path('/" 200 5\n') == "/\\x22 200 5\\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("ws://a/b", "ws://a/b"),
+        ("wss://user:pa:ss@a:1/b?token=secret&x", "wss://***@a:1/b?token=***&***"),
+        ("ws://a?secret", "ws://a?***"),
+        ("ws://a/x@y?a=b=c", "ws://a/x@y?a=***"),
+    ],
+)
+def test_urls(url: str, shown: str) -> None:
+    assert show_url(url) == shown
+
+
+def test_an_error_about_a_url_does_not_tell_its_secrets() -> None:
+    for wrong in ("ws://user:hidden@[::1/?t=hidden", "x://user:hidden@a/?t=hidden", "ws://a:0/?t=hidden#x"):
+        with pytest.raises(ValueError, match=r"\*\*\*") as raised:
+            parse_url(wrong)
+        assert "hidden" not in str(raised.value)
 
 
 def test_errors_of_what_a_server_says_are_one_line() -> None:

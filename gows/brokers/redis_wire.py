@@ -157,7 +157,7 @@ def _seconds(value: object) -> float:
 
 def _read_json(data: bytes) -> Any:
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return _decode_header(data.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -165,13 +165,18 @@ def _read_json(data: bytes) -> Any:
 def _check_json(data: bytes) -> None:
     """Whether it is JSON; what its numbers are is nobody's business here, and costs time."""
     try:
-        json.loads(data, parse_constant=_refuse, parse_int=len, parse_float=len)
+        _decode_data(data.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+# made once: json.loads makes one at each call that asks for more than the usual
+_decode_header = json.JSONDecoder(parse_constant=_refuse).decode
+_decode_data = json.JSONDecoder(parse_constant=_refuse, parse_int=len, parse_float=len).decode
 
 
 class Entry(NamedTuple):

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from gows.client.url import WebSocketUrl, parse_url
 from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
+from gows.printable import show_url
 from gows.protocol.connection import Role
 from gows.protocol.deflate import DeflateOptions, make_offer
 from gows.protocol.handshake import check_headers, new_key, request_bytes
@@ -79,7 +80,7 @@ def make_plan(
     if isinstance(subprotocols, str):
         raise TypeError("subprotocols must be a sequence of strings, not one string")
     if ssl_context is not None and not where.secure:
-        raise ValueError(f"ssl_context is given, but {url!r} is not encrypted; write wss://")
+        raise ValueError(f"ssl_context is given, but {show_url(url)!r} is not encrypted; write wss://")
     check_seconds("timeout", timeout, optional=False)
     if where.secure:
         ssl_context = _checked(ssl_context or _default_ssl_context(), where.server_hostname)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
+from gows.printable import show_url
 from gows.reactor.address import Address, ascii_host
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
@@ -53,47 +54,48 @@ def parse_url(url: str) -> WebSocketUrl:
     """Read a WebSocket URL. Raises ValueError, saying what is wrong; TypeError when it is no str."""
     if not isinstance(url, str):
         raise TypeError(f"the URL must be a str, not {type(url).__name__}")
+    shown = show_url(url)
     if _has_gap(url):  # urlsplit would silently drop some of these
-        raise ValueError(f"{url!r} holds white space or a control character; percent-encode it")
+        raise ValueError(f"{shown!r} holds white space or a control character; percent-encode it")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r} is no URL: {error}") from None
+        raise ValueError(f"{shown!r} is no URL: {error}") from None
     if parts.scheme not in _SCHEMES:
-        raise ValueError(f"{url!r} must begin with ws://, wss://, ws+unix:// or wss+unix://")
+        raise ValueError(f"{shown!r} must begin with ws://, wss://, ws+unix:// or wss+unix://")
     if "#" in url:
-        raise ValueError(f"{url!r} has a fragment, which a WebSocket URL must not have (RFC 6455 §3)")
+        raise ValueError(f"{shown!r} has a fragment, which a WebSocket URL must not have (RFC 6455 §3)")
     if _bad_escape(url):
-        raise ValueError(f"{url!r} has a % that is not followed by two hexadecimal digits")
+        raise ValueError(f"{shown!r} has a % that is not followed by two hexadecimal digits")
     secure = parts.scheme.startswith("wss")
     if parts.scheme.endswith("+unix"):
         if parts.netloc:
-            raise ValueError(f"{url!r} must have three slashes: {parts.scheme}:///path/to/socket:/target")
+            raise ValueError(f"{shown!r} must have three slashes: {parts.scheme}:///path/to/socket:/target")
         path, _, target = parts.path.partition(":")
         if path in ("", "/"):
-            raise ValueError(f"{url!r} names no socket: {parts.scheme}:///path/to/socket:/target")
+            raise ValueError(f"{shown!r} names no socket: {parts.scheme}:///path/to/socket:/target")
         file = unquote_to_bytes(path)
         if b"\0" in file or len(file) > LONGEST_PATH:
             raise ValueError(
-                f"{url!r} has a socket's path that cannot be: at most {LONGEST_PATH} bytes, none of them 0"
+                f"{shown!r} has a socket's path that cannot be: at most {LONGEST_PATH} bytes, none of them 0"
             )
         address = Address("", 0, file.decode("utf-8", "surrogateescape"))
-        return WebSocketUrl(secure, address, "localhost", "localhost", _target(url, target, parts.query), None)
+        return WebSocketUrl(secure, address, "localhost", "localhost", _target(shown, target, parts.query), None)
     if not host:
-        raise ValueError(f"{url!r} names no host")
+        raise ValueError(f"{shown!r} names no host")
     if port == 0:
-        raise ValueError(f"{url!r} has port 0, to which nobody can connect")
+        raise ValueError(f"{shown!r} has port 0, to which nobody can connect")
     default = DEFAULT_PORTS[parts.scheme]
-    name, field = _host(url, host)
+    name, field = _host(shown, host)
     certified = name.partition("%")[0]
     if port is not None and port != default:
         field += f":{port}"
-    target = _target(url, parts.path, parts.query)
+    target = _target(shown, parts.path, parts.query)
     return WebSocketUrl(secure, Address(name, port or default), field, certified, target, _basic(parts.netloc))
 
 
-def _host(url: str, host: str) -> tuple[str, str]:
+def _host(shown: str, host: str) -> tuple[str, str]:
     """The name to look up, and what of it stands in the Host field: a zone means something on this machine only (RFC
     6874 §4)."""
     if ":" in host:
@@ -101,27 +103,27 @@ def _host(url: str, host: str) -> tuple[str, str]:
         try:
             literal = str(IPv6Address(literal))
         except ValueError as error:
-            raise ValueError(f"{url!r} has an address that cannot be: {error}") from None
+            raise ValueError(f"{shown!r} has an address that cannot be: {error}") from None
         zone = zone.removeprefix("25")
         return (f"{literal}%{zone}" if zone else literal), f"[{literal}]"
     try:
         name = ascii_host(host)
     except UnicodeError as error:
-        raise ValueError(f"{url!r} has a host name that cannot be: {error}") from None
+        raise ValueError(f"{shown!r} has a host name that cannot be: {error}") from None
     if _is_name(name) is None:
-        raise ValueError(f"{url!r} has a host name that cannot be: {host!r}")
+        raise ValueError(f"{shown!r} has a host name that cannot be: {host!r}")
     labels = name.removesuffix(".").split(".")
     if len(name.removesuffix(".")) > LONGEST_NAME or not all(0 < len(label) <= LONGEST_LABEL for label in labels):
         raise ValueError(
-            f"{url!r} has a host name that cannot be: between the dots are 1 to {LONGEST_LABEL} characters, and"
+            f"{shown!r} has a host name that cannot be: between the dots are 1 to {LONGEST_LABEL} characters, and"
             f" {LONGEST_NAME} in all at most"
         )
     return name, name
 
 
-def _target(url: str, path: str, query: str) -> str:
+def _target(shown: str, path: str, query: str) -> str:
     if path and not path.startswith("/"):
-        raise ValueError(f"{url!r} has a request target that does not begin with a slash: {path!r}")
+        raise ValueError(f"{shown!r} has a request target that does not begin with a slash: {path!r}")
     return quote(f"{path or '/'}?{query}" if query else path or "/", safe=_AS_IT_IS)
 
 
