@@ -27,11 +27,12 @@ class Cursor:
     begins with a cursor of its own, and joins the others when it has come to where they are. The client's lock guards
     it."""
 
-    __slots__ = ("asking", "began", "name", "position", "subscriptions", "until", "words")
+    __slots__ = ("asking", "began", "is_pattern", "name", "position", "subscriptions", "until", "words")
 
     def __init__(self, name: str, subscription: TopicSubscription) -> None:
         self.name = name
         self.words = name.split(".")
+        self.is_pattern = self.words[-1] == ">" or "*" in self.words
         self.subscriptions = [subscription]
         self.position: Position | None = None
         """What was heard last; None: the topic is not kept, or a pattern."""
@@ -41,11 +42,6 @@ class Cursor:
         """A request for it is under way, so what comes of the topic comes again."""
         self.began = False
         """The server has said yes once."""
-
-    @property
-    def is_pattern(self) -> bool:
-        """Whether it stands for more than one topic."""
-        return self.words[-1] == ">" or "*" in self.words
 
     def take(self, position: Position | None) -> Take:
         """A message came."""

@@ -173,14 +173,16 @@ function opened() {
   if (wasLost) notice("link", "Back again");
 }
 
-function closed() {
+function closed(forGood) {
   if (document.body.dataset.state === "open") {
     wasLost = true;
     notice("link", "Connection lost");
   }
   setState("lost", "Not connected");
+  const words = forGood ? "The server has ended the connection; reload the page to come back" : "Connection lost, trying again";
   find("banner").hidden = false;
-  find("spoken").textContent = "Connection lost, trying again";
+  find("banner").querySelector(".spinner").hidden = forGood;
+  find("banner").querySelector("p").textContent = find("spoken").textContent = words;
   const unanswered = [...own.values()].filter(({ state }) => state === "sent");
   if (unanswered.length === 0) return;
   giveBack(unanswered);
@@ -260,7 +262,7 @@ document.addEventListener("visibilitychange", () => {
 
 const address = new URL("conn", location.href);
 address.search = new URLSearchParams({ user, room, secret });
-const gows = new Gows(address, { onstate: (state) => (state === "open" ? opened() : closed()) });
+const gows = new Gows(address, { onstate: (state) => (state === "open" ? opened() : closed(state === "ended")) });
 const missing = () => notice("link", "Some messages may be missing");
 gows.subscribe(topic, heard, { lost: missing, present, history: HISTORY }).ready.catch((error) => {
   if (error.code !== "closed") problem(error.message);

@@ -505,6 +505,15 @@ def test_what_had_arrived_leaves_the_box_again(demo: Demo, tabs: Tabs) -> None:
     expect(ann.get_by_role("alert")).to_have_text("")
 
 
+def test_an_end_for_good_is_no_loss_that_it_comes_back_from(demo: Demo, tabs: Tabs) -> None:
+    line = Line()
+    ann = tabs.chat(demo, "Ann", line=line)
+    line._page_end.close(code=4403, reason="go away")
+    expect(ann.locator("#state")).to_have_text("Not connected")
+    expect(ann.locator("#banner")).to_contain_text("The server has ended the connection; reload the page")
+    expect(ann.locator("#banner .spinner")).to_be_hidden()
+
+
 def test_who_is_here_is_known_when_all_of_them_are(demo: Demo, tabs: Tabs) -> None:
     line = Line()
     ann, ben = tabs.chat(demo, "Ann", line=line), tabs.chat(demo, "Ben")
