@@ -71,9 +71,9 @@ def parse_cookies(text: str) -> dict[str, str]:
     cookies: dict[str, str] = {}
     for pair in text.split(";"):
         name, equals, value = pair.partition("=")
-        name = name.strip()
+        name = name.strip(" \t")
         if equals and name not in cookies:
-            value = value.strip()
+            value = value.strip(" \t")
             if len(value) > 1 and value[0] == value[-1] == '"':
                 value = value[1:-1]
             cookies[name] = value

@@ -59,7 +59,7 @@ class Request:
 
     @property
     def headers(self) -> Headers:
-        """The header fields, case-insensitive."""
+        """The header fields, case-insensitive. A byte above 0x7F in a value is a character of Latin-1, as in WSGI."""
         return self.head.headers
 
     @property
@@ -128,7 +128,7 @@ class Request:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """Name to value, the first of each name."""
+        """Name to value, the first of each name; a byte above 0x7F is a character of Latin-1."""
         return parse_cookies("; ".join(self.head.headers.get_all("cookie")))
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Request:
     def _parsed_form(self) -> tuple[Values[str], Values[UploadedFile]]:
         if self._form is None:
             content_type = self.head.headers.get("content-type") or ""
-            kind = content_type.partition(";")[0].strip().lower()
+            kind = content_type.partition(";")[0].strip(" \t").lower()
             if kind == "application/x-www-form-urlencoded":
                 self._form = parse_query(self.body.decode("latin-1")), _NOTHING[1]
             elif kind == "multipart/form-data":

@@ -22,7 +22,9 @@ Address = tuple[str, int] | str
 _PAIR = rf"(?P<name>{TOKEN})=(?:(?P<token>{TOKEN})|\"(?P<quoted>(?:[^\"\\]|\\.)*)\")"
 _pair = re.compile(rf"[ \t]*(?:{_PAIR}[ \t]*)?(?P<end>[;,]|\Z)").match  # unambiguous, so linear
 _unescape = re.compile(r"\\(.)").sub
-_node = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}|_[\w.\-]+))?").fullmatch
+_node = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}|_[\w.\-]+))?", re.ASCII
+).fullmatch
 _is_hidden = re.compile(r"(?:unknown|_[\w.\-]+)(?::(?:[0-9]{1,5}|_[\w.\-]+))?", re.IGNORECASE | re.ASCII).fullmatch
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 

@@ -6,7 +6,7 @@ What a request gets that is not served (the first fault in the order of arrival 
 
 | fault | status |
 |---|---|
-| control byte, non-ASCII byte, bare CR or LF, line folding anywhere in the head | 400 |
+| control byte, bare CR or LF, line folding anywhere in the head; byte above 0x7F but in a field's value | 400 |
 | head larger than `max_head` (its final empty line included), more than `max_headers` fields | 431 |
 | … while still in the request line and behind the method | 414 |
 | malformed request line, target or field line | 400 |
@@ -24,6 +24,9 @@ What a request gets that is not served (the first fault in the order of arrival 
 One empty line before the request line is skipped (RFC 9112 §2.2). httptools sees a head when it is whole and clean,
 and no body but chunks; a head is searched and checked once, whatever the pieces it comes in.
 
+A byte above 0x7F in a field's value, or in a reason phrase, is opaque (RFC 9110 §5.5, RFC 9112 §4), and comes as the
+character of Latin-1, as WSGI has it: a cookie of another application of the domain may have any.
+
 A parser that raised is not fed again: after a fault nobody knows where the next request begins.
 """
 
@@ -37,8 +40,8 @@ from gows.errors import HandshakeError, HttpError
 from gows.protocol.chunked import ChunkedDecoder
 from gows.protocol.headers import TOKEN, Headers
 
-_is_clean = re.compile(rb"(?:[!-~][\t -~]*\r\n)+").fullmatch  # unambiguous, so linear
-_find_fault = re.compile(rb"[^\t\r\n -~]|\r(?!\n)|(?<!\r)\n|(?<=\n)[\t ]").search
+_is_clean = re.compile(rb"(?:[!-~][\t -~\x80-\xff]*\r\n)+").fullmatch  # unambiguous, so linear
+_find_fault = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)|(?<!\r)\n|(?<=\n)[\t ]").search
 _request_line = re.compile(rf"({TOKEN}) ([!-~]+) ([!-~]+)").fullmatch
 _is_version = re.compile(r"HTTP/[0-9]\.[0-9]").fullmatch
 _absolute_target = re.compile(r"(?i:https?|wss?)://([^/?]*)(.*)").fullmatch
@@ -106,14 +109,14 @@ class _Fields:
         self.reason = ""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.decode(), value.decode()))
+        self.fields.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_status(self, reason: bytes) -> None:
-        self.reason = reason.decode()
+        self.reason = reason.decode("latin-1")
 
 
 class _HeadReader:
-    """Collects bytes until a head is whole, and lets nothing through that is not plain lines of printable ASCII."""
+    """Collects bytes until a head is whole, and lets nothing through that is not plain lines of printable bytes."""
 
     __slots__ = ("_buffer", "_checked", "_lines", "_max_head", "_max_headers")
 
@@ -154,7 +157,7 @@ class _HeadReader:
         if self._lines > self._max_headers + 1:
             raise self._fault(431, f"more than {self._max_headers} header fields")
         if fault is not None:
-            raise self._fault(400, "control or non-ASCII byte, bare CR or LF, or folded line in the head")
+            raise self._fault(400, "control byte, bare CR or LF, or folded line in the head")
 
     def _fault(self, status: int, reason: str) -> HttpError:
         return HttpError(status, reason)
@@ -294,7 +297,7 @@ class ResponseParser(_HeadReader):
 
 
 def _request_head(raw: bytes) -> RequestHead:
-    line = _request_line(raw[: raw.index(b"\r")].decode())
+    line = _request_line(raw[: raw.index(b"\r")].decode("latin-1"))
     if line is None:
         raise HttpError(400, "malformed request line")
     head = RequestHead()

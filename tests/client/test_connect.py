@@ -272,7 +272,7 @@ REFUSALS = {
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
         (404, b"", "Not Found"),
     ),
-    "garbage": (b"\x16\x03\x01 what is this\r\n\r\n", (502, b"", "no HTTP/1.1 answer: control or non-ASCII byte")),
+    "garbage": (b"\x16\x03\x01 what is this\r\n\r\n", (502, b"", "no HTTP/1.1 answer: control byte")),
     "an endless head": (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20000, (502, b"", "head larger than 16384 bytes")),
     "too many headers": (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200, (502, b"", "more than 100 header fields")),
 }

@@ -99,3 +99,8 @@ def test_what_is_no_json_is_400(body: bytes) -> None:
 def test_cookies() -> None:
     assert request(get("/", "Cookie: a=1; b=2", "Cookie: c=3")).cookies == {"a": "1", "b": "2", "c": "3"}
     assert request(get()).cookies == {}
+
+
+def test_a_cookie_of_another_application_does_not_break_ours() -> None:
+    it = request(get("/", "Cookie: theirs=Zo\xc3\xab; odd=\xa0\x85; ours=1"))
+    assert it.cookies == {"theirs": "Zo\xc3\xab", "odd": "\xa0\x85", "ours": "1"}

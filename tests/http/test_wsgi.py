@@ -260,6 +260,19 @@ def test_not_after_something_was_written(make_site: MakeSite, caplog: pytest.Log
     assert "RuntimeError: broken" in caplog.text
 
 
+def test_bytes_above_ascii_come_as_latin_1(make_site: MakeSite) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ)
+        start_response("200 OK", PLAIN)
+        return []
+
+    make_site(WsgiApp(app)).fetch(get("/", "Cookie: a=Zo\xc3\xab; b=1", "X: \x85"))
+    assert seen[0]["HTTP_COOKIE"].encode("latin-1").decode() == "a=Zoë; b=1"
+    assert seen[0]["HTTP_X"] == "\x85"
+
+
 def test_values_may_be_latin_1(make_site: MakeSite) -> None:
     answer = make_site(WsgiApp(app_of("200 OK", [*PLAIN, ("X", "K\xf6ln")], [b"x"]))).fetch(get())
     assert answer.headers["x"] == "K\xf6ln"

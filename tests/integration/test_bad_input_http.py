@@ -210,19 +210,24 @@ def test_unknown_path(server: Serving, path: str) -> None:
 # ---------------------------------------------------------------------- bytes that do not belong there
 
 
-@pytest.mark.parametrize(
-    "byte", ["\0", "\x01", "\x08", "\x0b", "\x0c", "\x1b", "\x1c", "\x7f", "\x80", "\x85", "\xe9", "\xff"]
-)
-def test_non_ascii_or_control_character_in_a_header(server: Serving, byte: str) -> None:
+@pytest.mark.parametrize("byte", ["\0", "\x01", "\x08", "\x0b", "\x0c", "\x1b", "\x1c", "\x7f"])
+def test_control_character_in_a_header(server: Serving, byte: str) -> None:
     assert refused(server, request("/ws", f"X: a{byte}b")).status == 400
 
 
 @pytest.mark.parametrize("byte", ["\x1c", "\xe9"])
-@pytest.mark.parametrize(
-    "place", ["X: {}", "X{}: b", "Sec-WebSocket-Protocol: chat{}", "Origin: http://gows{}test", "Host: gows{}.test"]
-)
+@pytest.mark.parametrize("place", ["X{}: b", "Sec-WebSocket-Protocol: chat{}", "Host: gows{}.test"])
 def test_non_ascii_or_control_character_in_any_header(server: Serving, place: str, byte: str) -> None:
     assert refused(server, request("/ws", place.format(byte))).status == 400
+
+
+def test_non_ascii_in_an_origin_is_another_origin(server: Serving) -> None:
+    assert refused(server, request("/ws", "Origin: http://gows\xe9.test")).status == 403
+
+
+def test_a_cookie_of_another_application_breaks_nothing(server: Serving) -> None:
+    with server.connect() as peer:
+        assert peer.ask(request("/ws", "Cookie: theirs=Zo\xc3\xab\x85; ours=1")).status == 101
 
 
 @pytest.mark.parametrize("byte", ["\0", "\x0b", "\x7f", "\x85", "\xff", "\t"])
