@@ -510,11 +510,12 @@ class Server:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                # None: not installed by Python, which cannot put it back either
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _signalled(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if not self._leaving:
+        if self._signalled_at < 0:  # the first, though another thread may have called stop() before
             self._signalled_at = now
             self._leaving = True
             self._ended.put(None)

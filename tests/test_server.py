@@ -756,3 +756,56 @@ def test_options_of_the_server(make_server: MakeServer) -> None:
         peer.upgrade("/echo")
         peer.send(frame(TEXT, "x" * 11))
         peer.expect_close(1009)
+
+
+# ---------------------------------------------------------------------- servers that never serve
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+@pytest.mark.parametrize("end", ["del", "stop", "listen", "failed start"])
+def test_a_server_that_was_never_started_leaves_nothing(end: str, tmp_path: Path) -> None:
+    """As of an application factory in tests, or where the port is taken. Warnings are errors here."""
+
+    def make(number: int) -> None:
+        server = Server()
+        if end == "stop":
+            server.listen("127.0.0.1:0")
+            server.stop()
+        elif end == "listen":
+            server.listen("127.0.0.1:0")
+            server.listen(f"unix:{tmp_path}/{number}")
+        elif end == "failed start":
+            with pytest.raises(OSError, match="cannot listen"):
+                server.start("192.0.2.1:1")
+
+    make(0)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for number in range(10):
+        make(number)
+    gc.collect()
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_signal_handler_that_is_not_pythons(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What installed it cannot be asked of Python, which says None, and takes no None."""
+    set_signal = signal.signal
+    monkeypatch.setattr(signal, "signal", lambda number, handler: set_signal(number, handler) and None)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server = make_server()
+        server.listen_and_serve("127.0.0.1:0", ready=lambda: threading.Thread(target=server.stop).start())
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        for number, handler in before.items():
+            set_signal(number, handler)
+
+
+def test_the_first_signal_during_a_stop_is_no_second_one(make_server: MakeServer) -> None:
+    server = make_server()
+    server._end()
+    server._signalled(signal.SIGTERM, None)
+    server._signalled_at -= 1
+    with pytest.raises(KeyboardInterrupt):
+        server._signalled(signal.SIGTERM, None)

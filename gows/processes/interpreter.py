@@ -1,9 +1,16 @@
-"""The interpreter's settings in a process whose work is to serve."""
+"""The interpreter's settings in a process whose work is to serve, its beginning after fork(2), and its end."""
 
 from __future__ import annotations
 
+import atexit
 import gc
+import logging
 import sys
+import threading
+
+from gows.client.exit import end_clients
+
+logger = logging.getLogger("gows")
 
 SWITCH_INTERVAL = 0.0005
 """Seconds that a thread may compute while others wait for the interpreter lock; Python's default is 0.005."""
@@ -32,3 +39,31 @@ def dedicate() -> None:
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+def begin_anew() -> None:
+    """In a process that was just forked: forget what the program wants done at its own end, not what Python does at the
+    end of every process."""
+    atexit._clear()
+    atexit.register(logging.shutdown)
+    if "multiprocessing.util" in sys.modules:
+        from multiprocessing import process, util
+
+        process._children.clear()  # type: ignore[attr-defined]  # they are the parent's, to end and to wait for
+        atexit.register(util._exit_function)  # type: ignore[attr-defined]
+    atexit.register(end_clients)
+
+
+def leave(seconds: float) -> None:
+    """Do what Python does when a program ends: wait for threads, and for what was given to executors
+    (`concurrent.futures`); then call the functions of `atexit`. Threads that take longer than `seconds` are left
+    behind."""
+    waiting = threading.Thread(target=threading._shutdown, name="gows-leave", daemon=True)  # type: ignore[attr-defined]
+    try:
+        waiting.start()
+        waiting.join(seconds)
+    except RuntimeError:  # no thread to be had
+        pass
+    if waiting.is_alive():
+        logger.warning("threads or executors of this process did not end within %.1f s; they are left behind", seconds)
+    atexit._run_exitfuncs()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import json
 import logging
@@ -23,7 +22,7 @@ from gows.bus import Bus
 from gows.errors import UsageError
 from gows.options import check_plain_function
 from gows.processes.channel import Channel
-from gows.processes.interpreter import dedicate
+from gows.processes.interpreter import begin_anew, dedicate, leave
 from gows.reactor import Listener, Sock, live_loops
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.server import Server
@@ -68,12 +67,12 @@ def run_worker(job: Job, name: str, channel: Channel, disinherit: Callable[[], S
     """Be the worker `name` (slot.generation), in a process that was just forked, with its signals blocked. `disinherit`
     closes what is not the worker's, and returns the sockets to accept from.
 
-    Never returns, nor raises: nothing in here may go on in the program that called `run`. Of `atexit` only what was
-    registered in this process runs.
+    Never returns, nor raises: nothing in here may go on in the program that called `run`. It ends as Python does, see
+    `leave`; of the program's `atexit` functions only those run that were registered in this process.
     """
     status = 1
     try:
-        atexit._clear()
+        begin_anew()
         socks = disinherit()
         status = Worker(job, name, channel).run(socks)
     except _Ended:
@@ -83,7 +82,7 @@ def run_worker(job: Job, name: str, channel: Channel, disinherit: Callable[[], S
         channel.send("failed " + json.dumps(text))
     finally:
         try:
-            atexit._run_exitfuncs()
+            leave(time_to_leave())
             flush_output()
         finally:
             os._exit(status)
@@ -198,6 +197,12 @@ class Worker:
         """Let the kernel end this process after `seconds`. The supervisor does that, too, if it is still there."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(math.ceil(seconds) + 1)
+
+
+def time_to_leave() -> float:
+    """Seconds that the threads of this process may take to end: all but the last three until it is killed."""
+    left = signal.getitimer(signal.ITIMER_REAL)[0]  # what alarm(2) has set
+    return max(0.5, left - 3.0) if left else GRACE
 
 
 def make_server(app_factory: AppFactory | str) -> Server:

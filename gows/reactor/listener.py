@@ -113,8 +113,10 @@ class Listener:
             acceptor.watch(wanted)
 
     def disown(self) -> None:
-        """Release the reserve in a forked child; its acceptors release their own."""
+        """Release the descriptors in a forked child."""
         self.closed = True
+        for acceptor in self._acceptors:
+            acceptor.disown()
         self.loop.sockets.drop_reserve(self._reserve)
         self._reserve = -1
 
@@ -131,6 +133,10 @@ class Listener:
         self.loop.sockets.drop_reserve(self._reserve)
         self._reserve = -1
         self.loop.listener_closed(self)
+        self.remove_file()
+
+    def remove_file(self) -> None:
+        """Remove the file of a Unix-domain socket."""
         if self._path is not None and self._inode is not None and _inode(self._path) == self._inode:
             os.unlink(self._path)  # only our own file: another process may have replaced it
 

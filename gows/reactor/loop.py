@@ -21,6 +21,7 @@ import logging
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
 import weakref
@@ -250,6 +251,15 @@ class Loop:
         self.poller.close()
         self._thread_id = None
         _live.discard(self)
+
+    def __del__(self) -> None:
+        """One that was made, does not run and was never closed is let go of, with what it has: a server that was not
+        started. No observer is told."""
+        if getattr(self, "_closed", True) or self.running or sys.is_finalizing():
+            return
+        for listener in self._listeners:
+            listener.remove_file()
+        self.disown()
 
     def __enter__(self) -> Loop:
         return self

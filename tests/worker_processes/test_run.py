@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import gows
 from gows.reactor import Loop
 from tests.integration.raw import RawPeer
 from tests.waiting import wait_until
-from tests.wire import TEXT, frame
+from tests.wire import TEXT, frame, request
 from tests.worker_processes.site import APP, SECONDS, Program, Visitors, alive, echoes, farewell, freeze
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc, and for a port that is balanced")
@@ -353,6 +354,71 @@ def test_each_process_leaves_what_it_has_registered_itself(start: Start) -> None
     assert program.process.stdout is not None
     said = program.process.stdout.read().splitlines()
     assert Counter(said) == {"left a worker": 2, "left the supervisor": 1, "over": 1}
+
+
+LAST_WORDS = (
+    "import os\nos.chdir(os.path.dirname(__file__))\n"
+    + APP
+    + """
+import atexit, concurrent.futures, logging, logging.handlers, multiprocessing
+kept = logging.handlers.MemoryHandler(100, target=logging.FileHandler("last.log"))
+logging.getLogger("app").addHandler(kept)
+executor = concurrent.futures.ThreadPoolExecutor(1)
+workers = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
+
+def save(what):
+    time.sleep(SLEEP)
+    open(what, "w").close()
+
+def last():
+    logging.getLogger("app").warning("the last word")
+    save("atexit")
+
+class Saving(gows.Handler):
+    def on_close(self, ws):
+        executor.submit(save, "executor")
+        threading.Thread(target=save, args=["thread"]).start()
+        workers.submit(os.mkdir, "process")
+
+atexit.register(last)
+
+@server.route("/save")
+def saving(request):
+    gows.accept(request, headers={"X-Who": server.bus.name}).serve(Saving())
+"""
+)
+
+
+@slow
+def test_a_worker_ends_as_python_does(start: Start, tmp_path: Path) -> None:
+    """What its callbacks have given to threads and executors is done, and logging is shut down."""
+    program = start('"127.0.0.1:0", processes=1', app=LAST_WORDS.replace("SLEEP", "0.2"))
+    with RawPeer(program.address) as peer:
+        assert peer.ask(request("/save")).status == 101
+        program.send_signal(signal.SIGTERM)
+        farewell(peer, 1001)
+    assert program.end(None) == 0
+    for name in ("executor", "thread", "process", "atexit"):
+        assert (tmp_path / name).exists(), (name, program.log)
+    assert (tmp_path / "last.log").read_text() == "the last word\n"
+    assert "killed" not in program.log
+
+
+@slow
+def test_threads_that_never_end_are_left_behind(start: Start, tmp_path: Path) -> None:
+    app = LAST_WORDS.replace("    time.sleep(SLEEP)", "    what == 'atexit' or time.sleep(60)")
+    program = start(
+        '"127.0.0.1:0", processes=1, timeout=0.2', app=app, before="import gows.processes.worker as w\nw.GRACE = 3.5"
+    )
+    with RawPeer(program.address) as peer:
+        assert peer.ask(request("/save")).status == 101
+        program.send_signal(signal.SIGTERM)
+        farewell(peer, 1001)
+    assert program.end(None) == 0
+    assert "they are left behind" in program.log
+    assert (tmp_path / "atexit").exists()
+    assert (tmp_path / "last.log").read_text() == "the last word\n"
+    assert "killed" not in program.log
 
 
 # ---------------------------------------------------------------------- it cannot start
