@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from os import PathLike, fspath
 from typing import Any
+from urllib.parse import quote
 
 from gows.errors import HttpError, InvalidHeaderError
 from gows.http.files import PIECE, FileBody, path_below
@@ -14,6 +16,7 @@ from gows.protocol.dates import format_date
 from gows.protocol.handshake import status_phrase
 from gows.protocol.headers import HeaderSource, check_field, header_pairs
 from gows.protocol.http import RequestHead
+from gows.reactor.address import ascii_host
 
 _OWNED = frozenset({"connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"})
 _HTML = "text/html; charset=utf-8"
@@ -23,6 +26,11 @@ _BYTES = "application/octet-stream"
 
 BODILESS = (204, 304)
 """Statuses whose answers have no body (RFC 9110 §6.4.1)."""
+
+_URI = "%:/?#[]@!$&'()*+,;=-._~"  # what may stand in a URI as it is, beside letters and digits (RFC 3986 §2)
+_split_host = re.compile(
+    r"((?:[A-Za-z][A-Za-z0-9+.\-]*:)?//(?:[^/?#@]*@)?)([^/?#@:\[\]]{1,253})((?:[:/?#].*)?)", re.DOTALL
+).fullmatch
 
 _date: tuple[int, str] = (0, "")
 
@@ -104,10 +112,14 @@ class Response:
 
     @classmethod
     def redirect(cls, location: str, status: int = 303) -> Response:
-        """See there instead: 303 (with GET), 301 or 308 (for good), 302 or 307 (for now)."""
+        """See there instead: 303 (with GET), 301 or 308 (for good), 302 or 307 (for now).
+
+        What a URI has no place for is percent-encoded as UTF-8, so `location` may be made of a `request.path`; a "%" is
+        left as it is. A host that is not ASCII is written by IDNA.
+        """
         if status not in (301, 302, 303, 307, 308):
             raise ValueError(f"{status} is no redirect")
-        return cls(b"", status, (("Location", location),))
+        return cls(b"", status, (("Location", _to_uri(location)),))
 
     @classmethod
     def file(
@@ -185,6 +197,18 @@ class Response:
             lines.append("Connection: close")
         lines.append("\r\n")
         return "\r\n".join(lines).encode("latin-1")
+
+
+def _to_uri(location: str) -> str:
+    """An IRI (RFC 3987), or whatever else, as a URI reference (RFC 3986)."""
+    if not location.isascii():
+        found = _split_host(location)
+        if found is not None and not found[2].isascii():
+            try:
+                location = found[1] + ascii_host(found[2]) + found[3]
+            except ValueError:  # no name at all: it leads nowhere, whatever is written
+                pass
+    return quote(location, safe=_URI, errors="surrogatepass")
 
 
 def as_response(result: Any) -> Response:

@@ -102,6 +102,17 @@ def test_what_a_view_may_return(make_site: MakeSite, result: Any, content_type: 
     assert (answer.status, answer.headers["content-type"], answer.body) == (200, content_type, body)
 
 
+def test_a_view_may_redirect_to_what_was_asked_for(make_site: MakeSite) -> None:
+    """Whatever the peer makes up."""
+    site = make_site(lambda request: Response.redirect(request.path + "/"))
+    for path in ("/caf%C3%A9", "/a%20b%22", "/a%0D%0AX:%20y", "/%00%FF"):
+        answer = site.fetch(get(path))
+        assert answer.status == 303
+        assert "x" not in answer.headers
+        assert answer.headers["location"].isascii()
+    assert answer.headers["location"] == "/%00%EF%BF%BD/"
+
+
 # ---------------------------------------------------------------------- errors
 
 

@@ -69,10 +69,33 @@ def test_redirects() -> None:
             Response.redirect("/there", status)
 
 
-@pytest.mark.parametrize("location", ["/a\r\nSet-Cookie: b", "/ä"])
-def test_a_redirect_that_could_split_the_answer_is_not_made(location: str) -> None:
-    with pytest.raises(InvalidHeaderError):
-        Response.redirect(location)
+@pytest.mark.parametrize(
+    ("location", "sent"),
+    [
+        ("/café/", "/caf%C3%A9/"),
+        ("/a b?c=d e&f=%20#g", "/a%20b?c=d%20e&f=%20#g"),
+        ('/"<>\\^`{|}', "/%22%3C%3E%5C%5E%60%7B%7C%7D"),
+        ("/a\r\nSet-Cookie: b=c", "/a%0D%0ASet-Cookie:%20b=c"),
+        ("/\0\x7f\x85", "/%00%7F%C2%85"),
+        ("/\ud800", "/%ED%A0%80"),
+        ("http://[::1]:80/a;b=c,d?e=f+g&h=i/j~k", "http://[::1]:80/a;b=c,d?e=f+g&h=i/j~k"),
+        ("https://bücher.example:8443/ü?ö", "https://xn--bcher-kva.example:8443/%C3%BC?%C3%B6"),
+        ("//user@bücher.example", "//user@xn--bcher-kva.example"),
+        ("http://" + "ü" * 200 + "/", "http://" + "%C3%BC" * 200 + "/"),
+        ("http://" + "ü" * 300, "http://" + "%C3%BC" * 300),
+        ("/http://ü/", "/http://%C3%BC/"),
+        ("ü://ü", "%C3%BC://%C3%BC"),
+        ("", ""),
+    ],
+)
+def test_where_a_redirect_leads_is_a_uri(location: str, sent: str) -> None:
+    assert dict(Response.redirect(location).headers)["Location"] == sent
+
+
+def test_a_header_that_could_split_the_answer_is_not_made() -> None:
+    for value in ("a\r\nb: c", "a\n", "a\0", "a\x7f", "ä"):
+        with pytest.raises(InvalidHeaderError):
+            Response(headers={"Location": value})
 
 
 @pytest.mark.parametrize("status", [0, 99, 100, 101, 1000, -1])
