@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mimetypes
 import os
 import re
@@ -25,11 +26,14 @@ class FileBody:
     __slots__ = ("content_type", "etag", "file", "length", "modified", "size", "start")
 
     def __init__(self, path: str) -> None:
-        """Raises HttpError (404) when there is no regular file that may be read."""
+        """Raises HttpError: 404 when there is no regular file that may be read, 503 when descriptors are used up."""
         try:
+            kind, encoding = mimetypes.guess_type(path)  # reads files itself, the first time
             # non-blocking, for to open a FIFO would wait until somebody writes to it
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (OSError, ValueError):  # ValueError: a NUL in the name
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            if out_of_descriptors(error):
+                raise unavailable() from None
             raise HttpError(404, "not found") from None
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -41,7 +45,6 @@ class FileBody:
         self.length = self.size
         self.modified = int(status.st_mtime)
         self.etag = f'"{status.st_mtime_ns:x}-{self.size:x}"'
-        kind, encoding = mimetypes.guess_type(path)
         self.content_type = "application/octet-stream" if kind is None or encoding is not None else kind
         if self.content_type.startswith("text/") or self.content_type == "application/javascript":
             self.content_type += "; charset=utf-8"
@@ -96,6 +99,16 @@ class FileBody:
     def close(self) -> None:
         """Close the file. Idempotent."""
         self.file.close()
+
+
+def out_of_descriptors(error: Exception) -> bool:
+    """Whether a file could not be opened since the process, or the system, has as many open as it may have."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def unavailable() -> HttpError:
+    """The answer where descriptors are used up: it passes."""
+    return HttpError(503, "too many files are open; try again", (("Retry-After", "1"),))
 
 
 def path_below(root: str, path: str) -> str:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from urllib.parse import parse_qsl
 
 from gows.errors import HttpError
+from gows.http.files import out_of_descriptors, unavailable
 from gows.http.multipart import UploadedFile, read_multipart
 
 MAX_FIELDS = 1000
@@ -81,9 +82,16 @@ def parse_cookies(text: str) -> dict[str, str]:
 
 
 def parse_multipart(content_type: str, body: bytes) -> tuple[Values[str], Values[UploadedFile]]:
-    """A multipart/form-data body (RFC 7578): its fields and its files, which the caller closes. Raises HttpError (400),
-    and OSError when a file cannot be put on disk."""
-    fields, files = read_multipart(content_type, body)
+    """A multipart/form-data body (RFC 7578): its fields and its files, which the caller closes.
+
+    Raises HttpError: 400, or 503 when descriptors are used up; OSError when a file cannot be put on disk for another
+    reason."""
+    try:
+        fields, files = read_multipart(content_type, body)
+    except OSError as error:
+        if out_of_descriptors(error):
+            raise unavailable() from None
+        raise
     return Values(fields), Values(files)
 
 

@@ -129,7 +129,8 @@ class Response:
         headers: HeaderSource | None = None,
         content_type: str | None = None,
     ) -> Response:
-        """A file, sent in pieces; conditional and range requests are met. HttpError (404) when it is not there.
+        """A file, sent in pieces; conditional and range requests are met. HttpError: 404 when it is not there, 503 when
+        descriptors are used up.
 
         With `root`, `path` is relative to it, and what lies outside, by ".." or by a symbolic link, is not there.
         Give it whenever any part of `path` came from a client.

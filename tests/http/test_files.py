@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gows.errors import HttpError, InvalidHeaderError
+from gows.http import files as module
 from gows.http.files import PIECE, FileBody
 from gows.http.response import Response
 from tests.http.site import Answer, Site, get
@@ -247,3 +249,20 @@ def test_a_file_that_shrinks_while_it_is_sent_is_cut_off(make_site: MakeSite, bi
     os.truncate(big, 1000)
     browser.until(lambda: browser.over)
     assert browser.reset
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("where", ["open", "guess_type"])
+def test_without_descriptors_a_file_is_503_not_404(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, where: str
+) -> None:
+    """The types of files are read from files, too."""
+    (tmp_path / "a.txt").write_bytes(b"hello")
+
+    def fails(*args: object) -> None:
+        raise OSError(code, "too many open files")
+
+    monkeypatch.setattr(module.os if where == "open" else module.mimetypes, where, fails)
+    with pytest.raises(HttpError) as caught:
+        Response.file("a.txt", tmp_path)
+    assert (caught.value.status, dict(caught.value.headers)) == (503, {"Retry-After": "1"})

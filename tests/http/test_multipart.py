@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -384,3 +386,25 @@ def test_files_are_closed_once_the_request_is_answered(
     assert answer.status == status
     assert len(made) == 1
     assert made[0].closed  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("code", "status"), [(errno.EMFILE, 503), (errno.ENFILE, 503), (errno.ENOSPC, 500)])
+def test_a_file_that_cannot_be_put_on_disk(
+    make_site: Callable[..., Site],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    status: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = opened(monkeypatch)
+
+    def fails(*args: object, **more: object) -> None:
+        raise OSError(code, "no file")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fails)
+    site = make_site(lambda request: str(len(request.files)))
+    answer = site.fetch(get("/", f"Content-Type: {TYPE}", method="POST", body=UPLOAD))
+    assert answer.status == status
+    assert answer.headers.get("retry-after") == ("1" if status == 503 else None)
+    assert all(file.closed for file in made)  # type: ignore[attr-defined]
+    assert ("OSError" in caplog.text) == (status == 500)
