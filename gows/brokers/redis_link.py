@@ -15,6 +15,9 @@ from gows.errors import BrokerError
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+BATCH = 256
+"""Commands that are sent at once."""
+
 Command = Sequence["str | bytes | int"]
 
 RECORD = """

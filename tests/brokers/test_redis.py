@@ -24,6 +24,7 @@ import gows
 import gows.brokers.redis
 from gows import BrokerError, QueueFullError, RemoteConnection
 from gows.brokers.redis import RedisBroker
+from gows.brokers.redis_topics import Topics
 from tests.brokers.nodes import Client, ServerNodes
 from tests.brokers.redis_server import RedisServer, free_port
 from tests.needs import need, need_module
@@ -355,15 +356,15 @@ def test_what_comes_while_somebody_is_about_to_subscribe_is_not_passed_over(
         there.publish("kept.a", number)
     where = here.subscribe("kept.a")
     here.ask(type="unsubscribe", topic="kept.a")
-    look_up = RedisBroker._look_up_one
+    look_up = Topics.look_up
 
-    async def slow(broker: RedisBroker, job: Any) -> Any:
-        found = await look_up(broker, job)
+    async def slow(topics: Topics, job: Any) -> Any:
+        found = await look_up(topics, job)
         await asyncio.get_running_loop().run_in_executor(None, there.publish, "kept.a", "last")
         await asyncio.sleep(0.2)
         return found
 
-    monkeypatch.setattr(RedisBroker, "_look_up_one", slow)
+    monkeypatch.setattr(Topics, "look_up", slow)
     assert here.subscribe("kept.a", epoch=where["epoch"], offset=1)["recovered"] is True
     assert here.data(3) == [1, 2, "last"]
 
@@ -392,7 +393,7 @@ def test_strangers_on_its_channels_do_no_harm(
     nodes = make_nodes(redis.url)
     here, there = nodes.client(0), nodes.client(1)
     here.subscribe("a")
-    channel = brokers(nodes)[0]._base(brokers(nodes)[0]._shard_of("a"))
+    channel = brokers(nodes)[0]._shards.base(brokers(nodes)[0]._shards.of("a"))
     with redis_py.Redis(port=redis.port) as admin:
         for junk in (b"", b"\2a\n{}\n", b"\1a\nno json\n", b"\1a\n{}\n", b"\1a b c\n{}\n", b"\1\xff\n"):
             assert admin.publish(channel, junk) >= 1
@@ -426,7 +427,7 @@ def test_what_somebody_put_into_a_history_is_skipped_and_told(make_redis: MakeRe
     (broker,) = brokers(nodes)
     here, there = nodes.client(), nodes.client()
     here.subscribe("kept.a")
-    base = broker._base(broker._shard_of("kept.a"))
+    base = broker._shards.base(broker._shards.of("kept.a"))
     with redis_py.Redis(port=redis.port) as admin:
         for number, fields in enumerate(POISON.values()):
             there.publish("kept.a", number)
@@ -549,9 +550,9 @@ def test_who_is_refused_leaves_no_subscription_behind(make_redis: MakeRedis, mak
     for topic in ("b", "kept.c", "d.*"):
         assert here.ask(type="subscribe", topic=topic)["code"] == "too_many"
     with redis_py.Redis(port=redis.port) as admin:
-        channels = {broker._base(broker._shard_of("a")).encode(), b"gows:{nodes}"}
+        channels = {broker._shards.base(broker._shards.of("a")).encode(), b"gows:{nodes}"}
         wait_until(lambda: set(admin.pubsub_channels("gows:*")) == channels)
-    assert list(broker._live) == ["a"]
+    assert list(broker._topics.live) == ["a"]
 
 
 def test_numbers_are_remembered_as_long_as_something_may_be_sent_again(
@@ -563,7 +564,7 @@ def test_numbers_are_remembered_as_long_as_something_may_be_sent_again(
     (broker,) = brokers(nodes)
     nodes.client().publish("kept.a", 1)
     with redis_py.Redis(port=redis.port) as admin:
-        last = f"{broker._base(broker._shard_of('kept.a'))}:last:{broker.name}"
+        last = f"{broker._shards.base(broker._shards.of('kept.a'))}:last:{broker.name}"
         assert admin.pttl(last) > 23 * 3600 * 1000
     broker._remember = 0.1  # what was sent before that is not sent again: Redis may not know it any more
     redis.freeze()
@@ -616,7 +617,7 @@ def test_what_waits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_nothing_else_shows_is_found_by_a_look_into_redis(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(gows.brokers.redis_topics, "CHECK_INTERVAL", 0.1)
     redis_py = need_module("redis")
     redis = make_redis()
     nodes = make_nodes(redis.url)
@@ -626,13 +627,13 @@ def test_what_nothing_else_shows_is_found_by_a_look_into_redis(
     there.publish("kept.a", 1)
     assert here.data(1) == [1]
     deaf = brokers(nodes)[0]
-    deliver = deaf._deliver
-    monkeypatch.setattr(deaf, "_deliver", lambda channel, head, body: None)
+    deliver = deaf._topics.deliver
+    monkeypatch.setattr(deaf._topics, "deliver", lambda channel, head, body: None)
     there.publish("kept.a", 2)
     there.publish("kept.b", 3)
     assert sorted(here.data(2)) == [2, 3]
     wait_until(lambda: deaf.counters()["gaps_found"] == 2)
-    monkeypatch.setattr(deaf, "_deliver", deliver)
+    monkeypatch.setattr(deaf._topics, "deliver", deliver)
     with redis_py.Redis(port=redis.port) as admin:
         admin.flushall()
     time.sleep(0.3)
@@ -657,7 +658,7 @@ def test_a_topic_that_gave_way_to_others_does_not_come_again(make_redis: MakeRed
 def test_a_huge_history_is_read_in_portions(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis, "PORTION", 5000)
+    monkeypatch.setattr(gows.brokers.redis_topics, "PORTION", 5000)
     redis = make_redis(durable=False)
     nodes = make_nodes(redis.url, outage="queue")
     here, there = nodes.client(0), nodes.client(1)
@@ -665,13 +666,13 @@ def test_a_huge_history_is_read_in_portions(
     there.publish("kept.long", -1)
     first = here.next()
     read: list[int] = []
-    look = RedisBroker._envelopes
+    look = Topics._envelopes
 
-    def note(broker: RedisBroker, topic: str, epoch: str, now: int, entries: list[Any]) -> Any:
+    def note(topics: Topics, topic: str, epoch: str, now: int, entries: list[Any]) -> Any:
         read.append(len(entries))
-        return look(broker, topic, epoch, now, entries)
+        return look(topics, topic, epoch, now, entries)
 
-    monkeypatch.setattr(RedisBroker, "_envelopes", note)
+    monkeypatch.setattr(Topics, "_envelopes", note)
     for number in range(200):
         nodes.servers[1].publish("kept.long", [number, "x" * 500])
     assert [data[0] for data in here.data(200)] == list(range(200))
@@ -731,23 +732,23 @@ def test_nobody_waits_for_a_client_that_does_not_read(make_redis: MakeRedis) -> 
 def test_requests_of_one_connection_are_bounded_and_others_have_their_turn(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis, "MOST_REQUESTS", 20)
+    monkeypatch.setattr(gows.brokers.redis_jobs, "MOST_REQUESTS", 20)
     nodes = make_nodes(make_redis(durable=False).url, 1)
     (broker,) = brokers(nodes)
     many, one = nodes.client(), nodes.client()
     for number in range(3):
         one.publish("kept.a", number)
     begun, go_on = threading.Event(), threading.Event()
-    look_up = RedisBroker._look_up_one
+    look_up = Topics.look_up
     order: list[object] = []
 
-    async def slow(broker: RedisBroker, job: Any) -> Any:
+    async def slow(topics: Topics, job: Any) -> Any:
         begun.set()
         await asyncio.get_running_loop().run_in_executor(None, go_on.wait, 10.0)
         order.append(job.owner)
-        return await look_up(broker, job)
+        return await look_up(topics, job)
 
-    monkeypatch.setattr(RedisBroker, "_look_up_one", slow)
+    monkeypatch.setattr(Topics, "look_up", slow)
     for _ in range(30):
         many.send(type="subscribe", topic="kept.a", history=50)
     refused = [many.next() for _ in range(10)]
@@ -761,7 +762,7 @@ def test_requests_of_one_connection_are_bounded_and_others_have_their_turn(
     wait_until(lambda: len(order) == 21)
     assert order.index(order[0]) == 0
     assert len(set(map(id, order[:3]))) == 2, "the second connection is second, or third"
-    wait_until(lambda: not broker._requests)
+    wait_until(lambda: not len(broker._requests))
 
 
 PROGRAM = """
@@ -861,7 +862,7 @@ def test_what_somebody_else_put_in_its_place(
     nodes = make_nodes(redis.url, 1)
     (broker,) = brokers(nodes)
     with redis_py.Redis(port=redis.port) as admin:
-        admin.set(f"{broker._base(broker._shard_of('kept.a'))}:at:kept.a", "no hash")
+        admin.set(f"{broker._shards.base(broker._shards.of('kept.a'))}:at:kept.a", "no hash")
     here, there = nodes.client(), nodes.client()
     assert "offset" not in here.subscribe("kept.a")
     assert "cannot be read" in caplog.text

@@ -180,7 +180,8 @@ def test_what_is_foreign_is_in_the_log_once_a_minute() -> None:
 def test_nothing_is_awaited_with_a_lock_held() -> None:
     held = [
         node
-        for node in ast.walk(ast.parse(inspect.getsource(gows.brokers.redis)))
+        for module in (gows.brokers.redis, gows.brokers.redis_topics)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.With) and "lock" in ast.unparse(node.items[0])
     ]
     assert len(held) >= 5
