@@ -27,6 +27,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any
 
@@ -91,9 +92,11 @@ class Loop:
     __slots__ = (
         "__weakref__",
         "_base",
+        "_clean",
         "_clock",
         "_closed",
         "_connectors",
+        "_context",
         "_finished",
         "_guards",
         "_jobs",
@@ -170,7 +173,9 @@ class Loop:
         self.place(self.wakeup.fd, self.wakeup)
         self.poller.register(self.wakeup.fd, READ)
         wake = self.wakeup.wake
-        self.pool: WorkerPool | InlinePool = WorkerPool(wake, workers) if workers else InlinePool(wake)
+        self.pool: WorkerPool | InlinePool = WorkerPool(wake, workers) if workers else InlinePool(wake, self._isolated)
+        self._clean: Context | None = None  # the context variables that each step of a turn begins with
+        self._context: Context | None = None  # those of this turn: others once a callback has set one
         self._thread: threading.Thread | None = None
         self._thread_id: int | None = None
         self._finished = threading.Event()  # run() is over
@@ -303,11 +308,26 @@ class Loop:
         longest = SIGNAL_INTERVAL if threading.current_thread() is threading.main_thread() else None
         try:
             with never_wait():
+                self._clean = copy_context()
                 while not self._stopping:
-                    self._turn(longest)
+                    self._context = self._clean.copy()
+                    self._context.run(self._turns, longest)
         finally:
+            self._clean = self._context = None
             self._thread_id = None
             self._finished.set()
+
+    def _turns(self, longest: float | None) -> None:
+        """Turn until the loop is stopped, or a callback has set a context variable, which is its own."""
+        while not self._stopping and self._context == self._clean:
+            self._turn(longest)
+
+    def _isolated(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call `fn` so that it does not see the context variables that another callback has set in this turn."""
+        if self._clean is None or self._context == self._clean:
+            fn(*args)
+        else:
+            self._clean.copy().run(fn, *args)
 
     def _abort_all(self) -> None:
         """End every stream, and what their observers ask for when they hear of it."""
@@ -348,7 +368,7 @@ class Loop:
         began = 0.0 if on_turn is None else self._clock()
         self.ticks = ticks = self.now()
         failed = self._endpoint_failed
-        turn.deliver(events, self.streams, self.scratch, ticks, failed)
+        turn.deliver(events, self.streams, self.scratch, ticks, failed, self._context, self._clean)
         if self.wheel.next_due <= ticks:
             self._fire(ticks)
         if self._jobs:
@@ -392,7 +412,7 @@ class Loop:
                 continue
             stream.deadline = 0
             try:
-                stream.on_deadline()
+                self._isolated(stream.on_deadline)
             except Exception as error:
                 self._endpoint_failed(stream, error)
         for timer in timers:
@@ -408,7 +428,7 @@ class Loop:
 
     def _call(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
-            fn(*args)
+            self._isolated(fn, *args)
         except Exception as error:
             owner = getattr(fn, "__self__", None)
             if isinstance(owner, Endpoint):
@@ -421,7 +441,7 @@ class Loop:
         for stream in list(settling):
             reason = settling.pop(stream)
             try:
-                stream.settle(reason)
+                self._isolated(stream.settle, reason)
             except Exception as error:
                 self._endpoint_failed(stream, error)
             except BaseException:  # Ctrl-C, amid the end of a stream: close() has to take the steps that are left

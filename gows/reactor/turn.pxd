@@ -6,6 +6,6 @@ cdef int READ
 
 
 @cython.locals(endpoint=Endpoint, fd=Py_ssize_t)
-cpdef deliver(list events, list endpoints, scratch, ticks, failed)
+cpdef deliver(list events, list endpoints, scratch, ticks, failed, context, clean)
 
 cpdef flush(dirty, failed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 
 from gows.reactor.endpoint import Endpoint
 from gows.reactor.poller import READ, Events
@@ -15,19 +16,37 @@ from gows.reactor.stream import Stream
 Failed = Callable[[Endpoint, Exception], None]
 
 
-def deliver(events: Events, endpoints: list[Endpoint | None], scratch: bytearray, ticks: int, failed: Failed) -> None:
-    """Tell each endpoint of its event. What one raises ends its own connection only."""
+def deliver(
+    events: Events,
+    endpoints: list[Endpoint | None],
+    scratch: bytearray,
+    ticks: int,
+    failed: Failed,
+    context: Context | None,
+    clean: Context | None,
+) -> None:
+    """Tell each endpoint of its event. What one raises ends its own connection only, and the context variables that its
+    callbacks set are its own: `context`, in which this runs, is then no longer equal to `clean`."""
     for fd, mask in events:
         endpoint = endpoints[fd]
         if endpoint is None:  # closed by an earlier event of this batch
             continue
         try:
-            if mask == READ:
+            if clean is not None and context != clean:
+                clean.copy().run(_tell, endpoint, mask, scratch, ticks)
+            elif mask == READ:
                 endpoint.on_readable(scratch, ticks)
             else:
                 endpoint.on_event(mask, scratch, ticks)
         except Exception as error:
             failed(endpoint, error)
+
+
+def _tell(endpoint: Endpoint, mask: int, scratch: bytearray, ticks: int) -> None:
+    if mask == READ:
+        endpoint.on_readable(scratch, ticks)
+    else:
+        endpoint.on_event(mask, scratch, ticks)
 
 
 def flush(dirty: deque[Stream], failed: Failed) -> None:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -61,14 +62,21 @@ def stepping_aside() -> Iterator[None]:
             pool.step_back()
 
 
+def call(fn: Callable[..., object], *args: object) -> None:
+    """Call `fn(*args)`."""
+    fn(*args)
+
+
 class InlinePool:
     """`workers=0`: tasks run in the loop's thread, in the turn in which they were submitted. They must not block."""
 
     inline = True
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], isolated: Callable[..., object] = call) -> None:
+        """`isolated(fn, *args)` calls a function with context variables of its own."""
         self.tasks: deque[Task] = deque()
         self._wake = wake
+        self._isolated = isolated
 
     def submit(self, task: Task) -> None:
         """Have `task.run()` called. Any thread."""
@@ -79,7 +87,7 @@ class InlinePool:
         """The loop, once a turn: run what was submitted until now. What those submit waits for the next turn."""
         tasks = self.tasks
         for _ in range(len(tasks)):
-            run_task(tasks.popleft())
+            self._isolated(run_task, tasks.popleft())
 
     def patience(self) -> float | None:
         """How long the loop may sleep, in seconds."""
@@ -291,8 +299,16 @@ class _Worker:
         return False
 
     def _work(self) -> None:
-        pool, tasks, idle = self.pool, self.pool.tasks, self.pool.idle
         _here.worker = self
+        while True:
+            context = Context()
+            if context.run(self._run_tasks, context):
+                return
+
+    def _run_tasks(self, context: Context) -> bool:
+        """Run tasks in `context`, which is empty, until the thread is to end (True), or one has set a context variable:
+        the next must not see it, and to look costs less than a context for each."""
+        pool, tasks, idle = self.pool, self.pool.tasks, self.pool.idle
         task: Task | None
         while True:
             try:
@@ -300,7 +316,7 @@ class _Worker:
             except IndexError:
                 task = None
                 if pool.stopping or (len(pool.workers) > pool.size and pool.surplus(self)):
-                    return
+                    return True
                 self.awake = False
                 idle.append(self)
                 if not tasks and not pool.stopping:
@@ -318,6 +334,8 @@ class _Worker:
             run_task(task)
             self.task = None
             self.finished += 1
+            if context:
+                return False
 
 
 def run_task(task: Task) -> None:
