@@ -538,10 +538,10 @@ def test_what_a_wsgi_application_sees(make_stage: MakeStage) -> None:
 # ---------------------------------------------------------------------- behind proxies that speak PROXY
 
 
-def header(version: str, host: str, port: int = 7) -> bytes:
+def header(version: str, host: str, port: int = 7, fields: bytes = b"") -> bytes:
     if version == "v1":
         return f"PROXY TCP4 {host} 10.0.0.1 {port} 80\r\n".encode()
-    addresses = socket.inet_aton(host) + socket.inet_aton("10.0.0.1") + struct.pack("!HH", port, 80)
+    addresses = socket.inet_aton(host) + socket.inet_aton("10.0.0.1") + struct.pack("!HH", port, 80) + fields
     return SIGNATURE + b"\x21\x11" + struct.pack("!H", len(addresses)) + addresses
 
 
@@ -569,6 +569,15 @@ def test_a_proxy_header_names_the_client(make_stage: MakeStage, version: str, cu
     assert fetch(third)[1].startswith("('192.0.2.2', 7) http")
     assert fetch(third, "X-Forwarded-For: 203.0.113.1")[1].startswith("('192.0.2.2', 7)"), "which is no proxy of ours"
     assert counts(stage) == {"per_ip": 1}
+
+
+@pytest.mark.parametrize(("flags", "scheme"), [(1, "https"), (7, "https"), (0, "http"), (2, "http")])
+def test_a_proxy_header_tells_of_tls(make_stage: MakeStage, flags: int, scheme: str) -> None:
+    stage = behind_proxy(make_stage, proxy_protocol="v2")
+    guest = stage.connect(PROXY)
+    guest.send(header("v2", "192.0.2.1", fields=struct.pack("!BHBI", 0x20, 5, flags, 0)))
+    for _ in range(2):
+        assert fetch(guest)[1].startswith(f"('192.0.2.1', 7) {scheme} ")
 
 
 def test_a_proxy_that_speaks_for_itself(make_stage: MakeStage) -> None:

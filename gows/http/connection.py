@@ -108,12 +108,14 @@ class _Sending:
 class HttpConnection(Observer):
     """The observer of a stream that speaks HTTP, and the worker pool's task for its requests."""
 
-    __slots__ = ("_eof", "_parser", "_phase", "_request", "_sending", "_stash", "app", "stream")
+    __slots__ = ("_eof", "_parser", "_phase", "_request", "_sending", "_stash", "app", "secure", "stream")
 
     def __init__(self, stream: Stream, app: Application) -> None:
         """Loop thread, when the connection was accepted."""
         self.stream = stream
         self.app = app
+        self.secure = isinstance(stream, TLSStream)
+        """Whether the client talks over TLS: to us, or to the proxy that says so in front of all (ProxyPreface)."""
         self._parser = RequestParser(app.max_head_size, app.max_headers, app.max_body_size)
         self._phase = _HEAD
         self._stash = bytearray()
@@ -121,11 +123,6 @@ class HttpConnection(Observer):
         self._request: Request | None = None
         self._sending: _Sending | None = None
         stream.set_deadline(app.head_timeout)
-
-    @property
-    def secure(self) -> bool:
-        """Whether the connection is TLS."""
-        return isinstance(self.stream, TLSStream)
 
     @property
     def upgraded(self) -> bool:
@@ -377,8 +374,11 @@ class HttpConnection(Observer):
         keep_alive = head.keep_alive and not self.app.draining
         empty = head.method == "HEAD" or response.status in BODILESS
         pieces = response.chunks
-        chunked = pieces is not None and response.length is None and head.version == "HTTP/1.1"
-        start = response.head_bytes(keep_alive=keep_alive, chunked=chunked and response.status not in BODILESS)
+        unknown = pieces is not None and response.length is None and response.status not in BODILESS
+        chunked = unknown and head.version == "HTTP/1.1"
+        if unknown and not chunked and not empty:
+            keep_alive = False  # the end of the connection is the end of the body
+        start = response.head_bytes(keep_alive=keep_alive, chunked=chunked, version=head.version)
         if pieces is None or empty:
             body = b"" if empty else response.body
             self.stream.write(start + body if len(body) < SMALL_BODY else start)

@@ -51,6 +51,8 @@ class ProxyPreface(Observer):
             return
         if header.source is not None:
             stream.name_peer(header.source)
+        if header.secure:
+            self.http.secure = True
         if not self._known(stream):
             return
         stream.observer = self.http

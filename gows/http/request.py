@@ -70,7 +70,8 @@ class Request:
 
     @property
     def scheme(self) -> str:
-        """ "https" when the connection itself is TLS, else "http". From a trusted proxy, what it forwards."""
+        """ "https" when the connection itself is TLS, or a PROXY header says so of the client's, else "http". From a
+        trusted proxy, what it forwards."""
         secure = self.connection is not None and self.connection.secure
         return self._told().scheme or ("https" if secure else "http")
 

@@ -184,8 +184,9 @@ class Response:
         if close is not None:
             close()
 
-    def head_bytes(self, *, keep_alive: bool, chunked: bool) -> bytes:
-        """The status line and fields; `chunked`: the length is not known, and the peer understands the coding."""
+    def head_bytes(self, *, keep_alive: bool, chunked: bool, version: str = "HTTP/1.1") -> bytes:
+        """The status line and fields; `chunked`: the length is not known, and the peer understands the coding.
+        `version`: the request's."""
         lines = [f"HTTP/1.1 {self.status} {status_phrase(self.status)}", f"Date: {http_date()}"]
         lines += [f"{name}: {value}" for name, value in self._headers]
         if chunked:
@@ -196,6 +197,8 @@ class Response:
             lines.append(f"Content-Length: {self.length}")
         if not keep_alive:
             lines.append("Connection: close")
+        elif version == "HTTP/1.0":
+            lines.append("Connection: keep-alive")  # what it takes for an exception (RFC 9112 appendix C.2.2)
         lines.append("\r\n")
         return "\r\n".join(lines).encode("latin-1")
 

@@ -78,7 +78,8 @@ class RequestHead:
     """`HTTP/1.1` or `HTTP/1.0`."""
     headers: Headers
     keep_alive: bool
-    """Whether the connection may carry another request: HTTP/1.1 without `Connection: close`."""
+    """Whether the connection may carry another request: HTTP/1.1 without `Connection: close`, HTTP/1.0 with
+    `Connection: keep-alive`."""
     upgrade: bool
     """Whether Upgrade names websocket."""
     content_length: int | None
@@ -322,7 +323,10 @@ def _request_head(raw: bytes) -> RequestHead:
     first = headers.first
     _check_host(first.get("host"), version)
     head.upgrade = "upgrade" in first and headers.has_token("upgrade", "websocket")
-    head.keep_alive = version == "HTTP/1.1" and not ("connection" in first and headers.has_token("connection", "close"))
+    head.keep_alive = version == "HTTP/1.1"
+    if "connection" in first:  # RFC 9112 §9.3
+        kept = head.keep_alive or headers.has_token("connection", "keep-alive")
+        head.keep_alive = kept and not headers.has_token("connection", "close")
     head.chunked = head.expect_continue = False
     head.content_length = None
     if "transfer-encoding" in first or "content-length" in first:

@@ -26,6 +26,8 @@ _LINE_START = b"PROXY "
 _SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _FIXED = 16  # bytes before the addresses of version 2
 _CRC32C = 0x03  # PP2_TYPE_CRC32C
+_SSL = 0x20  # PP2_TYPE_SSL
+_CLIENT_SSL = 0x01  # PP2_CLIENT_SSL, a bit of its first byte
 _ADDRESSES = {0: 0, 1: 12, 2: 36, 3: 216}  # by family: bytes of both addresses and both ports
 _PROTOCOLS = 3  # UNSPEC, STREAM, DGRAM
 _port = re.compile(r"0|[1-9][0-9]{0,4}").fullmatch
@@ -44,6 +46,8 @@ class ProxyHeader(NamedTuple):
     source: Address | None
     """Who talks to the proxy: (host, port) or the path of a Unix-domain socket; None: the proxy speaks for itself, or
     does not know, and the connection's own address counts."""
+    secure: bool = False
+    """Whether the proxy says that it is talked to over TLS (§2.2.6); version 1 cannot tell."""
 
 
 def parse_proxy(data: bytes | bytearray, versions: frozenset[int]) -> ProxyHeader | None:
@@ -110,8 +114,7 @@ def _parse_binary(data: bytes | bytearray) -> ProxyHeader | None:
         return None
     header = bytes(data[:size])
     if family and protocol:  # else unspecified, and what stands there has no known form
-        _check_sum(header, _FIXED + _ADDRESSES[family])
-        return ProxyHeader(size, _source(header, family))
+        return ProxyHeader(size, _source(header, family), _read_fields(header, _FIXED + _ADDRESSES[family]))
     return ProxyHeader(size, None)
 
 
@@ -123,14 +126,22 @@ def _source(header: bytes, family: int) -> Address:
     return header[16:124].partition(b"\0")[0].decode("utf-8", "surrogateescape")  # as os.fsdecode
 
 
-def _check_sum(header: bytes, start: int) -> None:
-    """Look through the additional fields (§2.2.7) for a CRC32c, which then has to be right (§2.2.8)."""
+def _read_fields(header: bytes, start: int) -> bool:
+    """Look through the additional fields (§2.2.7): a CRC32c has to be right (§2.2.8). Whether one says that the client
+    came over TLS (§2.2.6)."""
+    secure = summed = False
     for kind, at, length in _fields(header, start):
         if kind == _CRC32C:
-            if length != 4:
+            if length != 4 or summed:  # each costs a look at all bytes
                 raise ProxyError("a malformed checksum in a PROXY header")
             if crc32c(header[:at] + bytes(4) + header[at + 4 :]) != int.from_bytes(header[at : at + 4], "big"):
                 raise ProxyError("the checksum of a PROXY header is wrong")
+            summed = True
+        elif kind == _SSL:
+            if length < 5:  # what it is about, and whether a certificate was verified; then fields of its own
+                raise ProxyError("a malformed TLS field in a PROXY header")
+            secure = header[at] & _CLIENT_SSL != 0
+    return secure
 
 
 def _fields(header: bytes, start: int) -> Iterator[tuple[int, int, int]]:

@@ -52,6 +52,39 @@ def test_the_connection_ends_when_the_client_wants_it(make_site: MakeSite, wire:
     assert [request.path for request in browser.site.app.requests] == ["/"]
 
 
+def test_http_1_0_keeps_the_connection_when_it_asks_for_that(make_site: MakeSite) -> None:
+    site = make_site()
+    browser = site.browser()
+    for head in (False, True, False):
+        method = "HEAD" if head else "GET"
+        browser.send(get("/", "Connection: Keep-Alive", version="HTTP/1.0", method=method))
+        answer = browser.answer(head=head)
+        assert answer.headers["connection"] == "keep-alive"
+        assert answer.headers["content-length"] == "5"
+    browser.send(get("/", "Connection: keep-alive, close", version="HTTP/1.0"))
+    assert browser.answer().headers["connection"] == "close"
+    browser.until_over()
+    assert "connection" not in site.fetch(get("/", "Connection: keep-alive")).headers
+
+
+@pytest.mark.parametrize("length", [None, 6])
+def test_http_1_0_keeps_it_only_where_the_length_is_known(make_site: MakeSite, length: int | None) -> None:
+    site = make_site(lambda request: Response(iter([b"abc", b"def"]), length=length))
+    browser = site.browser()
+    browser.send(get("/", "Connection: keep-alive", version="HTTP/1.0"))
+    answer = browser.answer()
+    assert answer.body == b"abcdef"
+    assert answer.headers["connection"] == ("close" if length is None else "keep-alive")
+    assert "transfer-encoding" not in answer.headers
+    assert browser.over == (length is None)
+
+
+def test_an_error_ends_http_1_0_too(make_site: MakeSite) -> None:
+    browser = make_site().browser()
+    browser.send(get("/", "Connection: keep-alive", "Transfer-Encoding: chunked", version="HTTP/1.0"))
+    assert b"\r\nConnection: close\r\n" in browser.until_over()
+
+
 @pytest.mark.parametrize("step", [1, 10, 10**6])
 def test_pipelined_requests_are_answered_in_order(make_site: MakeSite, step: int) -> None:
     site = make_site(lambda request: f"{request.path} {request.body.decode()}")

@@ -102,7 +102,9 @@ def test_options_of_the_whole_server() -> None:
         (get("Connection: Close"), False),
         (get("Connection: x, close"), False),
         (request("GET / HTTP/1.0"), False),
-        (request("GET / HTTP/1.0", "Connection: keep-alive"), False),
+        (request("GET / HTTP/1.0", "Connection: x, Keep-Alive"), True),
+        (request("GET / HTTP/1.0", "Connection: keep-alive, close"), False),
+        (request("GET / HTTP/1.0", "Connection: x"), False),
         (b"GET / HTTP/1.0\r\n\r\n", False),
     ],
 )
