@@ -265,17 +265,13 @@ class Bus:
 
     def send(self, kind: str, data: bytes, to: str | None = None) -> bool:
         """Send to everybody else, or to one. Never blocks; what goes to one is kept in order. Nothing goes to a process
-        that is not known. Returns whether one is, and none of them lost the message, since too much waits for it.
-        Raises ValueError for more than 16 MiB."""
+        that is not known. False: it was lost for one that does not read, since too much waits for it. Raises ValueError
+        for more than 16 MiB."""
         frame = encode(_SEND, 0, kind, data)
-        sent = False
-        lost = False
+        lost = 0
         for link in self._chosen(to).values():
-            if link.write(frame):
-                sent = True
-            else:
-                lost = True
-        return sent and not lost
+            lost += not link.write(frame)
+        return not lost
 
     def ask(self, kind: str, data: bytes = b"", timeout: float = 1.0, to: str | None = None) -> dict[str, bytes]:
         """Ask everybody else, or one, and wait: the answers that came within `timeout` seconds, by name. A process that

@@ -12,8 +12,9 @@ import math
 import secrets
 import sys
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gows.topics import Position, Publication, Since
 
@@ -37,11 +38,16 @@ class Keep:
             raise ValueError(f"seconds must be more than 0, or None, not {self.seconds!r}")
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """One publication that is kept."""
+
     offset: int
     publication: Publication
     until: float
     """The time after which it is not kept any more."""
+    keep: Keep
+    origin: Any
+    """What the broker wants to know of it when it passes it on."""
 
     @property
     def size(self) -> int:
@@ -58,7 +64,7 @@ class _Log:
     def __init__(self, epoch: str, last: int) -> None:
         self.epoch = epoch
         self.last = last  # offset of the newest, kept or not
-        self.entries: deque[_Entry] = deque()
+        self.entries: deque[Entry] = deque()
 
 
 class History:
@@ -72,6 +78,8 @@ class History:
         self._epochs = itertools.count(1)
         self.size = 0
         """Bytes that are kept, by a rough count."""
+        self.on_forget: Callable[[str], object] = lambda topic: None
+        """Called with a topic of which nothing is known any more: others took its room."""
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # the topic that was quiet longest first
 
     def number(self, topic: str) -> Position:
@@ -79,11 +87,23 @@ class History:
         until now, a new epoch begins: it may have given numbers that we have not heard of."""
         log = self._logs.get(topic)
         if log is None or not log.epoch.startswith(self._own):
-            return Position(f"{self._own}{next(self._epochs)}", 1)
+            return Position(self.new_epoch(), 1)
         return Position(log.epoch, log.last + 1)
 
-    def add(self, publication: Publication, keep: Keep, now: float) -> None:
-        """Keep one that has a position. One that does not follow the last begins the topic anew."""
+    def new_epoch(self) -> str:
+        """Return a name that no numbering has had."""
+        return f"{self._own}{next(self._epochs)}"
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    def __iter__(self) -> Iterator[str]:
+        """The topics that have a history."""
+        return iter(self._logs)
+
+    def add(self, publication: Publication, keep: Keep, now: float, origin: Any = None, age: float = 0.0) -> None:
+        """Keep one that has a position, and was published `age` seconds ago. One that does not follow the last begins
+        the topic anew."""
         position = publication.position
         assert position is not None
         topic = publication.topic
@@ -94,7 +114,8 @@ class History:
             log = self._logs[topic] = _Log(position.epoch, position.offset - 1)
             self.size += ENTRY_SIZE
         log.last = position.offset
-        entry = _Entry(position.offset, publication, math.inf if keep.seconds is None else now + keep.seconds)
+        until = math.inf if keep.seconds is None else now + keep.seconds - age
+        entry = Entry(position.offset, publication, until, keep, origin)
         log.entries.append(entry)
         self.size += entry.size
         self._logs.move_to_end(topic)
@@ -138,6 +159,15 @@ class History:
             if entry.offset > position.offset and entry.publication.bare.expires > now
         ]
 
+    def entries(self, topic: str, offset: int, now: float) -> list[Entry]:
+        """Return what is kept after an offset, in order."""
+        log = self._logs.get(topic)
+        if log is None:
+            return []
+        self._drop_old(log, now)
+        skip = offset + 1 - log.entries[0].offset if log.entries else 0
+        return list(itertools.islice(log.entries, max(0, skip), None))
+
     def latest(self, topic: str, count: int, now: float) -> list[Publication]:
         """The latest of those that are kept and have not expired, in order; `count` at most."""
         log = self._logs.get(topic)
@@ -163,6 +193,7 @@ class History:
             self.size -= log.entries.popleft().size
         if not log.entries:
             self._forget(topic)
+            self.on_forget(topic)
 
     def _forget(self, topic: str) -> None:
         log = self._logs.pop(topic)

@@ -267,7 +267,7 @@ class Publishing:
             number = envelope.left_out[1]
             own = self._away.pop(number, None) if number < 0 else self._find(number)
         if envelope.keep is not None:
-            self.history.add(envelope.publication, envelope.keep, self._loop.time())
+            self.history.add(envelope.publication, envelope.keep, self._loop.time(), envelope.origin)
         publication = envelope.publication
         try:
             self.subscriptions.deliver(publication, self._fanout.send, own)

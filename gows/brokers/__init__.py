@@ -31,6 +31,8 @@ class Envelope(NamedTuple):
     keep: Keep | None = None
     ttl: float | None = None
     left_out: LeftOut | None = None
+    origin: Any = None
+    """What the broker wants to know of it later; it does not travel."""
 
     def pack(self) -> bytes:
         """As it travels: a header of JSON, a line feed, and the data."""

@@ -1,0 +1,308 @@
+"""Kept topics over several processes: chosen courses of events, and thousands that a seed chooses."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from gows.brokers.local import home_of
+from gows.errors import BrokerError, QueueFullError
+from tests.brokers.kept_net import KeptNet, Process
+
+SEEDS = int(os.environ.get("GOWS_SEEDS", "50"))
+
+
+def play(seed: int, *, single: bool = False) -> KeptNet:
+    """One course of events."""
+    net = KeptNet(seed)
+    rng = net.rng
+    for _ in range(rng.randint(1, 4)):
+        net.start()
+        net.run(rng.choice([0.0, 0.001, 1.0]))
+    for _ in range(rng.randint(20, 120)):
+        running = [process for process in net.processes.values() if not process.stopped]
+        what = rng.random()
+        if what < 0.6 and running:
+            for _ in range(rng.choice([1, 1, 1, 5, 30])):
+                net.publish(rng.choice(running), rng.choice(net.topics))
+        elif what < 0.63 and len(net.processes) < 5:
+            net.start()
+        elif what < 0.66 and len(net.processes) > 1:
+            victims = list(net.processes.values())
+            if single:
+                for process in victims:
+                    process.stopped = False
+                net.run(3.0)
+                for _ in range(rng.choice([0, 3, 30])):
+                    net.publish(rng.choice(victims), rng.choice(net.topics))
+                for _ in range(rng.choice([0, 5, 50])):
+                    net.step()
+            net.kill(rng.choice(victims))
+            if single:
+                net.run(rng.choice([3.0, 10.0]))
+        elif what < 0.68 and len(running) > 1:
+            net.leave(rng.choice(running))
+        elif what < 0.71 and running:
+            rng.choice(running).stopped = True
+        elif what < 0.75:
+            for process in net.processes.values():
+                process.stopped = False
+        for _ in range(rng.choice([0, 1, 5, 20, 100])):
+            net.step()
+        if rng.random() < 0.1:
+            net.run(rng.choice([0.01, 0.3, 1.0, 3.0, 8.0]))
+    net.settle()
+    net.check()
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, SEEDS, 25))
+def test_nothing_acknowledged_is_lost_when_one_process_dies_at_a_time(first: int) -> None:
+    for seed in range(first, first + 25):
+        try:
+            play(seed, single=True)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def several(count: int = 3) -> tuple[KeptNet, list[Process], str]:
+    """Some processes, and a topic whose home is the first."""
+    net = KeptNet(0, topics=0)
+    processes = [net.start() for _ in range(count)]
+    net.run(2.0)
+    names = [process.name for process in processes]
+    topic = next(topic for topic in (f"t{number}" for number in range(99)) if home_of(topic, names) == names[0])
+    net.topics.append(topic)
+    return net, processes, topic
+
+
+def told(process: Process, topic: str) -> list[str | None]:
+    """The messages that its subscribers got, and None for each time they were told that some are lost."""
+    return [data for _, data in process.hub.told.get(topic, [])]
+
+
+def test_a_message_is_acknowledged_when_a_second_process_has_it() -> None:
+    net, (home, other, third), topic = several()
+    data = net.publish(home, topic)
+    while not net.links[other.name, home.name]:
+        net.step()
+        if not told(other, topic) and not told(third, topic):
+            assert net.results[data] == []
+            assert told(home, topic) == [], "its own subscribers wait, too"
+            position = home.hub.history.position(topic)
+            assert position is None or position.offset == 0
+    net.run(1.0)
+    assert net.results[data] == [None]
+    assert [told(process, topic) for process in (home, other, third)] == [[data]] * 3
+
+
+def test_the_next_home_goes_on_and_what_was_not_acknowledged_counts_once() -> None:
+    net, (home, other, third), topic = several()
+    first = [net.publish(process, topic) for process in (home, other, third)]
+    net.run(1.0)
+    home.stopped = True  # it has what it is sent, and says nothing
+    more = [net.publish(other, topic) for _ in range(5)]
+    net.run(0.5)
+    assert [net.results[data] for data in more] == [[]] * 5
+    net.kill(home)
+    net.run(2.0)
+    assert [net.results[data] for data in more] == [[None]] * 5
+    assert other.hub.history.position(topic) == third.hub.history.position(topic)
+    for process in (other, third):
+        assert sorted(told(process, topic)[:3], key=str) == sorted(first, key=str)
+        assert told(process, topic)[3:] == more, "in order, and nothing was lost"
+    positions = [position for position, _ in other.hub.told[topic]]
+    assert [position.offset for position in positions if position is not None] == list(range(1, 9))
+    net.check()
+
+
+def test_what_the_home_had_sent_to_one_process_only_is_not_numbered_again() -> None:
+    net, (home, other, third), topic = several()
+    begun = net.publish(home, topic)
+    net.run(1.0)
+    third.stopped = True
+    data = net.publish(other, topic)
+    net.run(0.5)
+    assert net.results[data] == [None]
+    net.links[home.name, third.name].clear()  # as if it had been in a queue of the home's own
+    net.kill(home)
+    third.stopped = False
+    last = net.publish(third, topic)
+    net.run(2.0)
+    assert told(third, topic) == told(other, topic) == [begun, data, last]
+
+
+def test_two_that_die_at_once_are_told() -> None:
+    net, (home, other, third, last), topic = several(4)
+    net.publish(home, topic)
+    net.run(1.0)
+    net.kill(home)
+    net.kill(other)
+    net.run(1.0)
+    data = net.publish(third, topic)
+    net.run(3.0)
+    assert net.results[data] == [None]
+    for process in (third, last):
+        assert told(process, topic)[-2:] == [None, data]
+
+
+def test_a_home_that_was_stopped_and_comes_back_goes_on() -> None:
+    net, (home, other, third), topic = several()
+    first = net.publish(other, topic)
+    net.run(1.0)
+    home.stopped = True
+    data = net.publish(other, topic)
+    net.run(6.0)
+    assert [type(result) for result in net.results[data]] == [BrokerError], "nobody knows whether it has it"
+    home.stopped = False
+    later = net.publish(third, topic)
+    net.run(1.0)
+    assert net.results[later] == [None]
+    assert told(other, topic) == told(third, topic) == [first, data, later]
+
+
+def test_a_process_that_is_stopped_is_not_waited_for_and_gets_everything_later() -> None:
+    net, (home, other), topic = several(2)
+    first = net.publish(home, topic)
+    net.run(1.0)
+    net.longest = 10
+    other.stopped = True
+    data = [net.publish(home, topic) for _ in range(30)]
+    net.run(2.0)
+    assert [net.results[each] for each in data] == [[None]] * 30
+    other.stopped = False
+    net.run(3.0)
+    assert told(other, topic) == [first, *data]
+
+
+def test_a_process_that_was_stopped_while_the_home_died_says_that_it_does_not_know() -> None:
+    net, (home, other), topic = several(2)
+    net.publish(home, topic)
+    net.run(1.0)
+    other.stopped = True
+    vanished = [net.publish(home, topic) for _ in range(30)]
+    net.run(2.0)
+    assert net.results[vanished[-1]] == [None]
+    while len(net.links[home.name, other.name]) > 10:
+        net.links[home.name, other.name].pop()
+    net.kill(home)
+    other.stopped = False
+    data = net.publish(other, topic)
+    net.run(3.0)
+    assert net.results[data] == [None]
+    assert told(other, topic)[-2:] == [None, data]
+
+
+def test_a_newcomer_has_the_history_and_a_home_that_forgot_learns_it_again() -> None:
+    net, (home, other), topic = several(2)
+    data = [net.publish(other, topic) for _ in range(20)]
+    net.run(1.0)
+    newcomer = net.start()
+    net.run(1.0)
+    latest = newcomer.hub.history.latest(topic, 100, net.now)
+    assert [each.bare.data.decode() for each in latest] == data
+    net.kill(home)
+    net.run(3.0)
+    net.kill(other)
+    net.run(3.0)
+    again = net.publish(newcomer, topic)
+    net.run(3.0)
+    assert told(newcomer, topic)[-1] == again
+    assert newcomer.hub.history.position(topic) == (latest[-1].position.epoch, 21)  # type: ignore[union-attr]
+
+
+def test_a_home_of_a_lower_term_learns_that_it_is_none() -> None:
+    net, (home, other, third), topic = several()
+    first = net.publish(home, topic)
+    net.run(1.0)
+    for process in (other, third):  # they lose sight of it, and it does not know
+        process.do(process.kept.peer_down, home.name)
+        process.do(process.kept._gone.__setitem__, home.name, (net.now, True))
+    second = net.publish(other, topic)
+    net.run(1.0)
+    assert net.results[second] == [None]
+    for process in (other, third):
+        process.do(process.kept.peer_up, home.name)
+        net.links[home.name, process.name].append(("up", b"", net.now))
+    third_data = net.publish(home, topic)
+    net.run(3.0)
+    assert net.results[third_data] == [None]
+    assert told(home, topic) == told(other, topic) == told(third, topic) == [first, second, third_data]
+
+
+def test_large_histories_come_in_chunks() -> None:
+    net, (home, _), topic = several(2)
+    for number in range(30):
+        net.publish(home, topic, "x" * 50_000 + str(number))
+    net.run(1.0)
+    newcomer = net.start()
+    sizes: list[int] = []
+    send = home.send
+    home.send = lambda kind, data, to=None: (sizes.append(len(data)), send(kind, data, to))[1]  # type: ignore[method-assign]
+    net.run(1.0)
+    assert len(newcomer.hub.history.latest(topic, 100, net.now)) == 30
+    assert max(sizes) < 350_000
+
+
+def test_a_subscriber_waits_for_a_history_that_is_on_its_way() -> None:
+    net, (home, _), topic = several(2)
+    data = [net.publish(home, topic) for _ in range(3)]
+    net.run(1.0)
+    newcomer = net.start()
+    while not newcomer.kept.up:
+        net.step()
+    answers: list[Any] = []
+    newcomer.do(
+        newcomer.kept.follow, topic, 10, lambda found: answers.append([each.bare.data.decode() for each in found]), None
+    )
+    newcomer.do(newcomer.kept.in_turn, lambda: answers.append("in turn"), None)
+    assert answers == []
+    net.run(1.0)
+    assert answers == [data, "in turn"]
+
+
+def test_who_has_seen_more_than_we_waits_a_moment() -> None:
+    net, (home, other), topic = several(2)
+    net.publish(home, topic)
+    net.run(1.0)
+    position = other.hub.history.position(topic)
+    assert position is not None
+    answers: list[Any] = []
+    ahead = position._replace(offset=2)
+    other.do(other.kept.follow, topic, ahead, answers.append, None)
+    assert answers == []
+    net.publish(home, topic)
+    net.run(0.1)
+    assert answers == [[]]
+    other.do(other.kept.follow, topic, ahead._replace(offset=9), answers.append, None)
+    net.run(1.0)
+    assert answers == [[], None]
+
+
+def test_an_end_in_order_loses_nothing_and_ends_all_waiting() -> None:
+    net, (home, other), topic = several(2)
+    data = [net.publish(home, topic) for _ in range(10)]
+    net.leave(home)
+    net.run(1.0)
+    assert [net.results[each] for each in data] == [[None]] * 10
+    assert told(other, topic) == data
+    other.do(other.kept.leave)
+    last = net.publish(other, topic)
+    assert [type(result) for result in net.results[last]] == [BrokerError]
+
+
+def test_what_waits_to_be_acknowledged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gows.brokers.local_topics.MAX_WAITING", 1000)
+    net, (home, other), topic = several(2)
+    home.stopped = True
+    found = [net.publish(other, topic) for _ in range(20)]
+    kinds = [[type(result) for result in net.results[data]] for data in found]
+    assert kinds[0] == []
+    assert kinds[-1] == [QueueFullError]
+    net.run(6.0)
+    assert other.kept.waiting == 0
+    with pytest.raises(ValueError, match="at most"):
+        monkeypatch.setattr("gows.bus.MAX_FRAME", 30_000) or net.publish(other, topic, "x" * 20_000)
