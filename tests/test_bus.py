@@ -593,6 +593,7 @@ def test_a_process_that_is_stopped_costs_the_others_little(
         a.start()
         wait_until(lambda: a.peers == ["x", "y"], 10)
         os.kill(x.pid, signal.SIGSTOP)
+        os.waitpid(x.pid, os.WUNTRACED)  # on a busy machine it may go on for a while
         for _ in range(100):
             a.send("news", bytes(50_000))
             assert a._up["x"].stream.queued <= 1 << 20
