@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 Position = tuple[str, int]
 """Epoch and offset."""
+SOON = 5.0
+"""Seconds."""
 
 
 class Take(Enum):
@@ -27,7 +29,19 @@ class Cursor:
     begins with a cursor of its own, and joins the others when it has come to where they are. The client's lock guards
     it."""
 
-    __slots__ = ("asking", "began", "is_pattern", "name", "position", "subscriptions", "until", "words")
+    __slots__ = (
+        "asked_at",
+        "asked_from",
+        "asking",
+        "began",
+        "is_pattern",
+        "name",
+        "position",
+        "refusals",
+        "subscriptions",
+        "until",
+        "words",
+    )
 
     def __init__(self, name: str, subscription: TopicSubscription) -> None:
         self.name = name
@@ -35,13 +49,18 @@ class Cursor:
         self.is_pattern = self.words[-1] == ">" or "*" in self.words
         self.subscriptions = [subscription]
         self.position: Position | None = None
-        """What was heard last; None: the topic is not kept, or a pattern."""
+        """What was heard last; None: nothing of the topic was kept when it began, or it is a pattern."""
         self.until = 0
         """Up to this offset what is missing was not to be had: the server has answered with all that there is."""
         self.asking = False
         """A request for it is under way, so what comes of the topic comes again."""
         self.began = False
         """The server has said yes once."""
+        self.refusals = 0
+        """Times in a row that the server could not say yes just then."""
+        self.asked_from: Position | None = None
+        self.asked_at = 0.0
+        """Where it stood when it was last asked for, and when that was, by the loop's clock."""
 
     def take(self, position: Position | None) -> Take:
         """A message came."""
@@ -51,12 +70,12 @@ class Cursor:
             return Take.DELIVER
         if self.asking:
             return Take.DROP
-        last = self.position
-        if last is not None:
-            if position[0] != last[0] or position[1] > max(last[1], self.until) + 1:
-                return Take.JUMP
-            if position[1] <= last[1]:
-                return Take.DROP
+        last = self._last(position)
+        if position[0] != last[0] or position[1] > max(last[1], self.until) + 1:
+            self.position = last
+            return Take.JUMP
+        if position[1] <= last[1]:
+            return Take.DROP
         self.position = position
         return Take.DELIVER
 
@@ -72,13 +91,26 @@ class Cursor:
         return Take.DROP
 
     def misses(self, position: Position | None) -> bool:
-        """Whether a `lost` tells what is not known; for one that has a position."""
-        last = self.position
-        return last is None or position is None or position[0] != last[0] or position[1] > last[1]
+        """Whether a `lost` tells what is not known, and can be asked for."""
+        if position is None:
+            return self.position is not None
+        last = self._last(position)
+        if position[0] == last[0] and position[1] <= last[1]:
+            return False
+        self.position = last
+        return True
+
+    def _last(self, position: Position) -> Position:
+        """Where it stands: if no epoch is known, before the first message of the one that comes."""
+        return self.position or (position[0], 0)
+
+    def makes_no_progress(self, now: float) -> bool:
+        """Whether it was asked for from where it still is, a moment ago."""
+        return self.asked_from == self.position and now - self.asked_at < SOON
 
     def answered(self, position: Position | None, recovered: bool) -> bool:
         """The server has said yes; whether something is lost."""
-        again, self.began, self.asking = self.began, True, False
+        again, self.began, self.asking, self.refusals = self.began, True, False, 0
         self.until = 0 if position is None else position[1]
         if not recovered and not self.is_pattern:
             self.position = position

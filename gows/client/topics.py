@@ -36,10 +36,10 @@ ANSWER_SECONDS = 5.0
 
 MAX_HEARD = 4096
 """Topics heard by patterns of which the last position is remembered."""
-TEMPORARY = frozenset({"unavailable", "too_slow"})
+TEMPORARY = frozenset({"unavailable", "too_slow", "too_many"})
 """Codes after which a subscription that stood is asked for again."""
 ASK_AGAIN = (1.0, 5.0)
-"""Seconds until then; a random time between the two."""
+"""Seconds until then, a random time between the two; with each refusal in a row twice as many, up to eight times."""
 
 Then = Callable[["dict[str, Any] | None", "TopicError | None"], object]
 Callback = Callable[[Any, str], object]
@@ -294,7 +294,20 @@ class TopicClient:
         histories = [subscription.history for subscription in cursor.subscriptions if subscription.history is not None]
         if histories:  # after a loss, too: what comes then is newer than all that was heard
             request["history"] = max(histories)
+        cursor.asked_from, cursor.asked_at = cursor.position, self._client.loop.time()
         cursor.asking = self._ask(request, lambda message, error: self._subscribed(cursor, message, error))
+
+    def _recover(self, cursor: Cursor) -> None:
+        """Something is missing: ask for it; not at full speed where the answers do not help."""
+        if cursor.makes_no_progress(self._client.loop.time()):
+            self._ask_later(cursor, 1)
+        else:
+            self._request(cursor)
+
+    def _ask_later(self, cursor: Cursor, factor: int) -> None:
+        low, high = ASK_AGAIN
+        cursor.asking = True
+        self._client.loop.call_later(factor * random.uniform(low, high), self._ask_again, cursor, self._ws)
 
     def _count(self, topic: str) -> None:
         """Ask who is in a topic; from then on joins and leaves keep it right."""
@@ -437,7 +450,7 @@ class TopicClient:
                 if take is Take.DELIVER:
                     wanted += cursor.subscriptions
                 elif take is Take.JUMP:
-                    self._request(cursor)
+                    self._recover(cursor)
             if len(cursors) > 1:
                 self._join(topic)
         data = base64.b64decode(message["base64"]) if "base64" in message else message["data"]
@@ -470,7 +483,7 @@ class TopicClient:
             cursors = self._cursors.get(topic, ())
             for cursor in cursors:
                 if cursor.move(position) is Take.JUMP:
-                    self._request(cursor)
+                    self._recover(cursor)
             if len(cursors) > 1:
                 self._join(topic)
 
@@ -482,10 +495,10 @@ class TopicClient:
             for cursor in self._cursors.get(topic, ()):
                 if not cursor.began or cursor.asking:
                     continue
-                if cursor.position is None:
+                if cursor.misses(position):
+                    self._recover(cursor)
+                elif cursor.position is None:
                     wanted += cursor.subscriptions
-                elif cursor.misses(position):
-                    self._request(cursor)
             if topic in self._rooms:  # or who joined, or left
                 self._count(topic)
         for subscription in wanted:
@@ -550,8 +563,8 @@ class TopicClient:
             if cursor not in cursors or error.code == "closed":  # it is asked for with the next connection
                 return
             if cursor.began and error.code in TEMPORARY:
-                cursor.asking = True
-                self._client.loop.call_later(random.uniform(*ASK_AGAIN), self._ask_again, cursor, self._ws)
+                self._ask_later(cursor, 1 << min(cursor.refusals, 3))
+                cursor.refusals += 1
                 return
             cursors.remove(cursor)
             if not cursors:

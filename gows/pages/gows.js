@@ -11,7 +11,8 @@ class Gows {
   static FIRST_DELAY = 500; // milliseconds: the range of the first delay; it doubles with each failure
   static LONGEST_DELAY = 30000;
   static RESTART_DELAY = [5000, 30000]; // after 1012 and 1013, as the registry of close codes asks for
-  static ASK_AGAIN = [1000, 5000]; // a subscription that stood, after "unavailable" and "too_slow"
+  static ASK_AGAIN = [1000, 5000]; // for a subscription that stood, after a refusal of now, up to eight times as much
+  static TEMPORARY = ["unavailable", "too_slow", "too_many"];
   static SILENCE = 15000; // after which the server is pinged: a page sees no pings, so a loss may be silent
   static PATIENCE = 10000; // for anything to come after that; a connection has twice the time to open
   static LOOK = 5000;
@@ -151,9 +152,19 @@ class Gows {
   _request(cursor) { // from the position on that was heard last; after a loss, a history is newer than all that was heard
     if (!this.open) return;
     const history = Math.max(...cursor.subscriptions.map((subscription) => subscription.history ?? 0)) || undefined;
-    cursor.asking = true;
+    Object.assign(cursor, { asking: true, askedFrom: cursor.position, askedAt: Date.now() });
     const request = { type: "subscribe", topic: cursor.name, history, ...cursor.position };
     this._ask(request, (answer) => this._subscribed(cursor, answer), (error) => this._notSubscribed(cursor, error));
+  }
+  _recover(cursor) { // something is missing; it is not asked for at full speed where the answers do not help
+    if (cursor.makesNoProgress()) this._askLater(cursor, 1); else this._request(cursor);
+  }
+  _askLater(cursor, factor) {
+    const socket = this._socket;
+    cursor.asking = true;
+    setTimeout(() => {
+      if (socket === this._socket && this._cursors.get(cursor.name)?.includes(cursor)) this._request(cursor);
+    }, factor * Gows.between(...Gows.ASK_AGAIN));
   }
   _subscribed(cursor, answer) {
     if (!this._cursors.get(cursor.name)?.includes(cursor)) return;
@@ -170,14 +181,7 @@ class Gows {
     const cursors = this._cursors.get(cursor.name) ?? [];
     cursor.asking = false;
     if (!cursors.includes(cursor) || error.code === "closed") return; // it is asked for with the next connection
-    if (cursor.began && (error.code === "unavailable" || error.code === "too_slow")) {
-      const socket = this._socket;
-      cursor.asking = true;
-      setTimeout(() => {
-        if (socket === this._socket && this._cursors.get(cursor.name)?.includes(cursor)) this._request(cursor);
-      }, Gows.between(...Gows.ASK_AGAIN));
-      return;
-    }
+    if (cursor.began && Gows.TEMPORARY.includes(error.code)) return void this._askLater(cursor, 2 ** Math.min(cursor.refusals++, 3));
     cursors.splice(cursors.indexOf(cursor), 1);
     if (!cursors.length) this._forget(cursor.name);
     this._over(cursor, error);
@@ -238,7 +242,7 @@ class Gows {
       for (const cursor of cursors) {
         const take = cursor.take(position);
         if (take === "deliver") wanted.push(cursor);
-        else if (take === "jump") this._request(cursor);
+        else if (take === "jump") this._recover(cursor);
       }
       const heard = wanted.flatMap(({ subscriptions }) => subscriptions);
       if (cursors.length > 1) this._join(topic);
@@ -247,12 +251,15 @@ class Gows {
     } else if (type === "position") { // nothing is missing up to there: it was our own, or has expired
       const last = this._heard.get(topic);
       if (last?.epoch === epoch && last.offset < offset) this._heard.set(topic, position);
-      for (const cursor of cursors) if (cursor.move(position) === "jump") this._request(cursor);
+      for (const cursor of cursors) if (cursor.move(position) === "jump") this._recover(cursor);
       if (cursors.length > 1) this._join(topic);
     } else if (type === "lost") {
       const standing = cursors.filter((cursor) => cursor.began && !cursor.asking);
-      const wanted = [...this._patterns(topic), ...standing.filter((cursor) => !cursor.position)];
-      for (const cursor of standing) if (cursor.position && cursor.misses(position)) this._request(cursor);
+      const wanted = this._patterns(topic);
+      for (const cursor of standing) {
+        if (cursor.misses(position)) this._recover(cursor);
+        else if (!cursor.position) wanted.push(cursor);
+      }
       if (room) this._census(topic); // it may be who joined, or left
       for (const subscription of wanted.flatMap(({ subscriptions }) => subscriptions)) this._call(subscription, "lost", topic);
     } else if (type === "join" || type === "leave") {
@@ -299,16 +306,19 @@ class GowsCursor {
     Object.assign(this, { name, words, subscriptions: [subscription], isPattern: this.rest !== "" || words.includes("*") });
     // The last position; up to which offset there was all to be had; a request is under way; the server has said yes.
     Object.assign(this, { position: null, until: 0, asking: false, began: false, answer: null });
+    Object.assign(this, { refusals: 0, askedFrom: null, askedAt: 0 }); // in a row; where and when it was last asked for
   }
+  static SOON = 5000;
+  static same(one, other) { return one?.epoch === other?.epoch && one?.offset === other?.offset; }
   take(position) { // a message came
     if (!this.began) return "drop";
     if (!position) return "deliver";
     if (this.asking) return "drop"; // it comes again
-    const last = this.position;
-    if (last && (position.epoch !== last.epoch || position.offset > Math.max(last.offset, this.until) + 1)) return "jump";
-    if (last && position.offset <= last.offset) return "drop";
-    this.position = position;
-    return "deliver";
+    const last = this.last(position);
+    const jump = position.epoch !== last.epoch || position.offset > Math.max(last.offset, this.until) + 1;
+    if (!jump && position.offset <= last.offset) return "drop";
+    this.position = jump ? last : position;
+    return jump ? "jump" : "deliver";
   }
   move(position) { // nothing is missing up to there
     const last = this.position;
@@ -317,19 +327,27 @@ class GowsCursor {
     if (!last || last.offset < position.offset) this.position = position;
     return "drop";
   }
-  misses(position) { // whether a `lost` tells what is not known
-    return !position || position.epoch !== this.position.epoch || position.offset > this.position.offset;
+  misses(position) { // whether a `lost` tells what is not known, and can be asked for
+    if (!position) return this.position !== null;
+    const last = this.last(position);
+    if (position.epoch === last.epoch && position.offset <= last.offset) return false;
+    this.position = last;
+    return true;
+  }
+  // Where it stands: if no epoch is known, before the first message of the one that comes.
+  last(position) { return this.position ?? { epoch: position.epoch, offset: 0 }; }
+  makesNoProgress() { // it was asked for from where it still is, a moment ago
+    return GowsCursor.same(this.askedFrom, this.position) && Date.now() - this.askedAt < GowsCursor.SOON;
   }
   answered(answer) { // whether something is lost
     const { epoch, offset = 0, recovered } = answer;
     const lost = this.began && !recovered;
-    Object.assign(this, { began: true, asking: false, answer, until: offset });
+    Object.assign(this, { began: true, asking: false, refusals: 0, answer, until: offset });
     if (!recovered && !this.isPattern) this.position = epoch === undefined ? null : { epoch, offset };
     return lost;
   }
   joins({ began, asking, position }) {
-    const [mine, here] = [this.position, began && this.began && !asking && !this.asking];
-    return here && mine?.epoch === position?.epoch && mine?.offset === position?.offset;
+    return began && this.began && !asking && !this.asking && GowsCursor.same(this.position, position);
   }
   matches(words) {
     const wanted = this.words;

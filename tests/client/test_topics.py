@@ -364,6 +364,26 @@ def test_everything_ends_with_the_client(how: str, script: tuple[TopicClient, Sc
     standing.end()
 
 
+def test_answers_that_do_not_help_are_not_asked_for_at_full_speed(
+    script: tuple[TopicClient, Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "ASK_AGAIN", (60.0, 60.0))
+    client, server = script
+    ear = Ear()
+    client.subscribe("a", ear)
+    assert server.ws is not None
+    server.ws.write_json({"type": "subscribed", "id": asked(server, "subscribe")["id"], "epoch": "e", "offset": 3})
+    server.ws.write_json({"type": "lost", "topic": "a", "epoch": "e", "offset": 9})
+    number = asked(server, "subscribe")["id"]
+    server.ws.write_json({"type": "subscribed", "id": number, "epoch": "e", "offset": 3, "recovered": True})
+    server.ws.write_json({"type": "lost", "topic": "a", "epoch": "e", "offset": 9})
+    server.ws.write_json({"type": "message", "topic": "a", "data": "without a position"})
+    assert ear.take(1) == [("a", "without a position")]
+    assert server.requests.empty()
+    client.publish("a", 1)
+    asked(server, "publish")  # and nothing before it
+
+
 def test_a_subscription_that_is_ended_is_not_waited_for(script: tuple[TopicClient, Script]) -> None:
     client, server = script
     subscription = client.subscribe("a", print)

@@ -331,6 +331,21 @@ def test_it_and_the_python_client_agree_on_what_is_final(script: tuple[Any, Scri
     assert page.evaluate("[...Array(4000).keys()].map((n) => n + 1000).filter(Gows.isFinal)") == final
 
 
+def test_answers_that_do_not_help_are_not_asked_for_at_full_speed(script: tuple[Any, Script]) -> None:
+    page, server = script
+    page.evaluate("Gows.ASK_AGAIN = [60000, 60000]; subscribe('x', 'a')")
+    assert server.ws is not None
+    server.ws.write_json({"type": "subscribed", "id": asked(server, "subscribe")["id"], "epoch": "e", "offset": 3})
+    server.ws.write_json({"type": "lost", "topic": "a", "epoch": "e", "offset": 9})
+    number = asked(server, "subscribe")["id"]
+    server.ws.write_json({"type": "subscribed", "id": number, "epoch": "e", "offset": 3, "recovered": True})
+    server.ws.write_json({"type": "lost", "topic": "a", "epoch": "e", "offset": 9})
+    server.ws.write_json({"type": "message", "topic": "a", "data": "without a position"})
+    page.wait_for_function("heard.x.length === 1")
+    page.evaluate("gows.publish('a', 1).catch(() => {}), 1")
+    asked(server, "publish")  # and nothing before it
+
+
 def test_each_attempt_may_have_another_url(script: tuple[Any, Script]) -> None:
     page, server = script
     page.evaluate("""() => {
