@@ -69,7 +69,18 @@ class Fanout:
     A message is encoded and compressed once for each variant of the connections, not for each connection.
     """
 
-    __slots__ = ("_lock", "_loop", "_rounds", "delivered", "expired", "missed", "on_excluded", "on_missed", "waiting")
+    __slots__ = (
+        "_lock",
+        "_loop",
+        "_rounds",
+        "delivered",
+        "expired",
+        "missed",
+        "on_excluded",
+        "on_missed",
+        "owed",
+        "waiting",
+    )
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -77,6 +88,9 @@ class Fanout:
         self._rounds: deque[_Round] = deque()  # the first one is under way
         self.waiting = 0
         """Bytes of the messages that are not with everybody yet."""
+        self.owed = 0
+        """Messages times the connections that they go to, of those that are not with everybody yet; broadcasts do not
+        count."""
         self.delivered = 0
         """Messages put on queues, over all."""
         self.missed = 0
@@ -118,6 +132,8 @@ class Fanout:
             last.messages.append((message, exclude, about))
             last.expires = min(last.expires, message.expires)
             self.waiting += len(message.data)
+            if isinstance(targets, tuple):
+                self.owed += len(targets)
 
     def check(self, message: PreparedMessage) -> None:
         """Whether there is room for a message. Raises QueueFullError as `send`."""
@@ -144,6 +160,8 @@ class Fanout:
             if taken < steps:
                 with self._lock:
                     self.waiting -= sum(len(message.data) for message, _, _ in first.messages)
+                    if isinstance(first.targets, tuple):
+                        self.owed -= len(first.targets) * len(first.messages)
                     self._rounds.popleft()  # after the sum, in which a finaliser may send
                     if not self._rounds:
                         return
@@ -183,6 +201,8 @@ class Fanout:
         self.expired += dropped
         with self._lock:
             self.waiting -= sum(len(message.data) for message, _, _ in round_.messages if message.expires <= now)
+            if isinstance(round_.targets, tuple):
+                self.owed -= len(round_.targets) * dropped
             round_.messages = kept
             round_.expires = min((message.expires for message, _, _ in kept), default=math.inf)
         return kept

@@ -153,11 +153,14 @@ class History:
         oldest = log.entries[0].offset if log.entries else log.last + 1
         if position.offset + 1 < oldest:
             return None
-        return [
-            entry.publication
-            for entry in log.entries
-            if entry.offset > position.offset and entry.publication.bare.expires > now
-        ]
+        found: list[Publication] = []
+        for entry in reversed(log.entries):  # what was missed is near the end
+            if entry.offset <= position.offset:
+                break
+            if entry.publication.bare.expires > now:
+                found.append(entry.publication)
+        found.reverse()
+        return found
 
     def entries(self, topic: str, offset: int, now: float) -> list[Entry]:
         """Return what is kept after an offset, in order."""
@@ -174,7 +177,14 @@ class History:
         if log is None:
             return []
         self._drop_old(log, now)
-        return [entry.publication for entry in log.entries if entry.publication.bare.expires > now][-count:]
+        found: list[Publication] = []
+        for entry in reversed(log.entries):
+            if len(found) == count:
+                break
+            if entry.publication.bare.expires > now:
+                found.append(entry.publication)
+        found.reverse()
+        return found
 
     def find(self, topic: str, since: Since, now: float) -> list[Publication] | None:
         """`since` or `latest`, as is wanted."""

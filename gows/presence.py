@@ -57,6 +57,11 @@ class Presence:
         rooms = [self._own.get(topic, {}), *(theirs.get(topic, {}) for theirs in self._theirs.values())]
         return [Member(id_, info) for room in rooms for id_, info in room.items()]
 
+    def count(self, topic: str) -> int:
+        """Return how many members there are in all processes."""
+        theirs = sum(len(rooms.get(topic, ())) for rooms in self._theirs.values())
+        return len(self._own.get(topic, ())) + theirs
+
     def id(self, ws: WebSocket) -> str | None:
         """What a connection is called; None: it is in no topic."""
         return self._ids.get(ws)

@@ -21,7 +21,7 @@ from gows.presence import Describe, Member, Presence
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
 from gows.topics import About, Position, Publication, Since, Subscriptions, nobody, position_event, to_json
-from gows.v1_recovery import AnswerBudget
+from gows.v1_recovery import ANSWER_BURST, ANSWER_RATE, DELIVERY_BURST, DELIVERY_RATE, MANY_DELIVERIES, Budget
 from gows.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ logger = logging.getLogger("gows")
 
 MOST_MESSAGES = 10_000
 """Of a topic that is kept by time alone."""
+EVENT_COST = 128
+"""Bytes that it counts to tell one connection that somebody joined, or left."""
 MAX_AWAY = 4096
 """Publications of ours that may be on their way back to us, and still leave somebody out."""
 
@@ -84,8 +86,9 @@ class Publishing:
         self._away: OrderedDict[int, WebSocket] = OrderedDict()  # whom a publication leaves out that comes back to us
         self._info_of = presence
         self.losses = losses
-        self.answers = AnswerBudget(loop.time)
-        """What clients of gows.v1 may have of histories and lists of members."""
+        self.answers = Budget(ANSWER_RATE, ANSWER_BURST, loop.time)
+        """Bytes that clients of gows.v1 may have of histories and of members."""
+        self._deliveries = Budget(DELIVERY_RATE, DELIVERY_BURST, loop.time)
         fanout.on_missed = self._missed
         fanout.on_excluded = self._excluded
         self.presence = Presence(broker.tell, self._announce)
@@ -179,6 +182,24 @@ class Publishing:
             found = self.subscriptions.unsubscribe(ws, topic)
             self.presence.leave(ws, topic)
         return found
+
+    def charge_joining(self, ws: WebSocket, topic: str) -> bool:
+        """Take what it costs to tell the subscribers of a topic that a client joins it, and leaves again, from its
+        budget of answers. False: there is not so much left."""
+        if self._info_of is None or topic in self.subscriptions.of(ws) or is_pattern(topic.split(".")):
+            return True
+        return self.answers.take(ws, 2 * EVENT_COST * len(self.subscriptions.targets(topic).enclosed))
+
+    def charge_publishing(self, ws: WebSocket, topic: str) -> bool:
+        """Take what it costs to send a client's message to the subscribers here from its budget. False: there is not
+        so much left, while so much waits to be sent to all that others would have to wait for it."""
+        room = self._deliveries.take(ws, self.subscriptions.count(topic))
+        return room or self._fanout.owed < MANY_DELIVERIES
+
+    def member_count(self, topic: str) -> int:
+        """How many are in a topic, in all processes."""
+        with self.lock:
+            return self.presence.count(topic)
 
     def members(self, topic: str) -> list[Member]:
         """Who is in a topic, in all processes."""

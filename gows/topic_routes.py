@@ -15,6 +15,11 @@ from gows.server import Server
 from gows.upgrade import accept
 from gows.v1 import TopicHandler
 
+MESSAGE_RATE = 100.0
+"""Messages a second that a client may send on the long run, where no options say otherwise."""
+MESSAGE_BURST = 1000
+"""… and at once: enough to come back with all its subscriptions, or to publish in a loop."""
+
 
 def serve_topics(
     server: Server,
@@ -28,8 +33,9 @@ def serve_topics(
     client for it at `script` (None: nowhere).
 
     What they may is what the server's `may_subscribe` and `may_publish` allow; without those, nothing. `options`: as
-    for `accept`. `make_handler`: makes the handler of each, a TopicHandler or a class of your own; an HttpError that it
-    raises refuses the client. Raises ValueError when a path is taken.
+    for `accept`; None: the server's, and where those have no `max_message_rate`, 100 messages a second and 1,000 at
+    once (more end the connection with 1008). `make_handler`: makes the handler of each, a TopicHandler or a class of
+    your own; an HttpError that it raises refuses the client. Raises ValueError when a path is taken.
     """
 
     check_plain_function("make_handler", make_handler)
@@ -37,9 +43,20 @@ def serve_topics(
     def upgrade(request: Request) -> None:
         handler = make_handler(request)
         check_handler(handler)  # while a refusal can still be answered
-        accept(request, replace(options or server.options, subprotocols=(TOPIC_SUBPROTOCOL,))).serve(handler)
+        accept(request, _with_rate(server.options) if options is None else _spoken(options)).serve(handler)
 
     server.add_route(path, upgrade)
     if script is not None:
         body = (files("gows") / "pages" / "gows.js").read_bytes()
         server.add_route(script, lambda request: Response(body, content_type="text/javascript; charset=utf-8"))
+
+
+def _spoken(options: AcceptOptions) -> AcceptOptions:
+    return replace(options, subprotocols=(TOPIC_SUBPROTOCOL,))
+
+
+def _with_rate(options: AcceptOptions) -> AcceptOptions:
+    """The options of a server, with a rate."""
+    if options.max_message_rate is None:
+        options = replace(options, max_message_rate=MESSAGE_RATE, message_burst=MESSAGE_BURST)
+    return _spoken(options)

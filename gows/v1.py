@@ -24,7 +24,7 @@ from gows.errors import (
 )
 from gows.handler import Handler
 from gows.topics import Position, Publication, check_pattern, is_text
-from gows.v1_recovery import cost, recover
+from gows.v1_recovery import LEAST_LEFT, MESSAGE_COST, cost, recover
 from gows.v1_requests import (
     RequestError,
     read_data,
@@ -41,6 +41,11 @@ from gows.websocket import WebSocket
 logger = logging.getLogger("gows")
 
 Reply = Callable[[dict[str, Any]], None]
+
+MAX_MEMBERS = 10_000
+"""Members of a topic that are listed in one answer."""
+MEMBER_COST = 256
+"""Bytes of its budget that a member in an answer counts."""
 
 
 class TopicHandler(Handler):
@@ -139,6 +144,15 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
     _check_subscribing(ws)
     since, history = read_position(request), read_history(request)
     publishing = ws.publishing()
+    if not publishing.charge_joining(ws, topic):
+        raise RequestError("too_many", f"too many hear that somebody comes to {topic!r}; try again later")
+
+    left = publishing.answers.left(ws)
+    asked = since
+    if left < LEAST_LEFT:  # what its budget does not allow is not even looked for
+        asked = history = None
+    elif history is not None:
+        history = min(history, left // MESSAGE_COST)
 
     def told(stands: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
         """Nothing that is published later goes out before this returns."""
@@ -151,9 +165,8 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         elif history is not None and missed is None:  # all that is kept is newer
             latest = publishing.history.latest(topic, history, publishing.now())
         room = ws.context.high_water - ws.stream.queued
-        found = recover(topic, stands, since, missed, latest, room)
-        if not publishing.answers.take(ws, cost(found.messages)):
-            found = recover(topic, stands, since, None, [], room)
+        found = recover(topic, stands, since, missed, latest, room, left)
+        publishing.answers.take(ws, cost(found.messages))
         answer: dict[str, Any] = {"type": "subscribed", "topic": topic, **found.fields}
         me = publishing.presence.id(ws)
         if me is not None:
@@ -162,7 +175,7 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         if not all(map(ws.send_prepared, found.messages)) or found.cut:
             publishing.losses.note(ws, topic, stands)
 
-    publishing.follow(ws, topic, history if since is None else since, told)
+    publishing.follow(ws, topic, history if since is None else asked, told)
 
 
 def _check_subscribing(ws: WebSocket) -> None:
@@ -185,6 +198,11 @@ def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[st
     _check_subscribing(ws)
     publishing = ws.publishing()
     publishing.subscriptions.check_subscribe(ws, topic)
+    count = publishing.member_count(topic)
+    if count > MAX_MEMBERS:
+        raise RequestError("too_many", f"{topic!r} has {count} members, and no more than {MAX_MEMBERS} are listed")
+    if not publishing.answers.take(ws, count * MEMBER_COST):
+        raise RequestError("too_many", "members are asked for too often; try again later")
     members = [member._asdict() for member in publishing.members(topic)]
     reply({"type": "presence", "topic": topic, "members": members})
 
@@ -195,6 +213,8 @@ def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str
     if subscriptions.may_publish is None:
         raise NotAllowedError("this server has no may_publish, so clients may not publish")
     subscriptions.check_publish(ws, topic)
+    if not ws.publishing().charge_publishing(ws, topic):
+        raise RequestError("too_many", f"too many hear what is published to {topic!r}; try again later")
 
     def done(error: Exception | None) -> None:
         reply({"type": "published", "topic": topic} if error is None else _error(_refusal(error)))

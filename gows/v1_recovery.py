@@ -23,25 +23,38 @@ ANSWER_ROOM = 2048
 """Bytes for the answer itself: a topic, an id, an epoch, all in UTF-8."""
 ANSWER_RATE = 1 << 20
 """Bytes of histories, lists of members and news of them that one connection may cause a second, on the long run."""
-ANSWER_BURST = 16 << 20
+ANSWER_BURST = 8 << 20
 """… and at once."""
+DELIVERY_RATE = 20_000
+"""Messages to all that what one connection publishes may cause a second, on the long run, while more wait than …"""
+DELIVERY_BURST = 20_000
+"""… and at once."""
+MANY_DELIVERIES = 50_000
+"""… so many, which is a fraction of a second for a loop."""
+LEAST_LEFT = 1 << 16
+"""Bytes of its budget with which a connection is given anything of a history: what it gets is worth the search."""
 MESSAGE_COST = 512
 """Bytes that each message counts beside its own: it takes some microseconds, however small it is."""
 
 
-class AnswerBudget:
-    """What the connections of one server may have of answers that are much larger than their requests. Any thread."""
+class Budget:
+    """What each connection of a server may have of something, by a rate and a burst. Any thread."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._meter = Meter(ANSWER_RATE, ANSWER_BURST, clock)
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._meter = Meter(rate, burst, clock)
         self._lock = threading.RLock()
 
-    def take(self, ws: WebSocket, size: int) -> bool:
-        """Take `size` bytes, or all there are; False: there were not so many."""
-        if not size:
+    def left(self, ws: WebSocket) -> int:
+        """Return how much there is."""
+        with self._lock:
+            return self._meter.room(ref(ws))
+
+    def take(self, ws: WebSocket, amount: int) -> bool:
+        """Take `amount`, or all there is; False: there was not so much."""
+        if not amount:
             return True
         with self._lock:
-            return self._meter.take(ref(ws), size) >= size
+            return self._meter.take(ref(ws), amount) >= amount
 
 
 class Recovery(NamedTuple):
@@ -61,6 +74,7 @@ def recover(
     missed: list[Publication] | None,
     latest: list[Publication],
     room: int,
+    left: int,
 ) -> Recovery:
     """Return what a client gets that has seen everything up to `since`. `stands`: where the topic stands. `missed`:
     what came since then; None: that is not known. `latest`: what it gets in that case, or if it named no position.
@@ -72,14 +86,14 @@ def recover(
     if since is not None:
         fields["recovered"] = missed is not None
     if since is not None and missed is not None:
-        fitting = _oldest_fitting(missed, room)
+        fitting = _oldest_fitting(missed, room, left)
         cut = len(fitting) < len(missed)
         begins = since
         if cut:
             ends = fitting[-1].position if fitting else since
         shown = ends
     else:
-        fitting = _latest_fitting(latest, room)
+        fitting = _latest_fitting(latest, room, left)
         if fitting and fitting[0].position is not None:
             epoch, offset = fitting[0].position
             begins = Position(epoch, offset - 1)
@@ -90,7 +104,7 @@ def recover(
 
 
 def cost(messages: list[PreparedMessage]) -> int:
-    """Return what messages count for an AnswerBudget."""
+    """Return what messages count for a Budget of answers."""
     return sum(len(message.data) + MESSAGE_COST for message in messages)
 
 
@@ -114,21 +128,25 @@ def _to(topic: str, position: Position) -> PreparedMessage:
     return PreparedMessage(Opcode.TEXT, position_event(topic, position))
 
 
-def _oldest_fitting(publications: list[Publication], room: int) -> list[Publication]:
+def _oldest_fitting(publications: list[Publication], room: int, left: int) -> list[Publication]:
     """The oldest of them that may wait for a connection, one at least if there is any room: it goes out alone."""
     if room <= 0:
         return []
     for at, publication in enumerate(publications):
-        room -= len(publication.enclosed.data) + MAX_HEADER
-        if room < 0:
+        size = len(publication.enclosed.data)
+        room -= size + MAX_HEADER
+        left -= size + MESSAGE_COST
+        if room < 0 or left < 0:
             return publications[: max(at, 1)]
     return publications
 
 
-def _latest_fitting(publications: list[Publication], room: int) -> list[Publication]:
+def _latest_fitting(publications: list[Publication], room: int, left: int) -> list[Publication]:
     """The latest of them that may wait for a connection; more would be dropped, or refused."""
     for at in range(len(publications) - 1, -1, -1):
-        room -= len(publications[at].enclosed.data) + MAX_HEADER
-        if room < 0:
+        size = len(publications[at].enclosed.data)
+        room -= size + MAX_HEADER
+        left -= size + MESSAGE_COST
+        if room < 0 or left < 0:
             return publications[at + 1 :]
     return publications

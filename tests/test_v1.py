@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 import gows.fanout
-import gows.v1_recovery
+import gows.publishing
+import gows.v1
 from gows import AcceptOptions, Handler, HttpError, Keep, NotAllowedError, TopicHandler, accept, serve_topics
 from gows.brokers import Envelope
 from gows.brokers.local import LocalBroker
 from gows.errors import LoopClosedError
+from gows.topic_routes import MESSAGE_BURST, MESSAGE_RATE
 from gows.topics import Position, Publication
 from gows.v1 import _ACTS, _CODES
 from gows.websocket import WebSocket
@@ -643,21 +645,18 @@ def test_a_message_for_which_there_is_no_room_at_all_is_told(
 def test_what_a_connection_may_have_of_the_past_is_bounded(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.v1_recovery, "ANSWER_BURST", 100_000)
-    monkeypatch.setattr(gows.v1_recovery, "ANSWER_RATE", 10_000)
+    monkeypatch.setattr(gows.publishing, "ANSWER_BURST", 165_000)
+    monkeypatch.setattr(gows.publishing, "ANSWER_RATE", 5_000)
     stage = make_stage(keep=lambda topic: 100)
     for number in range(100):
         stage.server.publish("a", number)
     client, other = Client(stage), Client(stage)
-    had = []
-    for _ in range(10):
-        client.tell(type="subscribe", topic="a", history=50)
-        answer, *messages = client.everything()
-        assert answer["offset"] == (50 if messages else 100)
-        had.append(len(messages))
-    assert sum(had) * 512 < 150_000
-    assert had[0] == 50
-    assert had[-1] == 0
+    client.guest.send(*[wire.frame(wire.TEXT, b'{"type":"subscribe","topic":"a","history":50}')] * 10)
+    told = client.everything()
+    answers = [answer for answer in told if answer["type"] == "subscribed"]
+    assert [answer["offset"] for answer in answers] == [50] * 4 + [100] * 6
+    assert len(told) == 10 + 4 * 50
+    answer = answers[-1]
     answer = client.ask(type="subscribe", topic="a", epoch=answer["epoch"], offset=10, history=50)
     assert (answer["recovered"], answer["offset"]) == (False, 100)
     assert client.everything() == []
@@ -666,6 +665,66 @@ def test_what_a_connection_may_have_of_the_past_is_bounded(
     stage.run_for(20)
     client.tell(type="subscribe", topic="a", epoch=answer["epoch"], offset=50)
     assert len(client.everything()) == 51
+
+
+def test_lists_of_members_are_bounded(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gows.publishing, "ANSWER_BURST", 6000)
+    monkeypatch.setattr(gows.publishing, "ANSWER_RATE", 200)
+    monkeypatch.setattr(gows.v1, "MAX_MEMBERS", 4)
+    stage = make_stage(presence=lambda ws, topic: {"name": "Ann"})
+    clients = [Client(stage) for _ in range(5)]
+    for client in clients[:4]:
+        client.ask(type="subscribe", topic="a")
+    client = Client(stage)
+    answers = [client.ask(type="presence", topic="a") for _ in range(10)]
+    assert [answer.get("code", len(answer.get("members", ()))) for answer in answers] == [4] * 5 + ["too_many"] * 5
+    stage.run_for(10)
+    client.everything()
+    assert len(client.ask(type="presence", topic="a")["members"]) == 4
+    clients[4].ask(type="subscribe", topic="a")
+    told = clients[4].ask(type="presence", topic="a")
+    assert (told["code"], told["reason"]) == ("too_many", "'a' has 5 members, and no more than 4 are listed")
+
+
+def test_who_comes_and_goes_again_and_again_is_refused(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gows.publishing, "ANSWER_BURST", 10_000)
+    monkeypatch.setattr(gows.publishing, "ANSWER_RATE", 300)
+    stage = make_stage(presence=lambda ws, topic: {"name": "Ann"} if topic == "hall" else None)
+    for _ in range(10):
+        Client(stage).ask(type="subscribe", topic="hall")
+    client = Client(stage)
+    codes = []
+    for _ in range(6):
+        codes.append(client.ask(type="subscribe", topic="hall").get("code"))
+        client.ask(type="unsubscribe", topic="hall")
+    assert codes == [None] * 3 + ["too_many"] * 3
+    assert client.ask(type="subscribe", topic="hall.>")["type"] == "subscribed"
+    stage.run_for(10)
+    client.everything()
+    assert client.ask(type="subscribe", topic="hall")["type"] == "subscribed"
+    for _ in range(20):
+        assert client.ask(type="subscribe", topic="hall")["type"] == "subscribed"  # it is there: nobody hears of it
+
+
+def test_who_publishes_to_many_may_not_hold_up_others(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gows.publishing, "DELIVERY_BURST", 100)
+    monkeypatch.setattr(gows.publishing, "DELIVERY_RATE", 10)
+    monkeypatch.setattr(gows.publishing, "MANY_DELIVERIES", 50)
+    stage = make_stage()
+    for _ in range(10):
+        Client(stage).ask(type="subscribe", topic="news")
+    loud, other = Client(stage), Client(stage)
+    for _ in range(20):  # the loop keeps up with these, one by one
+        assert loud.ask(type="publish", topic="news", data=1)["type"] == "published"
+        stage.run_for(0.01)
+        assert stage.server.fanout.owed == 0
+    loud.guest.send(*[wire.frame(wire.TEXT, b'{"type":"publish","topic":"news","data":2}')] * 40)
+    answers = [answer.get("code", answer["type"]) for answer in loud.everything()]
+    assert answers.count("published") < 10
+    assert answers.count("too_many") > 30
+    assert other.ask(type="publish", topic="news", data=3)["type"] == "published"
+    stage.run_for(0.1)
+    assert (stage.server.fanout.owed, stage.server.fanout.waiting) == (0, 0)
 
 
 # ---------------------------------------------------------------------- what is refused
@@ -936,6 +995,37 @@ def test_the_routes(make_stage: MakeStage) -> None:
     assert reader._head is not None
     assert b"text/javascript" in reader._head
     assert b"class Gows" in reader._head
+
+
+@pytest.mark.parametrize(
+    ("server", "route", "rate"),
+    [
+        (None, None, MESSAGE_RATE),
+        (AcceptOptions(max_message_rate=5.0), None, 5.0),
+        (AcceptOptions(max_message_rate=5.0), AcceptOptions(), None),
+        (None, AcceptOptions(max_message_rate=7.0), 7.0),
+    ],
+)
+def test_clients_have_a_rate(make_stage: MakeStage, server: Any, route: Any, rate: float | None) -> None:
+    stage = make_stage(options=server)
+    found: list[WebSocket] = []
+
+    class Kept(TopicHandler):
+        def on_open(self, ws: WebSocket) -> None:
+            found.append(ws)
+
+    serve_topics(stage.server, "/live", options=route, make_handler=lambda request: Kept())
+    guest = stage.connect()
+    assert guest.upgrade(head=wire.request("/live", V1)).status == 101
+    stage.run_until(lambda: found)
+    assert found[0].context.options.max_message_rate == rate
+    assert found[0].subprotocol == "gows.v1"
+    if rate == MESSAGE_RATE:
+        guest.send(*[wire.frame(wire.TEXT, b"5")] * MESSAGE_BURST)
+        stage.run_for(0.001)
+        assert not found[0].closed
+        guest.send(*[wire.frame(wire.TEXT, b"5")] * 200)
+        stage.run_until(lambda: found[0].closed)
 
 
 def test_a_route_may_refuse_and_have_no_script(make_stage: MakeStage) -> None:

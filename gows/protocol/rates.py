@@ -66,6 +66,12 @@ class Meter:
         self._new[key] = self._rate.take(full_at, now, taken)
         return taken
 
+    def room(self, key: Hashable) -> int:
+        """Return how much there is to take."""
+        now = self._clock()
+        full_at = 0.0 if now >= self._turn + self._rate.span else self._new.get(key) or self._old.get(key, 0.0)
+        return self._rate.room(full_at, now)
+
     def forget(self, key: Hashable) -> None:
         """The key is gone."""
         self._new.pop(key, None)

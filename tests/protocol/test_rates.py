@@ -81,6 +81,7 @@ def test_a_meter_is_a_token_bucket(steps: list[tuple[int, int]], rate: float, bu
     for time, amount in steps:
         clock.advance(time / 64)
         tokens = min(burst, tokens + time / 64 * rate)
+        assert meter.room("somebody") == int(tokens)
         taken = meter.take("somebody", amount)
         assert taken == min(amount, int(tokens))
         tokens -= taken
