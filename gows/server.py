@@ -23,7 +23,7 @@ from gows.brokers.local import LocalBroker
 from gows.bus import Bus
 from gows.codes import Opcode
 from gows.drain import Drain
-from gows.errors import HandshakeError, HttpError, UsageError
+from gows.errors import HandshakeError, HttpError, LoopClosedError, UsageError
 from gows.fanout import Audience, Fanout
 from gows.health import HEALTH_PATHS, health_answer
 from gows.history import MAX_HISTORY, History, Keep
@@ -186,7 +186,8 @@ class Server:
             self.admission.descriptor_reserve,
             partial(self.admission.count, "descriptors"),
         )
-        self._stop_lock = threading.Lock()
+        self._stop_lock = threading.Lock()  # of who starts or stops
+        self._stopper: int | None = None  # the thread that has it
         self._leaving = False  # whoever sends work here is to look elsewhere
         self._stopping = False
         self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
@@ -410,14 +411,20 @@ class Server:
         self.loop.run_soon(self._listeners.remove, listener)
 
     def start(self, address: Any = None) -> None:
-        """Serve in a thread of its own; returns when the port is open. Any thread."""
+        """Serve in a thread of its own; returns when the port is open. Any thread. Raises OSError when the address
+        cannot be had, LoopClosedError once the server was stopped."""
         if address is not None:
             self.listen(address)
-        if self._remote is not None:
-            self._remote.bus.start()
-        self.broker.start()
-        if self._own_loop:
-            self.loop.start()
+        with self._starting_or_stopping():
+            if self._stopping:
+                raise LoopClosedError("this server was stopped")
+            if self._remote is not None:
+                self._remote.bus.start()
+            self.broker.start()
+            if self._own_loop:
+                self.loop.start()
+        if self._stopping and self._stopper is None:  # a signal handler amid that called stop()
+            self.stop()
 
     def listen_and_serve(
         self,
@@ -440,7 +447,12 @@ class Server:
         if address is not None:
             self.listen(address)
         with self._signals():
-            self.start()
+            try:
+                self.start()
+            except LoopClosedError:
+                if self._stopping:  # another thread was faster
+                    return
+                raise
             if ready is not None:
                 ready()
             while not (self._signalled_at > 0 or self._stopping):
@@ -466,9 +478,9 @@ class Server:
         With `not_ready`, `/-/ready` answers 503 for so many seconds before all that, and nothing else changes: time for
         load balancers to notice, and send new connections elsewhere. Another `stop()` cuts it short.
 
-        Any thread but the loop's and its workers' (UsageError); idempotent. When it returns, `on_close` of every
-        handler has been called, unless a callback was still blocking after the timeout. With `workers=0` such a
-        callback blocks the loop itself: TimeoutError, and stop() may be called again.
+        Any thread but the loop's and its workers' (UsageError), signal handlers too; idempotent. When it returns,
+        `on_close` of every handler has been called, unless a callback was still blocking after the timeout. With
+        `workers=0` such a callback blocks the loop itself: TimeoutError, and stop() may be called again.
         """
         if self.loop.in_loop() or self.loop.pool.in_worker():
             raise UsageError("stop() would wait for the thread it is called in; call it in another")
@@ -479,7 +491,9 @@ class Server:
         while not self._stopping and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.05))
         self._end()
-        with self._stop_lock:
+        if self._stopper == threading.get_ident():  # a signal handler amid start() or stop(), which goes on with it
+            return
+        with self._starting_or_stopping():
             if self._stopped:
                 return
             if self._metrics is not None:
@@ -492,6 +506,16 @@ class Server:
                 self.loop.close(max(1.0, deadline - time.monotonic()))
             self.admission.detach()
             self._stopped = True
+
+    @contextmanager
+    def _starting_or_stopping(self) -> Iterator[None]:
+        """One thread at a time, and only once: a signal handler may come amid it and call `stop()`."""
+        with self._stop_lock:
+            self._stopper = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._stopper = None
 
     def _drain(self, drain: Drain, deadline: float) -> None:
         """Close what is open, in order, and wait for the end of it."""

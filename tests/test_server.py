@@ -809,3 +809,95 @@ def test_the_first_signal_during_a_stop_is_no_second_one(make_server: MakeServer
     server._signalled_at -= 1
     with pytest.raises(KeyboardInterrupt):
         server._signalled(signal.SIGTERM, None)
+
+
+# ---------------------------------------------------------------------- stopped amid something
+
+
+def test_stopped_by_a_signal_handler_amid_a_stop(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler runs in the thread that is stopping, at any point of it."""
+    server = make_server()
+    server.start("127.0.0.1:0")
+    close = server.broker.close
+
+    def interrupted() -> None:
+        server.stop()
+        server.stop(not_ready=60)
+        close()
+
+    monkeypatch.setattr(server.broker, "close", interrupted)
+    server.stop()
+    assert not server.loop.running
+
+
+def test_stopped_by_a_signal_handler_amid_the_start(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = make_server()
+    monkeypatch.setattr(server.broker, "start", server.stop)
+    server.start("127.0.0.1:0")
+    assert not server.loop.running
+    with pytest.raises(LoopClosedError, match="was stopped"):
+        server.start()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_stopped_by_another_thread_while_it_starts(make_server: MakeServer, number: int) -> None:
+    """It either serves and is stopped, or does not begin; nothing stays."""
+    server = make_server()
+    server.listen("127.0.0.1:0")
+    stopping = threading.Thread(target=server.stop)
+    if number == 0:
+        server.stop()
+    stopping.start()
+    server.listen_and_serve()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    assert not server.loop.running
+
+
+def test_stopped_twice_at_once(make_server: MakeServer) -> None:
+    server = make_server()
+    server.start("127.0.0.1:0")
+    threads = [threading.Thread(target=server.stop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    server.stop()
+
+
+@workers_only
+@pytest.mark.parametrize("where", ["on_open", "view"])
+def test_it_is_not_stopped_in_a_callback(make_server: MakeServer, where: str) -> None:
+    """It would wait for the thread it is called in; it goes on serving, and may be stopped in another."""
+    server = make_server()
+    said: list[str] = []
+
+    def stop() -> None:
+        try:
+            server.stop()
+        except UsageError as error:
+            said.append(str(error))
+
+    class Stopping(Recorder):
+        def on_open(self, ws: WebSocket) -> None:
+            stop()
+            super().on_open(ws)
+
+    @server.route("/stop")
+    def view(asked: Request) -> str | None:
+        if where == "on_open":
+            accept(asked).serve(Stopping())
+            return None
+        stop()
+        return "still here"
+
+    server.start("127.0.0.1:0")
+    with RawPeer(server.addresses[0]) as peer:
+        if where == "view":
+            assert get(server.addresses[0], "/stop") == (200, b"still here")
+        else:
+            assert peer.ask(wire.request("/stop")).status == 101
+        wait_until(lambda: said)
+    assert "call it in another" in said[0]
+    assert not server.draining
