@@ -155,7 +155,7 @@ class HttpConnection(Observer):
             self._eof |= _PEER_ENDED
         if observer is not self:
             observer.eof_received()
-        elif self._phase in (_HEAD, _BODY, _IDLE):
+        elif self._phase in (_HEAD, _BODY, _IDLE) and not self._parser.more:
             self._end()
 
     def blocked(self) -> None:
@@ -216,6 +216,17 @@ class HttpConnection(Observer):
             stream.set_deadline(self.app.body_timeout)
             if parser.expect_continue:
                 stream.write(_CONTINUE)
+        if parser.more:
+            stream.pause_reading()
+            stream.loop.call_soon(self._feed_rest)
+
+    def _feed_rest(self) -> None:
+        """Go on with a body of which the parser left something for a later turn."""
+        if self._phase == _BODY:
+            self._feed(b"")
+            if not self._parser.more:
+                self.stream.resume_reading()
+                self._read_on()
 
     def _next(self) -> None:
         """Go on to the request behind the one that is answered, or wait for it, once the peer takes the answers."""
@@ -233,13 +244,18 @@ class HttpConnection(Observer):
         stream.set_deadline(self.app.keep_alive_timeout)
         self._parser.reset()
         self._feed(b"")
-        if self._phase in (_IDLE, _HEAD, _BODY):  # else the parser had a further request, or refused what it had
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Parse what was put aside, if the parser needs it: it may have a further request, or have refused one."""
+        stream = self.stream
+        if self._phase in (_IDLE, _HEAD, _BODY) and not self._parser.more:
             with stream.lock:
                 stash, self._stash = self._stash, bytearray()
             if stash:
                 stream.resume_reading()
                 self._feed(stash)
-        if self._eof and self._phase in (_IDLE, _HEAD, _BODY):
+        if self._eof and self._phase in (_IDLE, _HEAD, _BODY) and not self._parser.more:
             self._end()
 
     def refuse(self, error: HttpError) -> None:

@@ -115,7 +115,9 @@ def path_below(root: str, path: str) -> str:
     """`path`, relative to `root`, as a real path (links resolved); HttpError (404) unless that lies below `root`."""
     try:
         top = os.path.realpath(root)
-        real = os.path.realpath(os.path.join(top, path))
+        below = os.path.join(top, path)
+        os.lstat(below)  # what is not there, or too long, costs one call, not one for each of its segments
+        real = os.path.realpath(below)
     except (OSError, ValueError):
         raise HttpError(404, "not found") from None
     if not real.startswith(top.rstrip(os.sep) + os.sep):

@@ -14,6 +14,10 @@ from gows.reactor.networks import NetworkLike, Networks, PeerAddress
 FIELDS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")
 
 
+MAX_HOPS = 100
+"""Proxies of ours that a request may come by; who may pass on a field of 16 KiB could name 1,700."""
+
+
 class Client(NamedTuple):
     """Who sent a request, and what it asked the outermost proxy for; None where nobody told."""
 
@@ -57,7 +61,9 @@ class Proxies:
         if not self.trusts(peer):
             return Client(peer)
         scheme = host = None
-        for hop in self._hops(headers):
+        for number, hop in enumerate(self._hops(headers)):
+            if number >= MAX_HOPS:
+                raise HttpError(400, f"forwarded by more than {MAX_HOPS} proxies")
             scheme, host = hop.scheme or scheme, hop.host or host  # each nearer to the client knows better
             address = hop.address
             if address is None:

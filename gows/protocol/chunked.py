@@ -8,6 +8,8 @@ Extensions and trailer fields are read and dropped, for nothing here uses them.
 
 from __future__ import annotations
 
+import sys
+
 import httptools
 
 from gows.errors import HttpError
@@ -24,11 +26,13 @@ class ChunkedDecoder:
     """
 
     # no `on_header`: httptools would gather a trailer field of any size, copying it for every piece
-    __slots__ = ("_complete", "_max_body", "_parser", "_wire_left", "body", "started")
+    __slots__ = ("_complete", "_max_body", "_parser", "_wire_left", "body", "more", "started")
 
     def __init__(self, max_body: int) -> None:
         self.body = bytearray()
         self.started = False
+        self.more = False
+        """Whether `decode` left off though there may be more in the buffer."""
         self._complete = False
         self._max_body = max_body
         self._wire_left = 8 * max_body + 16384
@@ -43,10 +47,18 @@ class ChunkedDecoder:
         """Called by httptools."""
         self._complete = True
 
-    def decode(self, buffer: bytearray) -> bool:
-        """Remove from `buffer` what belongs to the body; True once the last chunk and the trailer are read."""
+    def decode(self, buffer: bytearray, most: int = sys.maxsize) -> bool:
+        """Remove from `buffer` what belongs to the body; True once the last chunk and the trailer are read.
+
+        Empty lines within the body make it slow, so it leaves off after `most` of them, and `more` says so.
+        """
         at = 0
+        self.more = False
         while not self._complete:
+            if most <= 0:
+                self.more = True
+                break
+            most -= 1
             found = buffer.find(_END, at)
             stop = min(len(buffer) - _open_end(buffer, at) if found < 0 else found + 4, at + self._wire_left)
             if stop == at:

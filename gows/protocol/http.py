@@ -47,6 +47,9 @@ _is_version = re.compile(r"HTTP/[0-9]\.[0-9]").fullmatch
 _absolute_target = re.compile(r"(?i:https?|wss?)://([^/?]*)(.*)").fullmatch
 _is_host = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&'()*+,;=]+)(?::[0-9]{0,5})?").fullmatch
 
+EMPTY_LINES = 256
+"""Empty lines in a chunked body that one `feed` goes through; each takes a microsecond, and a read may have 65,536."""
+
 _SINGLETONS = ("host", "content-length", "origin", "sec-websocket-key", "sec-websocket-version")
 
 
@@ -207,7 +210,7 @@ class RequestParser(_HeadReader):
         buffer = self._buffer
         chunks = self._chunks
         if chunks is not None:
-            if chunks.decode(buffer):
+            if chunks.decode(buffer, EMPTY_LINES):
                 self.body = bytes(chunks.body)
                 self._chunks = None
                 self.complete = True
@@ -219,6 +222,11 @@ class RequestParser(_HeadReader):
             self.body = bytes(buffer[:length])
             del buffer[:length]
             self.complete = True
+
+    @property
+    def more(self) -> bool:
+        """Whether `feed` left off, so that others may have their turn: `feed(b"")` goes on."""
+        return self._chunks is not None and self._chunks.more
 
     @property
     def started(self) -> bool:

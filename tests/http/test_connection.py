@@ -961,6 +961,52 @@ def test_a_client_that_sends_faster_than_it_is_answered_is_not_read_from(make_si
     assert not browser.over
 
 
+# ---------------------------------------------------------------------- bodies that cost much
+
+LINES = b"\r\n\r\n" * 5000
+CHUNKED = get("/slow", "Transfer-Encoding: chunked", method="POST") + b"4e20\r\n" + LINES + b"\r\n0\r\n\r\n"
+
+
+def test_a_body_of_empty_lines_does_not_hold_up_others(make_site: MakeSite) -> None:
+    """Each costs a call of the parser: a read of them would stop the loop for 70 ms."""
+    site = make_site(lambda request: request.path + str(len(request.body)), max_body_size=30000)
+    slow, fast = site.browser(), site.browser()
+    slow.send(CHUNKED)
+    fast.send(get("/fast"))
+    assert fast.answer().body == b"/fast0"
+    assert not slow.pump().received
+    assert slow.answer().body == b"/slow20000"
+    assert [request.path for request in site.app.requests] == ["/fast", "/slow"]
+
+
+@pytest.mark.parametrize("step", [100, 5000, 10**6])
+def test_what_is_pipelined_around_such_a_body_is_answered_in_order(make_site: MakeSite, step: int) -> None:
+    site = make_site(lambda request: request.path + str(request.body.count(b"\r\n\r\n")), max_body_size=30000)
+    browser = site.browser()
+    wire = get("/1") + CHUNKED + CHUNKED + get("/2") + CHUNKED + get("/3")
+    for at in range(0, len(wire), step):
+        browser.send(wire[at : at + step])
+        site.world.turn()
+    browser.sock.shutdown(socket.SHUT_WR)
+    bodies = [browser.answer().body for _ in range(6)]
+    assert bodies == [b"/10", b"/slow5000", b"/slow5000", b"/20", b"/slow5000", b"/30"]
+    browser.until_over()
+    assert browser.ended
+
+
+@pytest.mark.parametrize("end", ["malformed", "late", "reset"])
+def test_such_a_body_that_ends_otherwise(make_site: MakeSite, end: str) -> None:
+    site = make_site(lambda request: "never", max_body_size=30000)
+    browser = site.browser()
+    browser.send(CHUNKED[:-5] + (b"x\r\n" if end == "malformed" else b""))
+    if end == "reset":
+        site.streams[0].abort()
+    browser.until(lambda: browser.over)
+    status = {"malformed": b" 400 ", "late": b" 408 ", "reset": b""}[end]
+    assert status in bytes(browser.received)
+    assert not site.app.requests
+
+
 # ---------------------------------------------------------------------- the access log
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gows.errors import HttpError
-from gows.http.proxies import Client, Proxies
+from gows.http.proxies import MAX_HOPS, Client, Proxies
 from gows.protocol.headers import Headers
 
 NEAR, FAR = ("10.0.0.5", 40000), "10.0.0.6"
@@ -53,6 +53,16 @@ def test_a_proxy_that_passes_on_nonsense_gets_400() -> None:
     for pairs in ([("X-Forwarded-Proto", "gopher")], [("X-Forwarded-Host", "a b")], [("X-Forwarded-Host", "a/b")]):
         with pytest.raises(HttpError):
             client(NEAR, *pairs)
+
+
+def test_a_chain_has_an_end() -> None:
+    """Who may pass on what he likes could have us read thousands of addresses."""
+    assert client(NEAR, ("X-Forwarded-For", ",".join([FAR] * MAX_HOPS))).address == (FAR, 0)
+    for field, value in (("X-Forwarded-For", FAR), ("Forwarded", f"for={FAR}")):
+        with pytest.raises(HttpError) as caught:
+            client(NEAR, (field, ",".join([value] * (MAX_HOPS + 1))), fields=[field])
+        assert caught.value.status == 400
+    assert client(NEAR, ("X-Forwarded-For", ",".join([FAR] * 1000 + ["192.0.2.1"]))).address == ("192.0.2.1", 0)
 
 
 def test_several_fields_are_one_list() -> None:

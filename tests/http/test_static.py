@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,20 @@ def test_what_cannot_be_reached_is_404(fetch: Fetch, target: str) -> None:
     answer = fetch(target)
     assert answer.status == 404
     assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize("target", ["/static/" + "a/" * 7000, "/static/" + "sub/" * 3000, "/static/" + "a" * 14000])
+def test_a_long_path_costs_no_look_at_each_segment(fetch: Fetch, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[object] = []
+    lstat = os.lstat
+
+    def count(path: str) -> os.stat_result:
+        looks.append(path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", count)
+    assert fetch(target).status == 404
+    assert 0 < len(looks) < 50
 
 
 def test_a_folder_without_its_slash_is_redirected(fetch: Fetch) -> None:

@@ -104,3 +104,17 @@ def test_started_tells_whether_anything_came() -> None:
 def test_any_chunks_come_out_as_they_went_in(chunks: list[bytes], step: int, behind: bytes) -> None:
     wire = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
     assert decode(wire + behind, step, 10**6) == (b"".join(chunks), behind)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 1000])
+@pytest.mark.parametrize(("wire", "body"), GOOD)
+def test_a_body_in_portions(wire: bytes, body: bytes, most: int) -> None:
+    """It may leave off after some empty lines, for others to have their turn."""
+    decoder, buffer = ChunkedDecoder(100), bytearray(wire + b"next")
+    portions = 1
+    while not decoder.decode(buffer, most):
+        assert decoder.more
+        portions += 1
+    assert not decoder.more
+    assert (bytes(decoder.body), bytes(buffer)) == (body, b"next")
+    assert portions <= wire.count(b"\r\n\r\n") // most + 1
