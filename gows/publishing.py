@@ -20,7 +20,7 @@ from gows.patterns import is_pattern
 from gows.presence import Describe, Member, Presence
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
-from gows.topics import About, Position, Publication, Since, Subscriptions, nobody, position_event, to_json
+from gows.topics import About, Position, Publication, Since, Subscriptions, nobody, position_event
 from gows.v1_recovery import ANSWER_BURST, ANSWER_RATE, DELIVERY_BURST, DELIVERY_RATE, MANY_DELIVERIES, Budget
 from gows.websocket import WebSocket
 
@@ -211,7 +211,9 @@ class Publishing:
         if self._info_of is None or is_pattern(words):
             return None
         info = self._info_of(ws, topic)
-        to_json(info)  # raises for what cannot be sent
+        if info is not None:
+            with self.lock:
+                self.presence.check(info)
         return info
 
     def _add(self, ws: WebSocket, topic: str, words: list[str], info: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gows.presence
+from gows import UsageError
 from gows.presence import Presence
 from tests.stage import MakeStage
 
@@ -116,6 +118,91 @@ def test_what_was_missed_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None
     assert y.members() == sides["x"].members()
     sides["x"].presence.peer_up("y")
     assert len(y.events) == 4, "nothing is new"
+
+
+class Queued(Side):
+    """One whose words wait until they are passed on."""
+
+    def __init__(self, name: str, others: dict[str, Side]) -> None:
+        super().__init__(name, others)
+        self.waiting: deque[tuple[str, bytes]] = deque()
+
+    def _tell(self, data: bytes, to: str | None) -> None:
+        self.waiting += [(name, data) for name in self.others if name != self.name and to in (None, name)]
+
+    def pass_on(self) -> bool:
+        """The first."""
+        if not self.waiting:
+            return False
+        name, data = self.waiting.popleft()
+        self.others[name].presence.heard(self.name, data)
+        return True
+
+
+def test_everything_is_told_in_parts_that_are_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gows.presence, "PART_SIZE", 1000)
+    sides: dict[str, Side] = {}
+    x = sides["x"] = Queued("x", sides)
+    connections: list[Any] = [Connection() for _ in range(100)]
+    for ws in connections:
+        x.presence.join(ws, "a", "x" * 100)
+    y = sides["y"] = Queued("y", sides)
+    x.presence.peer_up("y")
+    told = 0
+    while x.waiting or y.waiting:
+        assert len(x.waiting) <= gows.presence.WINDOW + 3, "no queue fills"
+        assert all(len(data) < 1300 for _, data in x.waiting)
+        told += x.pass_on()
+        if told == 4:  # changes amid it
+            x.presence.leave(connections[0], "a")  # who was told of
+            x.presence.leave(connections[99], "a")  # who was not
+            late: Any = Connection()
+            x.presence.join(late, "b", 1)
+            told += 1
+        y.pass_on()
+    assert told > 10
+    assert y.members() == x.members()
+    assert y.seen() == x.members()
+    assert len(y.members()["a"]) == 98
+    for ws in [*connections, late]:
+        for topic in "ab":
+            x.presence.leave(ws, topic)
+    assert x.presence.size == 0
+
+
+def test_one_that_is_told_everything_anew_forgets_what_it_was_told_amid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gows.presence, "PART", 2)
+    sides: dict[str, Side] = {}
+    x = sides["x"] = Queued("x", sides)
+    connections: list[Any] = [Connection() for _ in range(30)]
+    for ws in connections:
+        x.presence.join(ws, "a", 1)
+    y = sides["y"] = Queued("y", sides)
+    x.presence.peer_up("y")
+    for _ in range(3):
+        x.pass_on()
+    x.waiting.clear()  # it missed the rest
+    x.presence.leave(connections[0], "a")
+    x.presence.peer_up("y")
+    while x.pass_on() or y.pass_on():
+        pass
+    assert y.members() == x.members()
+    assert x.presence._syncs == {}
+
+
+def test_what_is_told_of_connections_is_bounded(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = make_stage(server={"presence": lambda ws, topic: "x" * (20_000 if topic == "long" else 900)})
+    ws = stage.guest()[1].ws
+    with pytest.raises(ValueError, match="at most 16384 bytes as JSON, not 20002"):
+        ws.subscribe("long")
+    monkeypatch.setattr(gows.presence, "MAX_TOLD", 3000)
+    ws.subscribe("a")
+    ws.subscribe("b")
+    with pytest.raises(UsageError, match="tells 2204 bytes of connections in topics already"):
+        ws.subscribe("c")
+    assert ws.topics == ("a", "b")
+    ws.unsubscribe("a")
+    ws.subscribe("c")
 
 
 def test_what_cannot_be_told_is_refused(make_stage: MakeStage) -> None:
