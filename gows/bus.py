@@ -41,6 +41,8 @@ RECONNECT = 0.5
 """Seconds between two attempts to reach a process whose socket is there."""
 START_TIMEOUT = 1.0
 """Seconds that `start` gives the others to answer."""
+CUT_OFF = 0.2
+"""Seconds after the loss of our connection to a process until that from it is given up as well."""
 LEAVE_TIMEOUT = 1.0
 """Seconds that `close` gives the others to take what waits for them."""
 
@@ -169,8 +171,8 @@ class Bus:
         """Called with the name of a process that hears us, and that we hear, from now on. In the bus's thread, as
         `on_down` and `on_missed`."""
         self.on_down: list[Callable[[str], object]] = []
-        """Called with the name of a process of which one of these is no longer so. What was sent to it meanwhile may be
-        lost; if it is still there, it comes up again."""
+        """Called with the name of a process from which nothing comes any more, nor goes there. If it is still there, it
+        comes up again; what was sent meanwhile may be lost."""
         self.on_missed: list[Callable[[str], object]] = []
         """Called with the name of a process that did not read, lost messages (`dropped`), and reads again."""
         self.on_leave: list[Callable[[], object]] = []
@@ -349,8 +351,13 @@ class Bus:
             self._tell(self.on_up, name)
             self._no_longer_awaited(name)
 
+    def _cut_off(self, inbound: Inbound) -> None:
+        """A process to which we had a connection that was lost is still there: begin anew, with both directions."""
+        if self._inbound.get(inbound.name) is inbound and inbound.name in self._present and inbound.is_alone:
+            inbound.stream.abort()
+
     def _look_whether_down(self, name: str) -> None:
-        """One direction is gone."""
+        """Nothing comes of it any more. What it had sent has come by now, so nothing of it comes after that is told."""
         if name in self._present:
             self._present.discard(name)
             if not self._closed:
@@ -372,7 +379,11 @@ class Bus:
             self._up = {other: each for other, each in self._up.items() if other != name}
         for question in list(self._questions.values()):
             question.forget(name)
-        self._look_whether_down(name)
+        inbound = self._inbound.get(name)
+        if inbound is not None:  # if the process has ended that will be over soon, when all that it had sent is read
+            inbound.is_alone = True
+            if not self._leaving:
+                self.loop.call_later(CUT_OFF, self._cut_off, inbound)
         self._no_longer_awaited(name)
         if self._leaving:
             if not self._links:
@@ -517,13 +528,14 @@ class Outbound(Observer):
 class Inbound(Observer):
     """A connection that another process made to us: it only receives."""
 
-    __slots__ = ("_reader", "bus", "name", "number", "stream")
+    __slots__ = ("_reader", "bus", "is_alone", "name", "number", "stream")
 
     def __init__(self, bus: Bus, stream: Stream) -> None:
         self.bus = bus
         self.stream = stream
         self.name = ""
         self.number = 0
+        self.is_alone = False  # our connection to that process was lost
         self._reader = FrameReader()
 
     def data_received(self, buf: bytearray, n: int, /) -> None:

@@ -276,7 +276,7 @@ def test_who_answers_late_is_not_waited_for_but_gets_everything(
     assert [(frame.kind, frame.data) for frame in frames] == [("", b"a"), ("news", b"waits")]
 
 
-def test_one_is_up_when_both_hear_each_other_and_down_when_one_does_not(
+def test_one_is_up_when_both_hear_each_other_and_down_when_nothing_comes_of_it(
     make_bus: MakeBus, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gows.bus, "RECONNECT", 0.01)
@@ -284,6 +284,7 @@ def test_one_is_up_when_both_hear_each_other_and_down_when_one_does_not(
     told: list[str] = []
     a.on_up.append(lambda name: told.append(f"{name} up"))
     a.on_down.append(lambda name: told.append(f"{name} down"))
+    a.handle("news", lambda sender, data: told.append(f"{sender} {data.decode()}"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(5)
         listener.bind(str(folder / "b.sock"))
@@ -293,16 +294,22 @@ def test_one_is_up_when_both_hear_each_other_and_down_when_one_does_not(
         link, _ = listener.accept()
         wait_until(lambda: a.peers == ["b"])
         assert told == []
-        with greet(folder, "a", b"b", 1):
+        with greet(folder, "a", b"b", 1) as inbound:
             wait_until(lambda: told == ["b up"])
             starting.join(5)
-            link.close()  # we do not hear it any more
-            wait_until(lambda: told == ["b up", "b down"])
-            link, _ = listener.accept()  # it tries again
-            wait_until(lambda: told == ["b up", "b down", "b up"])
-            with greet(folder, "a", b"b", 2):  # another process of that name
-                wait_until(lambda: told[3:] == ["b down", "b up"])
-        wait_until(lambda: told[5:] == ["b down"])
+            with greet(folder, "a", b"b", 2) as newer:  # another process of that name
+                wait_until(lambda: told == ["b up", "b down", "b up"])
+                assert inbound.recv(1) == b""
+                link.close()  # it has ended
+                link, _ = listener.accept()  # (we try whether it has)
+                newer.sendall(encode(1, 0, "news", b"late"))
+            wait_until(lambda: told[3:] == ["b late", "b down"])
+        with greet(folder, "a", b"b", 3) as inbound:
+            wait_until(lambda: told[5:] == ["b up"])
+            link.close()
+            link, _ = listener.accept()
+            assert inbound.recv(1) == b"", "it is there, and is to begin anew"
+            wait_until(lambda: told[6:] == ["b down"])
         link.close()
 
 
