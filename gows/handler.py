@@ -50,7 +50,7 @@ class Handler:
         """The outgoing queue had passed the high-water mark and fell to the low-water mark: writing may go on."""
 
 
-_CALLBACKS = ("on_open", "on_message", "on_chunk", "on_close", "on_ping", "on_pong", "on_drain")
+_CALLBACKS = ("on_open", "on_message", "on_chunk", "on_close", "on_ping", "on_pong", "on_drain", "on_publish")
 _checked: WeakSet[type] = WeakSet()
 
 

@@ -51,9 +51,9 @@ class Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        message = self.publication.bare
-        names = sys.getsizeof(self.publication.topic) + (0 if message.key is None else sys.getsizeof(message.key))
-        return ENTRY_SIZE + names + len(message.data)
+        publication = self.publication
+        names = sys.getsizeof(publication.topic) + (0 if publication.key is None else sys.getsizeof(publication.key))
+        return ENTRY_SIZE + names + len(publication.bare.data)
 
 
 class _Log:

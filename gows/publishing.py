@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from gows.brokers import Broker, Done, Envelope, LeftOut
 from gows.brokers.hublock import HubLock
-from gows.codes import Opcode
-from gows.errors import GowsError, LoopClosedError, QueueFullError, UsageError
+from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
+from gows.errors import (
+    ConnectionClosedError,
+    GowsError,
+    LoopClosedError,
+    NotAllowedError,
+    QueueFullError,
+    UsageError,
+)
 from gows.fanout import Fanout
 from gows.history import History, Keep
 from gows.lost import Lost, lost_event
@@ -20,7 +27,7 @@ from gows.patterns import is_pattern
 from gows.presence import Describe, Member, Presence
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
-from gows.topics import About, Position, Publication, Since, Subscriptions, nobody, position_event
+from gows.topics import About, Position, Publication, Since, Subscriptions, nobody, position_event, to_json
 from gows.v1_recovery import ANSWER_BURST, ANSWER_RATE, DELIVERY_BURST, DELIVERY_RATE, MANY_DELIVERIES, Budget
 from gows.websocket import WebSocket
 
@@ -153,7 +160,7 @@ class Publishing:
     def subscribe(self, ws: WebSocket, topic: str) -> bool:
         """See `WebSocket.subscribe`."""
         # without the lock: a user's function may take its time, or publish
-        words = self.subscriptions.check_subscribe(ws, topic)
+        words = self._check_subscribe(ws, topic)
         info = self._describe(ws, topic, words)
         with self.lock:
             return self._add(ws, topic, words, info)
@@ -163,7 +170,7 @@ class Publishing:
         many of the latest (None: that is not known), or with the error why not; before anything that is published later
         goes out to `ws`, and perhaps in another thread. It must not block. Raises NotAllowedError, and ValueError for
         what is no topic."""
-        words = self.subscriptions.check_subscribe(ws, topic)
+        words = self._check_subscribe(ws, topic)
         info = self._describe(ws, topic, words)
 
         def then(missed: list[Publication] | None) -> None:
@@ -175,6 +182,41 @@ class Publishing:
                 told(self.history.position(topic), missed, None)
 
         self.broker.follow(topic, since, then, owner=ws, room=ws.context.high_water)
+
+    def recheck(self, ws: WebSocket) -> int:
+        """Ask `may_subscribe` again for all that a connection is subscribed to, and end what it may not be any more.
+        Returns how many that were."""
+        ended = 0
+        for topic in self.subscriptions.of(ws):
+            try:
+                self._check_subscribe(ws, topic)
+            except NotAllowedError as error:
+                ended += 1
+                self._tell_ended(ws, topic, error)
+            except ValueError:  # too long under a limit that was lowered: it was not when it began
+                pass
+        return ended
+
+    def _check_subscribe(self, ws: WebSocket, topic: str) -> list[str]:
+        """As that of the subscriptions; whoever may not subscribe any more is not subscribed any more."""
+        try:
+            return self.subscriptions.check_subscribe(ws, topic)
+        except NotAllowedError:
+            if topic in self.subscriptions.of(ws):
+                self.unsubscribe(ws, topic)
+            raise
+
+    def _tell_ended(self, ws: WebSocket, topic: str, error: NotAllowedError) -> None:
+        """Tell a client of gows.v1 that a right of its was taken away."""
+        if ws.subprotocol != TOPIC_SUBPROTOCOL:
+            return
+        event = {"type": "unsubscribed", "topic": topic, "code": "not_allowed", "reason": str(error)}
+        try:
+            ws.send_text(to_json(event).decode())
+        except QueueFullError:  # it hears it when it comes back
+            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+        except ConnectionClosedError:
+            pass
 
     def unsubscribe(self, ws: WebSocket, topic: str) -> bool:
         """See `WebSocket.unsubscribe`."""

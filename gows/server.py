@@ -89,8 +89,8 @@ class Server:
       networks whose hosts may ask; others get 404.
     - `health`: answer `/-/live` and `/-/ready` before any route; `gows.run` sets it.
     - `max_topics`, `max_topic_length`: subscriptions of one connection, and characters of a topic's name.
-    - `may_subscribe(ws, topic)`, `may_publish(ws, topic)`: whether a client may (`ws.subscribe`, `ws.publish`). Called
-      in the thread that asks.
+    - `may_subscribe(ws, topic)`, `may_publish(ws, topic)`: whether a client may (`ws.subscribe`, `ws.publish`), True or
+      False; anything else is a no, and logged. Called in the thread that asks. See `recheck` for rights that change.
     - `keep(topic)`: how much of a topic is kept for clients that come back, as `publish(history=…)` takes it; None:
       nothing. `max_history`: bytes that a process keeps of all topics.
     - `presence(ws, topic)`: what others in a topic are told of a connection that subscribes to it, something that JSON
@@ -129,6 +129,14 @@ class Server:
         broker: Broker | None = None,
         loop: Loop | None = None,
     ) -> None:
+        for name, function in (
+            ("may_subscribe", may_subscribe),
+            ("may_publish", may_publish),
+            ("keep", keep),
+            ("presence", presence),
+        ):
+            if function is not None:
+                check_plain_function(name, function)
         for name, value in (
             ("head_timeout", head_timeout),
             ("body_timeout", body_timeout),
@@ -362,6 +370,13 @@ class Server:
         expires = math.inf if ttl is None else self.loop.time() + ttl
         publication = Publication(topic, data, opcode, compress=compress, key=key, expires=expires)
         self.publishing.publish(publication, ttl, history, exclude, done)
+
+    def recheck(self, ws: WebSocket | None = None) -> int:
+        """Ask `may_subscribe` again for all that `ws` is subscribed to, or all connections of this process, after
+        rights have changed. What is not allowed any more ends, and clients of gows.v1 are told that. Returns how many
+        subscriptions ended. Any thread, which calls `may_subscribe`."""
+        connections = self.subscriptions.connections() if ws is None else [ws]
+        return sum(map(self.publishing.recheck, connections))
 
     def members(self, topic: str) -> list[Member]:
         """Who has subscribed to `topic`, in all processes, of those whom `presence` describes: `id` and `info` of each.

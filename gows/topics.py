@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from gows.bytebuffer import ByteBuffer
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectionClosedError, NotAllowedError, UsageError
+from gows.options import check_answer
 from gows.patterns import ONE, REST, Patterns, is_pattern
 from gows.protocol.connection import to_bytes
 from gows.protocol.prepared import PreparedMessage
@@ -105,7 +106,7 @@ class Publication:
     Raises ValueError and TypeError for what cannot be sent.
     """
 
-    __slots__ = ("_enclosed", "bare", "is_json", "position", "topic")
+    __slots__ = ("_enclosed", "bare", "is_json", "key", "position", "topic")
 
     def __init__(
         self,
@@ -132,7 +133,9 @@ class Publication:
         self.topic = topic
         self.is_json = is_json
         self.position = position
-        self.bare = PreparedMessage(opcode, data, compress, key, expires)
+        self.key = key
+        # where a later message takes the place of one with the same key, that is one of the same topic
+        self.bare = PreparedMessage(opcode, data, compress, None if key is None else (topic, key), expires)
         self._enclosed: PreparedMessage | None = None
 
     @property
@@ -221,7 +224,8 @@ class Subscriptions:
         """Whether a client may subscribe; the pattern's words. Raises NotAllowedError; ValueError for what is no
         pattern."""
         words = check_pattern(pattern, self.longest)
-        if self.may_subscribe is not None and not self.may_subscribe(ws, pattern):
+        may = self.may_subscribe
+        if may is not None and not check_answer("may_subscribe", may(ws, pattern)):
             raise NotAllowedError(f"no subscription to {pattern!r}")
         return words
 
@@ -271,10 +275,16 @@ class Subscriptions:
         """What a connection has subscribed to, in that order."""
         return self._of.get(ws, ())
 
+    def connections(self) -> list[WebSocket]:
+        """Return those that have subscribed to anything."""
+        with self._lock:
+            return list(self._of)
+
     def check_publish(self, ws: WebSocket, topic: str) -> None:
         """Whether a client may publish. Raises NotAllowedError; ValueError for what is no topic."""
         check_topic(topic, self.longest)
-        if self.may_publish is not None and not self.may_publish(ws, topic):
+        may = self.may_publish
+        if may is not None and not check_answer("may_publish", may(ws, topic)):
             raise NotAllowedError(f"no publishing to {topic!r}")
 
     def deliver(self, publication: Publication, send: Send, exclude: WebSocket | None = None) -> None:

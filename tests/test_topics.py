@@ -551,6 +551,20 @@ def test_who_does_not_read_gets_the_latest_of_each_key(make_stage: MakeStage) ->
     assert stage.server.overflow.counts["replaced"] == 98
 
 
+def test_a_key_is_one_of_its_topic(make_stage: MakeStage) -> None:
+    """Or who may publish to one topic could erase what waits of others."""
+    stage = make_stage(overflow="latest", write_timeout=None)
+    guest, ws = subscribed(stage, ">")
+    stuck(stage, guest, ws)
+    stage.server.publish("prices", "1800", key="gold")
+    stage.server.publish("chat", "boo", key="gold")
+    stage.server.broadcast("to all", key="gold")
+    stage.server.publish("chat", "boo!", key="gold")
+    stage.run_for(0.5)
+    guest.read()
+    assert texts(guest) == ["1800", "boo!", "to all"]
+
+
 def test_what_was_kept_back_for_too_long_is_not_sent(make_stage: MakeStage) -> None:
     stage = make_stage(overflow="drop_oldest", write_timeout=None)
     guest, ws = subscribed(stage, "news")

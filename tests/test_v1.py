@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ import pytest
 import gows.fanout
 import gows.publishing
 import gows.v1
-from gows import AcceptOptions, Handler, HttpError, Keep, NotAllowedError, TopicHandler, accept, serve_topics
+from gows import AcceptOptions, Handler, HttpError, Keep, NotAllowedError, Server, TopicHandler, accept, serve_topics
 from gows.brokers import Envelope
 from gows.brokers.local import LocalBroker
 from gows.errors import LoopClosedError
+from gows.handler import check_handler
 from gows.topic_routes import MESSAGE_BURST, MESSAGE_RATE
 from gows.topics import Position, Publication
 from gows.v1 import _ACTS, _CODES
@@ -951,6 +953,104 @@ def test_a_handler_may_change_what_is_published(make_stage: MakeStage) -> None:
     assert (refused["code"], refused["reason"]) == ("not_allowed", "that is not for you to say")
     assert two.ask(type="publish", topic="closed", data=5)["code"] == "not_allowed"  # it is not asked
     assert one.pending() == []
+
+
+def test_rights_that_are_taken_away(make_stage: MakeStage) -> None:
+    allowed = {"a", "b.*", "c"}
+    stage = make_stage(may_subscribe=lambda ws, topic: topic in allowed, presence=lambda ws, topic: {})
+    client, other = Client(stage), Client(stage)
+    for topic in ("a", "b.*", "c"):
+        client.ask(type="subscribe", topic=topic)
+    other.ask(type="subscribe", topic="c")
+    other.ask(type="subscribe", topic="a")
+    guest, plain = plain_guest(stage)
+    plain.subscribe("a")
+    client.everything()
+    other.everything()
+    assert stage.server.recheck() == 0
+    allowed.discard("a")
+    mine = next(ws for ws in subscribers(stage) if len(ws.topics) == 3)
+    assert stage.server.recheck(mine) == 1
+    gone = {"type": "unsubscribed", "topic": "a", "code": "not_allowed", "reason": "no subscription to 'a'"}
+    assert client.everything() == [gone]
+    assert mine.topics == ("b.*", "c")
+    assert [event["type"] for event in other.everything()] == ["leave"]
+    allowed.clear()
+    assert stage.server.recheck() == 5
+    assert [event["topic"] for event in client.everything() if event["type"] == "unsubscribed"] == ["b.*", "c"]
+    assert [event["topic"] for event in other.everything() if event["type"] == "unsubscribed"] == ["c", "a"]
+    assert guest.pending() == []
+    assert stage.server.topics() == {}
+    assert stage.server.members("c") == []
+
+
+def test_who_asks_again_and_may_not_hears_no_more(make_stage: MakeStage) -> None:
+    allowed = {"a"}
+    stage = make_stage(may_subscribe=lambda ws, topic: topic in allowed)
+    client = Client(stage)
+    client.ask(type="subscribe", topic="a")
+    allowed.clear()
+    assert client.ask(type="subscribe", topic="a")["code"] == "not_allowed"
+    stage.server.publish("a", 1)
+    assert client.everything() == []
+    assert stage.server.topics() == {}
+    allowed.add("a")
+    _, ws = plain_guest(stage)
+    ws.subscribe("a")
+    allowed.clear()
+    with pytest.raises(NotAllowedError):
+        ws.subscribe("a")
+    assert ws.topics == ()
+
+
+def test_a_right_that_was_taken_away_is_told_to_who_is_too_slow_by_a_close(make_stage: MakeStage) -> None:
+    allowed = {"a"}
+    stage = make_stage(may_subscribe=lambda ws, topic: topic in allowed)
+    client = Client(stage)
+    client.ask(type="subscribe", topic="a")
+    (ws,) = subscribers(stage)
+    stop_reading(stage, client, ws)
+    ws.write_binary(bytes(stage.options.high_water))
+    allowed.clear()
+    assert stage.server.recheck() == 1
+    client.guest.read(), client.guest.read()
+    assert client.guest.close_frame() == (1013, "too slow")
+
+
+@pytest.mark.parametrize("answer", [None, 1, "yes", [0]])
+def test_only_true_is_a_yes(make_stage: MakeStage, answer: Any) -> None:
+    stage = make_stage(may_subscribe=lambda ws, topic: answer, may_publish=lambda ws, topic: answer)
+    client = Client(stage)
+    assert client.ask(type="subscribe", topic="a")["code"] == "not_allowed"
+    assert client.ask(type="publish", topic="a", data=1)["code"] == "not_allowed"
+    logged = stage.log.take()
+    kind = type(answer).__name__
+    assert [line.partition(",")[0] for line in logged] == [
+        f"{name} returned {kind}" for name in ("may_subscribe", "may_publish")
+    ]
+
+
+@pytest.mark.parametrize("name", ["may_subscribe", "may_publish", "keep", "presence"])
+def test_a_coroutine_function_is_refused(name: str) -> None:
+    async def coroutine(*arguments: Any) -> bool:
+        return False
+
+    class Callable_:
+        async def __call__(self, *arguments: Any) -> bool:
+            return False
+
+    for function in (coroutine, partial(coroutine, 1), Callable_()):
+        with pytest.raises(TypeError, match=f"{name} is an `async def`"):
+            Server(**{name: function})
+
+
+def test_a_coroutine_function_may_not_change_what_is_published() -> None:
+    class Waiting(TopicHandler):
+        async def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:  # type: ignore[override]
+            return data
+
+    with pytest.raises(TypeError, match="on_publish is an `async def`"):
+        check_handler(Waiting())
 
 
 def test_without_hooks_nothing_is_allowed(make_stage: MakeStage) -> None:

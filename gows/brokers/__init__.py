@@ -44,8 +44,8 @@ class Envelope(NamedTuple):
             "compress": message.compress,
             "json": publication.is_json,
         }
-        if message.key is not None:
-            header["key"] = message.key
+        if publication.key is not None:
+            header["key"] = publication.key
         if self.ttl is not None:
             header["ttl"] = self.ttl
         if self.keep is not None:

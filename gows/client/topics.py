@@ -430,6 +430,12 @@ class TopicClient:
             self._lost(message)
         elif kind in ("join", "leave"):
             self._moved(message)
+        elif kind == "unsubscribed" and "code" in message:  # unasked: a right was taken away
+            error = TopicError(message["code"], message["reason"])
+            with self._lock:
+                cursors = list(self._cursors.get(message["topic"], ()))
+            for cursor in cursors:
+                self._not_subscribed(cursor, error)
         elif kind == "error":
             self._answer(message.get("id"), None, TopicError(message["code"], message["reason"]))
         else:  # an answer, or what newer servers say unasked

@@ -265,6 +265,8 @@ class Gows {
     } else if (type === "join" || type === "leave") {
       if (type === "join") room?.set(id, message.info); else room?.delete(id);
       if (room) this._tell(topic, "present", [...room].map(([id, info]) => ({ id, info })));
+    } else if (type === "unsubscribed" && message.code) { // unasked: a right was taken away
+      for (const cursor of [...cursors]) this._notSubscribed(cursor, new GowsError(message.code, message.reason));
     } else {
       const asked = this._asked.get(id);
       this._asked.delete(id);
