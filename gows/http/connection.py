@@ -45,7 +45,8 @@ access_logger = logging.getLogger("gows.access")
 MAX_STASH = 65536
 """Bytes put aside while a request is answered; then the connection is not read from."""
 WRITE_TIMEOUT = 30.0
-"""Seconds in which the peer must take something of an answer that waits for it, be it from the kernel."""
+"""Seconds in which the peer must take something of an answer that waits for it, be it from the kernel; and LEAST_RATE
+on the average."""
 HIGH_WATER = 262144
 """Bytes queued above which a body in pieces waits, and the next pipelined request."""
 RETRY_AFTER = (1, 5)
@@ -163,6 +164,7 @@ class HttpConnection(Observer):
         if self.upgraded:
             self.stream.observer.blocked()
         elif self._phase in _AT_WORK:
+            self.stream.loop.progress.begin_answer(self.stream)
             self.stream.set_deadline(WRITE_TIMEOUT / LOOKS)
 
     def drained(self) -> None:
@@ -202,7 +204,7 @@ class HttpConnection(Observer):
             self._phase = _BUSY
             self._request = Request(parser.head, parser.body, self)
             # what is queued of earlier answers goes on being timed: `blocked` is not called for it again
-            stream.set_deadline(WRITE_TIMEOUT if stream.queued else None)
+            stream.set_deadline(WRITE_TIMEOUT / LOOKS if stream.queued else None)
             if self.app.answers_at_once(self._request):
                 stream.loop.call_soon(self.run)  # not here: of many that are pipelined, each would call the next
             else:
@@ -239,7 +241,7 @@ class HttpConnection(Observer):
                 stream.owe_drained()
             self._phase = _ANSWERED if full else _IDLE
         if full:
-            stream.set_deadline(WRITE_TIMEOUT)
+            stream.set_deadline(WRITE_TIMEOUT / LOOKS)
             return
         stream.set_deadline(self.app.keep_alive_timeout)
         self._parser.reset()
@@ -291,7 +293,7 @@ class HttpConnection(Observer):
         stream = self.stream
         stream.loop.progress.look(stream)
         stalled = stream.stalled_for()
-        if stalled >= WRITE_TIMEOUT:
+        if stalled >= WRITE_TIMEOUT or (stream.queued and stream.loop.progress.too_slow(stream, WRITE_TIMEOUT)):
             stream.abort(TimeoutError("the peer did not take the answer"))
         elif stream.queued:
             stream.set_deadline(min(WRITE_TIMEOUT - stalled, WRITE_TIMEOUT / LOOKS))

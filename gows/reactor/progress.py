@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from gows.reactor.loop import Loop
     from gows.reactor.stream import Stream
 
-CLOSE_RATE = 2048
-"""Bytes a second that a peer must take of what was sent before a close, on the average of each close timeout. One that
-takes a byte now and then would otherwise hold the memory, and the descriptor, for as long as it likes."""
+LEAST_RATE = 2048
+"""Bytes a second that a peer must take of an HTTP answer, and of what was sent before a close, on the average of each
+timeout. One that takes a byte now and then would otherwise hold the memory, and the descriptor, for as long as it
+likes."""
 LOOKS = 8
 """Looks in the time after which a peer that takes nothing is given up: how exactly that time is kept."""
 MUCH = 16384
@@ -29,12 +30,13 @@ MUCH = 16384
 class Progress:
     """What the streams of one loop had sent and their peers had taken, when it was last looked at. Loop thread."""
 
-    __slots__ = ("_closing", "_loop", "_taken")
+    __slots__ = ("_answers", "_closing", "_loop", "_taken")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._taken: dict[Stream, tuple[int, int]] = {}  # the kernel's count, and the tick at which it last grew
         self._closing: dict[Stream, int] = {}  # what the peer had not taken
+        self._answers: dict[Stream, tuple[int, int]] = {}  # the kernel's count when a time began, and that tick
 
     def begin(self, stream: Stream, *, least: int = 1) -> None:
         """Look for the first time, unless the kernel holds less than `least` bytes: then there is nothing to see."""
@@ -72,14 +74,30 @@ class Progress:
         """Whether the peer has taken enough in the `seconds` since this, or `begin_close`, was called."""
         before = self._closing.get(stream, 0)
         left = self._closing[stream] = stream.untaken()
-        return before - left >= max(1.0, CLOSE_RATE * seconds)
+        return before - left >= max(1.0, LEAST_RATE * seconds)
+
+    def begin_answer(self, stream: Stream) -> None:
+        """The kernel takes no more: the time begins in which the peer has to take enough, see `too_slow`."""
+        if stream.sock is not None:
+            self._answers[stream] = self._loop.sockets.acknowledged(stream.sock), self._loop.now()
+
+    def too_slow(self, stream: Stream, seconds: float) -> bool:
+        """Return whether the peer took less than LEAST_RATE in a time of `seconds`. `begin_answer` begins the first,
+        and each that has ended the next. Only where the kernel counts the bytes: more may have been sent meanwhile."""
+        found = self._answers.get(stream)
+        if found is None or stream.sock is None:
+            self.begin_answer(stream)
+            return False
+        before, began = found
+        passed = (self._loop.now() - began) / TICKS_PER_SECOND
+        if passed < seconds:
+            return False
+        self.begin_answer(stream)
+        count = self._answers[stream][0]
+        return before > 0 and count - before < LEAST_RATE * seconds
 
     def forget(self, stream: Stream) -> None:
         """The stream has ended."""
         self._taken.pop(stream, None)
         self._closing.pop(stream, None)
-
-
-def ticks_to_seconds(ticks: int) -> float:
-    """Ticks of the loop as seconds."""
-    return max(0, ticks) / TICKS_PER_SECOND
+        self._answers.pop(stream, None)

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gows")
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds of an orderly close in which the peer must take a part of what is queued, or all (`CLOSE_RATE`)."""
+"""Seconds of an orderly close in which the peer must take a part of what is queued, or all (`LEAST_RATE`)."""
 LINGER_TIMEOUT = 2.0
 """Seconds to wait for the peer's FIN after ours; again while the peer takes what the kernel still holds."""
 LINGER_BYTES = 1 << 20

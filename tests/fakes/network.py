@@ -114,7 +114,7 @@ class MemoryNetwork(SocketLayer):
         return 0 if sock._outgoing is None else self.buffer_size - int(sock._outgoing.room)
 
     def acknowledged(self, sock: Any) -> int:
-        return -self.held(sock)
+        return -self.held(sock) if sock._outgoing is None else int(sock._outgoing.taken) + 1
 
     # ------------------------------------------------------------------ what tests and pollers ask for
 

@@ -22,6 +22,7 @@ class Pipe:
         self._travelling: deque[tuple[float, bytes]] = deque()
         self._arrived = bytearray()
         self._size = 0
+        self.taken = 0  # bytes, in all
         self.finished = False  # FIN has arrived
         self.cut = False
 
@@ -52,6 +53,7 @@ class Pipe:
         taken = bytes(self._arrived[:most])
         del self._arrived[:most]
         self._size -= len(taken)
+        self.taken += len(taken)
         return taken
 
     def destroy(self) -> None:

@@ -800,6 +800,36 @@ def test_a_client_that_reads_slowly_is_served(make_site: MakeSite) -> None:
     assert browser.answer().body == body
 
 
+@pytest.mark.parametrize("body", [bytes(1 << 20), [bytes(1 << 18)] * 4], ids=["whole", "pieces"])
+def test_a_client_that_takes_a_byte_now_and_then_is_dropped(make_site: MakeSite, body: Any) -> None:
+    site = make_site(lambda request: body if isinstance(body, bytes) else Response(iter(body)))
+    browser = site.browser()
+    browser.send(get())
+    start = site.world.clock()
+    while not browser.reset:
+        site.world.run_for(5)
+        browser.pump(5 * 1000)
+        assert site.world.clock() - start < 70
+        if site.streams[0].closed:
+            browser.pump()
+    assert site.world.clock() - start >= 30
+
+
+def test_a_client_that_takes_little_for_a_while_is_served(make_site: MakeSite) -> None:
+    """The average of each half minute counts."""
+    site = make_site(lambda request: bytes(1 << 20))
+    browser = site.browser()
+    browser.send(get())
+    for _ in range(14):
+        site.world.run_for(20)
+        browser.pump(1000)
+        assert not browser.over
+        site.world.run_for(5)
+        browser.pump(80_000)
+    browser.until(lambda: len(browser.received) > 1 << 20)
+    assert not browser.over
+
+
 def test_a_body_does_not_wait_when_there_is_room_again(make_site: MakeSite) -> None:
     """The kernel may have taken the queue between the look at it and the lock."""
     site = make_site()
