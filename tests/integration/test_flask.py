@@ -257,7 +257,7 @@ def test_a_view_upgrades(server: gows.Server, port: int) -> None:
         assert ws.recv(10) == bytes(300_000)
         assert len(server.connections) == 1
         ws.close(4000, "enough")
-    assert (ws.close_code, ws.close_reason) == (4000, "")
+    assert (ws.close_code, ws.close_reason) == (4000, "enough")
 
 
 def test_views_and_routes_of_the_server_side_by_side(port: int) -> None:

@@ -129,8 +129,8 @@ def test_a_server_that_stops_waits_for_no_slow_peer(make_server: MakeServer) -> 
         assert app.closed.acquire(timeout=5)
 
 
-def test_too_many_slow_peers_are_cut_off_and_the_others_served(
-    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_when_too_many_peers_are_slow_one_is_cut_off_and_those_that_read_are_served(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers_module, "MAX_ASIDE", 2)
     app = Streaming()
@@ -142,11 +142,14 @@ def test_too_many_slow_peers_are_cut_off_and_the_others_served(
             wait_until(lambda count=count: server.loop.pool.size == 1 + count)  # type: ignore[misc]
         late = stack.enter_context(slow_peer(server))
         assert app.closed.acquire(timeout=10)
-        with pytest.raises(ConnectionResetError):
-            read_all(late)
-        assert "too many peers read slowly" in caplog.text
+        assert len(read_all(late)) > PIECES * len(PIECE)
+        outcomes = []
         for peer in peers:
-            assert len(read_all(peer)) > PIECES * len(PIECE)
+            try:
+                outcomes.append(len(read_all(peer)) > PIECES * len(PIECE))
+            except ConnectionResetError:
+                outcomes.append(None)
+        assert sorted(outcomes, key=str) == [None, True]
 
 
 request_number = contextvars.ContextVar[str]("request_number")
