@@ -21,7 +21,7 @@ from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
 from gows.client.plan import Url
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
-from gows.errors import ConnectError, GowsError, QueueFullError, TopicError, UsageError
+from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
 from gows.handler import Handler
 from gows.options import check_plain_function
 from gows.reactor.loop import Loop
@@ -307,7 +307,10 @@ class TopicClient:
     def _ask_later(self, cursor: Cursor, factor: int) -> None:
         low, high = ASK_AGAIN
         cursor.asking = True
-        self._client.loop.call_later(factor * random.uniform(low, high), self._ask_again, cursor, self._ws)
+        try:
+            self._client.loop.call_later(factor * random.uniform(low, high), self._ask_again, cursor, self._ws)
+        except LoopClosedError:  # and with it the client
+            pass
 
     def _count(self, topic: str) -> None:
         """Ask who is in a topic; from then on joins and leaves keep it right."""

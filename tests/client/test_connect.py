@@ -26,6 +26,7 @@ from gows.errors import (
     UsageError,
 )
 from gows.options import AcceptOptions
+from gows.protocol.handshake import accept_key
 from gows.reactor.address import Address
 from gows.reactor.loop import Loop
 from gows.reactor.observer import Observer
@@ -131,6 +132,18 @@ def test_the_keys_of_two_connections_differ(loop: Loop) -> None:
                 pass
     assert len(keys[0]) == len(keys[1]) == 1
     assert keys[0] != keys[1]
+
+
+def test_an_answer_may_say_what_is_none_of_our_business_in_any_encoding(loop: Loop) -> None:
+    def script(peer: Peer) -> None:
+        head = peer.read_head()
+        key = head.split("Sec-WebSocket-Key: ")[1].split("\r\n")[0]
+        upgrade = b"HTTP/1.1 101 Jawohl\xfc\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nDate: S\xe1. 13\r\n"
+        peer.send(upgrade + f"Sec-WebSocket-Accept: {accept_key(key)}\r\n\r\n".encode())
+        close_politely(peer)
+
+    with ScriptedServer(script) as server, connect(server.url, loop=loop):
+        pass
 
 
 def test_a_unix_domain_socket(tmp_path: Path, loop: Loop) -> None:
@@ -244,6 +257,10 @@ REFUSALS = {
     "401 without a body": (
         b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
         (401, b"", "Unauthorized"),
+    ),
+    "401 in Latin-1": (
+        b"HTTP/1.1 401 Nicht autorisiert f\xfcr Sie\r\nDate: S\xe1. 13\r\nContent-Length: 2\r\n\r\nno",
+        (401, b"no", "Nicht autorisiert für Sie"),
     ),
     "503 in chunks": (
         b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntoo\r\n5\r\n busy\r\n0\r\n\r\n",
