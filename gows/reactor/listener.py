@@ -125,6 +125,8 @@ class Listener:
             acceptor.watch(False)
             if self.shared:  # the poller may have told us, and nobody else, of somebody who waits
                 self.accept(acceptor.sock)
+            else:
+                self.loop.sockets.stop_listening(acceptor.sock)
             self.loop.displace(acceptor.fd)
             acceptor.sock.close()
         self._acceptors = []

@@ -103,6 +103,7 @@ class Loop:
         "_listeners",
         "_lock_number",
         "_locks",
+        "_pid",
         "_refusing",
         "_settling",
         "_stopping",
@@ -174,6 +175,7 @@ class Loop:
         self.poller.register(self.wakeup.fd, READ)
         wake = self.wakeup.wake
         self.pool: WorkerPool | InlinePool = WorkerPool(wake, workers) if workers else InlinePool(wake, self._isolated)
+        self._pid = os.getpid()  # of the process that it is for: where it was made, or begun to run
         self._clean: Context | None = None  # the context variables that each step of a turn begins with
         self._context: Context | None = None  # those of this turn: others once a callback has set one
         self._thread: threading.Thread | None = None
@@ -231,9 +233,13 @@ class Loop:
         everything.
 
         Waits `timeout` seconds at most for the loop, and for the workers. Not from the loop's own thread while it
-        runs. Idempotent.
+        runs. Idempotent. In a forked child, where it is the parent's, only the child's copies of descriptors are
+        closed.
         """
         if self._closed:
+            return
+        if self._pid != os.getpid():
+            self.disown()
             return
         if not self._finished.is_set():
             if self.in_loop():
@@ -262,8 +268,9 @@ class Loop:
         started. No observer is told."""
         if getattr(self, "_closed", True) or self.running or sys.is_finalizing():
             return
-        for listener in self._listeners:
-            listener.remove_file()
+        if self._pid == os.getpid():
+            for listener in self._listeners:
+                listener.remove_file()
         self.disown()
 
     def __enter__(self) -> Loop:
@@ -300,6 +307,7 @@ class Loop:
         if not self._finished.is_set():
             raise UsageError("the loop is running already")
         self._stopping = False
+        self._pid = os.getpid()
         self._finished.clear()
 
     def _run(self) -> None:

@@ -128,6 +128,14 @@ class SocketLayer:
             raise
         return _prepared(sock, nodelay=not _NODELAY_INHERITED)
 
+    def stop_listening(self, listener: Sock) -> None:
+        """Close a port that no other process is to accept from, though one may have a copy of the socket: a child that
+        was forked for something else."""
+        try:
+            listener.shutdown(socket.SHUT_RDWR)
+        except OSError:  # ENOTCONN on systems other than Linux, where there is no such way
+            pass
+
     def held(self, sock: Sock) -> int:
         """Bytes sent that the kernel still holds, since the peer's host has not taken them; 0 where it does not tell.
         Any thread."""

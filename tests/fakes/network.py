@@ -110,6 +110,9 @@ class MemoryNetwork(SocketLayer):
         listener = self._listeners[name] = MemoryListener(self, name, backlog)
         return [listener]
 
+    def stop_listening(self, listener: Any) -> None:
+        assert isinstance(listener, MemoryListener)
+
     def held(self, sock: Any) -> int:
         return 0 if sock._outgoing is None else self.buffer_size - int(sock._outgoing.room)
 
