@@ -203,11 +203,12 @@ class Outbox:
 class Fetch:
     """We ask another process for what it has of a topic, and we do not."""
 
-    __slots__ = ("asked_at", "fill", "peer", "then")
+    __slots__ = ("asked_at", "fill", "peer", "seen", "then")
 
     def __init__(self, peer: str, then: list[str]) -> None:
         self.peer = peer
         self.asked_at = 0.0  # 0: it waits for others
+        self.seen: dict[str, int] = {}  # by publisher: up to which number subscribers here have got all
         self.fill = False  # nothing of it is news to subscribers here
         self.then = then  # who may have more
 

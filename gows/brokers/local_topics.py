@@ -26,7 +26,7 @@ The hub's lock guards every call. What is sent, each a header of JSON, a line fe
 | `again` | any, all | send the digest again |
 | `fetch`, `entries` | any, any, and back | what comes after a position, chunk by chunk |
 | `beat` | home, all | every two seconds: where those topics stand that changed, and who does not count |
-| `gap` | any, all | two numbered by themselves, and what one of them did is given up |
+| `gap` | any, home | two numbered by themselves, and what one of them did is given up |
 | `bye` | any, all | we leave in order |
 """
 
@@ -552,8 +552,22 @@ class KeptTopics:
         self._requested(request, self._topic(message["topic"]))
 
     def _on_gap(self, sender: str, message: Message) -> None:
-        topic = self._topics.get(message["topic"])
-        self._hub.lost(message["topic"], None if topic is None else topic.position)
+        self._diverged(self._topic(message["topic"]))
+
+    def _diverged(self, topic: Topic) -> None:
+        """Another process numbered the topic as well, and that is given up. The positions that it gave mean something
+        else here, or what had them is lost: the home begins another epoch."""
+        if not topic.active:
+            if topic.promised.name in self.up:
+                self._send(topic.promised.name, {"do": "gap", "topic": topic.name})
+            return
+        requests = topic.take_back()
+        self._tails.discard(topic.name)
+        topic.promised = topic.accepted = Ballot(topic.promised.number + 1, self.name)
+        self._reset(topic, Position(self._hub.history.new_epoch(), 0), lost=True)
+        self._send(None, {"do": "beat", "topics": self._standings([topic.name])})
+        for request in requests:
+            self._record(topic, request)
 
     def _on_moved(self, sender: str, message: Message) -> None:
         name = message["topic"]
@@ -580,8 +594,8 @@ class KeptTopics:
             self._send(sender, {"do": "stale", "topic": topic.name, "promised": topic.promised})
             epoch = message["position"][0]
             if topic.position is not None and epoch not in (topic.position.epoch, topic.foreign):
-                topic.foreign = epoch  # it went on by itself, and that is given up
-                self._hub.lost(topic.name, topic.position)
+                topic.foreign = epoch
+                self._diverged(topic)
             return
         if ballot > topic.promised:
             self._follow_home(topic, ballot, settled=True)
@@ -921,12 +935,14 @@ class KeptTopics:
         last, start = topic.position, Position(message["epoch"], message["start"])
         if message["reset"] or last is None or last.epoch != start.epoch or last.offset < start.offset:
             fetch.fill = last is None
-            if last is not None and topic.accepted.name == self.name:  # others may never have got what we numbered
-                self._send(None, {"do": "gap", "topic": topic.name})
+            if last is not None and topic.accepted.name == self.name:
+                self._send(fetch.peer, {"do": "gap", "topic": topic.name})
             self._reset(topic, start, lost=last is not None)
+            fetch.seen = dict(topic.seen)  # those are not delivered twice
             topic.accepted = NO_BALLOT
             topic.seen.clear()
         now = self._hub.now()
+        skipped = False
         for head, packed in _unpack(body):
             number, name = head[0]
             origin_ballot, publisher, sequence, age = Ballot(number, name), head[1], head[2], head[3]
@@ -936,7 +952,13 @@ class KeptTopics:
             assert topic.position is not None
             if position.offset == topic.position.offset + 1:
                 origin = Origin(origin_ballot, publisher, sequence, envelope.left_out)
-                self._append(topic, envelope, origin, age=age, fill=fetch.fill)
+                fill = fetch.fill or sequence <= fetch.seen.get(publisher, 0)
+                if skipped and not fill:
+                    self._hub.lost(topic.name, topic.position)
+                skipped = fill and not fetch.fill
+                self._append(topic, envelope, origin, age=age, fill=fill)
+        if skipped:
+            self._hub.lost(topic.name, topic.position)
         for publisher, sequence in message["seen"].items():
             topic.has_seen(publisher, sequence)
         promised = Ballot(*message["promised"])
