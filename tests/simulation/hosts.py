@@ -221,7 +221,7 @@ class ClientProcess(Process):
                     timeout=3.0,
                     loop=self.loop,
                 )
-            except gows.ConnectError as error:
+            except gows.GowsError as error:
                 self.simulation.note(f"{self.name}: {error}")
                 self.machine.wait(0.5)
         self.simulation.note(f"{self.name} is connected")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gows.reactor import ERROR, Address, Poller, SocketLayer, Target, Wakeup
@@ -214,6 +215,15 @@ class HostLayer(SocketLayer):
         client.begin_connect(target.sockaddr, self.network.listener(target.sockaddr))
         return client, errno.EINPROGRESS
 
+    def held(self, sock: Any) -> int:
+        return 0 if sock._outgoing is None else int(sock._outgoing._size)
+
+    def acknowledged(self, sock: Any) -> int:
+        return -self.held(sock)
+
+    def limit_sending(self, sock: Any, size: int | None, *, fresh: bool) -> None:
+        """Buffers are as the network has them."""
+
     def listen(
         self, address: Address, *, backlog: int = 4096, reuse_port: bool = False, mode: int | None = None
     ) -> list[Any]:
@@ -325,4 +335,24 @@ class SimulatedPoller(Poller):
 
 
 class SimulatedFolder(MemoryFolder):
-    """The folder of the bus."""
+    """The folder of the bus; a process that dies lets go of its lock."""
+
+    def __init__(self, network: SimulatedNetwork) -> None:
+        super().__init__(network)
+        self._machine = network.machine
+        self._owner: Thread | None = None
+
+    @contextmanager
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
+        machine = self._machine
+        while self._owner is not None and not self._owner.host.dead:
+            if not wait:
+                raise BlockingIOError
+            assert machine.current is not None
+            machine.wait(0.01)
+        self._owner = machine.current
+        try:
+            yield
+        finally:
+            if self._owner is machine.current:
+                self._owner = None

@@ -9,6 +9,7 @@ import itertools
 import logging
 import math
 import random
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -518,7 +519,7 @@ class _LogHandler(logging.Handler):
         if simulation.machine.ended:
             return
         thread = simulation.machine.current
-        text = record.getMessage()
+        text = re.sub(r"0x[0-9a-f]+", "0x…", record.getMessage())  # an address is another one in each process
         if record.exc_info:
             error = record.exc_info[1]
             last = traceback.extract_tb(record.exc_info[2])[-1]
