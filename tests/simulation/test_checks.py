@@ -1,0 +1,209 @@
+"""Checks: each finds what it is there to find, and nothing in a run without fault."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.simulation import checks
+from tests.simulation.checks import Check
+from tests.simulation.log import Log, Subscriber
+
+
+class Run:
+    """Stands for a Simulation whose log a test writes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.log = Log(self._tick, lambda text: None, lambda topic: topic.startswith("kept"))
+        self.rooms: tuple[str, ...] = ("room",)
+        self.serving: dict[str, Any] = {}
+        self.clients: list[Any] = []
+        self.turn_faults: list[str] = []
+        self.encoding_faults: list[str] = []
+        self.raised: list[str] = []
+
+    def _tick(self) -> float:
+        self.now += 1.0
+        return self.now
+
+    def publish(self, topic: str, publisher: str = "server") -> str:
+        """A message that was acknowledged."""
+        message = self.log.publish(publisher, topic)
+        self.log.acknowledge(message)
+        return message.id
+
+    def subscribe(self, pattern: str, name: str = "client0") -> Subscriber:
+        subscriber = self.log.subscription(name, pattern)
+        subscriber.ready = self._tick()
+        return subscriber
+
+    def hear(self, subscriber: Subscriber, *ids: str) -> None:
+        for id_ in ids:
+            subscriber.message(self.log.messages[id_].topic, self.log.messages[id_].data)
+
+    def found(self, check: Check) -> list[str]:
+        return list(check(self))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run()
+
+
+def test_nothing_is_found_where_all_is_well(run: Run) -> None:
+    one, other = run.subscribe("kept.>"), run.subscribe("news", "client1")
+    ids = [run.publish(topic) for topic in ("kept.a", "news", "kept.b", "kept.a")]
+    run.hear(one, ids[0], ids[2], ids[3])
+    run.hear(other, ids[1])
+    for check in (*checks.AT_REST, *checks.AT_THE_END):
+        assert run.found(check) == [], check.__name__
+
+
+def test_once(run: Run) -> None:
+    subscriber = run.subscribe("kept.a")
+    id_ = run.publish("kept.a")
+    run.hear(subscriber, id_, id_)
+    assert "twice" in run.found(checks.once)[0]
+
+
+def test_what_was_not_subscribed_to(run: Run) -> None:
+    subscriber = run.subscribe("kept.*")
+    run.hear(subscriber, run.publish("news"))
+    subscriber.message("kept.a", {"id": "nobody's"})
+    assert len(run.found(checks.once)) == 2
+
+
+@pytest.mark.parametrize("topics", [("kept.a", "kept.a"), ("news", "news"), ("news", "sport")])
+def test_process_order(run: Run, topics: tuple[str, str]) -> None:
+    subscriber = run.subscribe(">")
+    first, second = map(run.publish, topics)
+    run.hear(subscriber, second, first)
+    assert f"got {first}" in run.found(checks.process_order)[0]
+
+
+def test_topics_that_are_kept_may_overtake_others(run: Run) -> None:
+    subscriber = run.subscribe(">")
+    first, second, third = map(run.publish, ("kept.a", "kept.b", "news"))
+    run.hear(subscriber, third, second, first)
+    assert run.found(checks.process_order) == []
+
+
+def test_one_order(run: Run) -> None:
+    subscribers = [run.subscribe("kept.a", f"client{n}") for n in range(2)]
+    ids = run.publish("kept.a", "one"), run.publish("kept.a", "other")
+    run.hear(subscribers[0], *ids)
+    run.hear(subscribers[1], *reversed(ids))
+    assert len(run.found(checks.one_order)) == 1
+
+
+def test_a_message_that_is_missed(run: Run) -> None:
+    subscriber = run.subscribe("kept.a")
+    missed, heard = run.publish("kept.a"), run.publish("kept.a")
+    assert len(run.found(checks.all_or_lost)) == 2
+    run.hear(subscriber, heard)
+    assert [missed in text for text in run.found(checks.all_or_lost)] == [True]
+    subscriber.lost("kept.a")
+    assert run.found(checks.all_or_lost) == []
+
+
+def test_lost_that_was_told_before_the_message_came_does_not_count(run: Run) -> None:
+    subscriber = run.subscribe("kept.a")
+    subscriber.lost("kept.a")
+    run.publish("kept.a")
+    assert len(run.found(checks.all_or_lost)) == 1
+
+
+def test_lost_that_is_told_long_after_a_newer_message_does_not_count(run: Run) -> None:
+    subscriber = run.subscribe("kept.a")
+    run.publish("kept.a")
+    run.hear(subscriber, run.publish("kept.a"))
+    run.now += checks.TOLD_WITHIN + 1.0
+    subscriber.lost("kept.a")
+    assert len(run.found(checks.all_or_lost)) == 1
+
+
+def test_who_has_no_claim_to_a_message(run: Run) -> None:
+    run.publish("kept.a")  # before anybody subscribed
+    own = run.subscribe("kept.a")
+    refused = run.log.publish("client0", "kept.a", own="client0")
+    run.log.refuse(refused, None)
+    mine = run.log.publish("client0", "kept.a", own="client0")
+    run.log.acknowledge(mine)
+    ended = run.subscribe("kept.a", "client1")
+    ended.end()
+    run.publish("kept.b")
+    assert own.events == []
+    assert run.found(checks.all_or_lost) == []
+
+
+def _latest(run: Run) -> Subscriber:
+    connection = run.log.connection("bare0/1", "latest")
+    connection.host = "0.1"
+    connection.since["price.f"] = 0.5
+    run.serving["0.1"] = SimpleNamespace()
+    return connection
+
+
+def test_newest_by_key(run: Run) -> None:
+    connection = _latest(run)
+    ids = [run.publish("price.f", "0.1/main") for _ in range(4)]  # their keys take turns
+    run.hear(connection, ids[2])
+    assert [ids[3] in text for text in run.found(checks.newest_by_key)] == [True]
+    run.hear(connection, ids[3])
+    assert run.found(checks.newest_by_key) == []
+    run.hear(connection, ids[1])
+    assert "older" in run.found(checks.newest_by_key)[0]
+
+
+def test_futures_that_never_end(run: Run) -> None:
+    future = SimpleNamespace(done=lambda: False)
+    run.clients.append(SimpleNamespace(name="client0", futures=[("publish", future)]))
+    assert "never ended" in run.found(checks.answers_come)[0]
+
+
+def test_a_client_that_does_not_come_back(run: Run) -> None:
+    run.clients.append(SimpleNamespace(name="client0", topics=SimpleNamespace(connected=False)))
+    assert "not connected" in run.found(checks.comes_back)[0]
+
+
+def _process(name: str, counts: dict[str, int], members: list[str]) -> Any:
+    subscriptions = SimpleNamespace(counts=lambda: counts, of=lambda ws: ())
+    found = [SimpleNamespace(id=member) for member in members]
+    server = SimpleNamespace(subscriptions=subscriptions, members=lambda topic: found)
+    return SimpleNamespace(name=name, server=server, loop=SimpleNamespace(streams=[]))
+
+
+def test_a_subscriber_that_stayed(run: Run) -> None:
+    run.serving["0.1"] = _process("0.1", {"kept.a": 1}, [])
+    assert "subscribers" in run.found(checks.subscriptions_end)[0]
+
+
+def test_presence(run: Run) -> None:
+    run.serving["0.1"] = _process("0.1", {"room": 1}, ["a"])
+    run.serving["1.2"] = _process("1.2", {"room": 1}, ["a", "b"])
+    found = run.found(checks.presence)
+    assert "0.1 knows of 1 members" in found[0]
+    assert "different members" in found[1]
+    run.serving["0.1"] = _process("0.1", {"room": 1}, ["a", "b"])
+    assert run.found(checks.presence) == []
+    subscriber = run.subscribe("room")
+    subscriber.wants_members = True
+    assert "sees []" in run.found(checks.presence)[0]
+    subscriber.present({"a": None, "b": None})
+    assert run.found(checks.presence) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "where"),
+    [
+        (checks.turn_share, "turn_faults"),
+        (checks.encoded_once, "encoding_faults"),
+        (checks.nothing_raised, "raised"),
+    ],
+)
+def test_what_was_found_on_the_way(run: Run, check: Check, where: str) -> None:
+    getattr(run, where).append("a fault")
+    assert run.found(check) == ["a fault"]
