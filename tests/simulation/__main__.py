@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import sys
@@ -90,7 +91,7 @@ def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
     if jobs <= 1:
         yield from map(simulate, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=gc.freeze) as pool:
         yield from pool.imap(simulate, seeds, chunksize=8)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import queue
 import random
+import secrets
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from types import CodeType, FrameType
 from typing import Any
 
@@ -239,12 +240,10 @@ class Machine:
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
         """A function is called: choose the line at which it is interrupted, if it is."""
         code = frame.f_code
-        if (
-            event != "call"
-            or self.files not in code.co_filename
-            or not self._may_interrupt(code)
-            or self.rng.random() >= INTERRUPTED
-        ):
+        chosen = self._chosen.get(code)
+        if chosen is None:
+            chosen = self._chosen[code] = self._may_interrupt(code)
+        if not chosen or event != "call" or self.rng.random() >= INTERRUPTED:
             return None
         left = int(self.rng.random() * _count_lines(code))
 
@@ -262,12 +261,10 @@ class Machine:
 
     def _may_interrupt(self, code: CodeType) -> bool:
         """Whether this function is one of those that may be interrupted, in this run."""
-        chosen = self._chosen.get(code)
-        if chosen is None:
-            place = f"{self._salt} {code.co_filename.rpartition('/gows/')[2]} {code.co_name}"
-            chosen = zlib.crc32(place.encode()) % CHOSEN == 0 and code.co_name not in _UNINTERRUPTED
-            self._chosen[code] = chosen
-        return chosen
+        if self.files not in code.co_filename or code.co_name in _UNINTERRUPTED:
+            return False
+        place = f"{self._salt} {code.co_filename.rpartition('/gows/')[2]} {code.co_name}"
+        return zlib.crc32(place.encode()) % CHOSEN == 0
 
     def _interrupt(self, frame: FrameType) -> None:
         """Take the processor away from a thread, for a while."""
@@ -553,32 +550,45 @@ class _Secrets:
         return self._rng.randbytes(size)
 
 
+REAL: tuple[object, ...] = (
+    threading,
+    time,
+    random,
+    random.random,
+    queue.SimpleQueue,
+    secrets,
+    threading.RLock,  # which is `gows.reactor.lock.Lock` in plain Python
+    threading.local,
+)
+"""What `installed` has a stand-in for."""
+
+
+@lru_cache(maxsize=1)
+def _places(modules: int) -> list[tuple[Any, str, object]]:
+    """Where the modules of gows have these; looked for again when there are more modules."""
+    known = set(map(id, REAL))
+    return [
+        (module, attribute, value)
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("gows.") and not name.startswith(("gows.commands", "gows.processes", "gows.brokers.redis"))
+        for attribute, value in vars(module).items()
+        if id(value) in known
+    ]
+
+
 @contextmanager
 def installed(new: Machine) -> Iterator[None]:
     """Have gows run on this machine: all that it makes and calls from now on."""
     global _machine
     assert _machine is None, "one simulation at a time"
     numbers = random.Random(new.rng.getrandbits(64))
-    simulated = _Threading()
-    stand_ins: list[tuple[object, object]] = [
-        (threading, simulated),
-        (time, _Time()),
-        (random, numbers),
-        (random.random, numbers.random),
-        (queue.SimpleQueue, SimpleQueue),
-        (sys.modules["secrets"], _Secrets(numbers)),
-        (threading.RLock, RLock),  # `gows.reactor.lock.Lock` in plain Python
-        (threading.local, Local),
-    ]
+    stand_ins = (_Threading(), _Time(), numbers, numbers.random, SimpleQueue, _Secrets(numbers), RLock, Local)
     changed: list[tuple[Any, str, object]] = []
-    for name, module in sorted(sys.modules.items()):
-        if not name.startswith("gows.") or name.startswith(("gows.commands", "gows.processes", "gows.brokers.redis")):
-            continue
-        for attribute, value in list(vars(module).items()):
-            for real, stand_in in stand_ins:
-                if value is real:
-                    changed.append((module, attribute, value))
-                    setattr(module, attribute, stand_in)
+    replaced = dict(zip(map(id, REAL), stand_ins, strict=True))
+    for module, attribute, real in _places(len(sys.modules)):
+        if vars(module).get(attribute) is real:
+            changed.append((module, attribute, real))
+            setattr(module, attribute, replaced[id(real)])
     for name, attribute, stand_in in (
         ("gows.session", "random", numbers.random),  # the tests' fixture may have another in its place
         ("gows.reactor.workers", "_here", Local()),

@@ -301,14 +301,23 @@ class SimulatedPoller(Poller):
     def poll(self, timeout: float | None) -> Events:
         machine = self._machine
         end = math.inf if timeout is None else machine.clock() + math.ceil(timeout * 1000) / 1000
-        if self._ready() or timeout == 0:
+        if timeout == 0:
             machine.pause()  # a system call, at which others may go on
+        elif self._changed:
+            self._changed = False
+            ready = self._ready()
+            if ready:
+                machine.pause()
+                if not self._changed:  # it is as it was
+                    self._changed = True
+                    return ready
         while True:
             if self._changed:
+                self._changed = False
                 ready = self._ready()
                 if ready:
+                    self._changed = True  # until all was taken
                     return ready
-                self._changed = False
             left = end - machine.clock()
             if left <= 0:
                 return []
@@ -318,9 +327,10 @@ class SimulatedPoller(Poller):
 
     def _ready(self) -> Events:
         network = self._network
+        owners = network.open
         ready = []
         for fd, mask in self._masks.items():
-            events = network.readiness(fd) & (mask | ERROR)
+            events = owners[fd].readiness() & (mask | ERROR)  # type: ignore[union-attr]
             if events:
                 ready.append((fd, events))
         if len(ready) > 1:

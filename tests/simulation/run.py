@@ -105,7 +105,7 @@ class Scenario:
             max_queued=rng.choice((5000, 32 << 20)) if small else 32 << 20,
             deliveries=rng.choice((4, 256)),
             lag=rng.choice((0.0, 0.0, 0.01, 0.3)),
-            preemption=rng.choice((0.0, 0.1, 1.0)),
+            preemption=rng.choice((0.0, 0.3, 1.0)),
             interrupted=rng.choice(INTERRUPTED),
             client_reads=rng.choice((600, 65536)),
             large=rng.choice((200, 600)) if small else rng.choice((0, 600)),
