@@ -53,7 +53,8 @@ INTERRUPTED = (
     *("/gows/client/",) * 2,
 )
 """Where threads are interrupted; each run has one of these."""
-MOST_STEPS = 400_000
+MOST_STEPS = 60_000
+"""Of one run; more means that some threads go round and round."""
 
 
 @dataclass
@@ -97,7 +98,7 @@ class Scenario:
             actions=rng.randint(15, 50),
             faults=tuple(fault for fault in FAULTS if fault in faults),
             kept_messages=rng.choice((1000, 1000, 1000, 4)),
-            high_water=rng.choice((700, 3000)) if small else 262144,
+            high_water=rng.choice((3000, 8000)) if small else 262144,
             overflow=rng.choice(("refuse", "refuse", "close", "drop", "drop_oldest", "latest", "block")),
             compression=rng.random() < 0.2,
             buffer_size=rng.choice((1500, 4000)) if small else 65536,
@@ -108,7 +109,7 @@ class Scenario:
             preemption=rng.choice((0.0, 0.3, 1.0)),
             interrupted=rng.choice(INTERRUPTED),
             client_reads=rng.choice((600, 65536)),
-            large=rng.choice((200, 600)) if small else rng.choice((0, 600)),
+            large=rng.choice((400, 1500)) if small else rng.choice((0, 600)),
         )
 
     def keep(self, topic: str) -> int | None:
@@ -216,35 +217,10 @@ class Simulation:
         """From the start to the end, and look at what came of it."""
         faults: list[Fault] = []
         with self._installed():
-            for slot in range(self.scenario.servers):
-                self._start_server(slot)
-            for number in range(self.scenario.clients):
-                self._start_client(number)
-            for number in range(self.scenario.bare):
-                policy = self.plan.choice(("drop", "latest"))
-                process = BareProcess(self, f"bare{number}", policy, ["price.f", self.plan.choice(TOPICS)])
-                self.bare.append(process)
-                process.start()
-            self.machine.preemption = self.scenario.preemption
-            self.machine.files = self.scenario.interrupted
-            self._advance(self.plan.uniform(0.0, 2.0))
-            for _ in range(self.scenario.actions):
-                at = self.machine.clock() + self.plan.random() * self.scenario.seconds
-                self._at(at, self._act)
-            self._advance(self.scenario.seconds)
-            self._heal()
-            self._advance(SETTLING)
-            self._last_messages()
-            self._advance(AFTERWARDS)
-            self.note("all should be well")
-            faults += check(self, AT_REST)
-            for client in (*self.clients, *self.bare):
-                client.tell(client.close)
-            self._advance(5.0)
-            faults += check(self, AT_THE_END)
-            for process in self.serving.values():
-                process.tell(lambda process=process: process.terminate(None))
-            self._advance(4.0)
+            try:
+                self._run(faults)
+            except _RoundAndRound:
+                faults.append(Fault("comes_to_rest", f"more than {MOST_STEPS} steps: some threads go round and round"))
             for host in list(self.machine.hosts):
                 if isinstance(host, Process) and not host.dead:
                     host.kill()
@@ -257,6 +233,37 @@ class Simulation:
             self.machine.clock() - 1000.0,
             self._lines,
         )
+
+    def _run(self, faults: list[Fault]) -> None:
+        for slot in range(self.scenario.servers):
+            self._start_server(slot)
+        for number in range(self.scenario.clients):
+            self._start_client(number)
+        for number in range(self.scenario.bare):
+            policy = self.plan.choice(("drop", "latest"))
+            process = BareProcess(self, f"bare{number}", policy, ["price.f", self.plan.choice(TOPICS)])
+            self.bare.append(process)
+            process.start()
+        self.machine.preemption = self.scenario.preemption
+        self.machine.files = self.scenario.interrupted
+        self._advance(self.plan.uniform(0.0, 2.0))
+        for _ in range(self.scenario.actions):
+            at = self.machine.clock() + self.plan.random() * self.scenario.seconds
+            self._at(at, self._act)
+        self._advance(self.scenario.seconds)
+        self._heal()
+        self._advance(SETTLING)
+        self._last_messages()
+        self._advance(AFTERWARDS)
+        self.note("all should be well")
+        faults += check(self, AT_REST)
+        for client in (*self.clients, *self.bare):
+            client.tell(client.close)
+        self._advance(5.0)
+        faults += check(self, AT_THE_END)
+        for process in self.serving.values():
+            process.tell(lambda process=process: process.terminate(None))
+        self._advance(4.0)
 
     def _advance(self, seconds: float) -> None:
         """Let time go by."""
@@ -273,7 +280,7 @@ class Simulation:
             self.network.arrive()
             if machine.step():
                 if machine.steps > MOST_STEPS:
-                    raise RuntimeError(f"seed {self.seed}: more than {MOST_STEPS} steps")
+                    raise _RoundAndRound
                 continue
             arrival = self.network.next_event()
             until = min(
@@ -505,6 +512,10 @@ class Simulation:
                 logger.setLevel(level_before)
                 if collecting:
                     gc.enable()
+
+
+class _RoundAndRound(Exception):
+    """A run does not come to an end."""
 
 
 class _LogHandler(logging.Handler):
