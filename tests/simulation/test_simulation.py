@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import gows.lost
 import gows.topics
 from gows.websocket import WebSocket
 from tests.processes import ROOT
@@ -84,6 +85,24 @@ def test_it_finds_who_stays_when_its_connection_ends_while_it_subscribes(monkeyp
         seed = _found("subscriptions_end", range(100), **changes)
     assert seed is not None
     assert _found("subscriptions_end", range(seed, seed + 1), **changes) is None
+
+
+@pytest.mark.slow
+def test_it_finds_a_slow_client_that_is_not_told_what_it_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, Any] = {
+        "servers": 1,
+        "clients": 2,
+        "high_water": 3000,
+        "buffer_size": 1500,
+        "large": 1500,
+        "overflow": "drop",
+        "faults": ("burst", "freeze client"),
+    }
+    with monkeypatch.context() as taken_out:
+        taken_out.setattr(gows.lost.Lost, "note", lambda *arguments: None)
+        seed = _found("all_or_lost", range(20), **changes)
+    assert seed is not None
+    assert _found("all_or_lost", range(seed, seed + 1), **changes) is None
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
