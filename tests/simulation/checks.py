@@ -134,6 +134,28 @@ def all_or_lost(simulation: Simulation) -> Iterator[str]:
                 yield f"{subscriber} missed {message}, {after}, and was not told"
 
 
+def recovers(simulation: Simulation) -> Iterator[str]:
+    """Where all is kept, and its process lives, a client gets what it missed: by the name of a topic, and whatever
+    happened to its connection."""
+    log, scenario = simulation.log, simulation.scenario
+    if scenario.servers > 1 or scenario.kept_messages < 1000 or {"kill", "terminate"} & {*scenario.faults}:
+        return
+    for subscriber in log.subscriptions:
+        if subscriber.ready is None or subscriber.ended is not None:
+            continue
+        got = {event.id for event in _messages(subscriber)}
+        for message in log.messages.values():
+            if (
+                message.kept
+                and message.topic == subscriber.pattern
+                and message.acknowledged is not None
+                and message.began > subscriber.ready
+                and message.own != subscriber.name.partition(".")[0]
+                and message.id not in got
+            ):
+                yield f"{subscriber} has not got {message}, which was kept all the time"
+
+
 def newest_by_key(simulation: Simulation) -> Iterator[str]:
     """With "latest", a message with a key takes the place of the one with the same key that still waits."""
     log = simulation.log
@@ -241,9 +263,16 @@ PROMISES: dict[str, tuple[Check, ...]] = {
         encoded_once,
     ),
     "It is put on the queues 256 a turn, so a topic of 19,000 does not hold up others.": (turn_share,),
-    "Who does not read is treated by its `overflow`.": (newest_by_key, process_order, all_or_lost),
+    "A connection that does not read is treated by its `overflow`.": (newest_by_key, process_order, all_or_lost),
     'With `"latest"`, a message with a `key` takes the place of the one with the same key that still waits: the right '
     "thing for prices, positions, counters.": (newest_by_key,),
+    "(Of a topic that is kept, clients of gows.v1 get each message, in order, so there a key replaces nothing for "
+    "them.)": (all_or_lost, process_order),
+    "A client of gows.v1 that missed messages since it was too slow for them is told `lost` for each of those topics, "
+    "as soon as it has read what waited (for each of its subscriptions, if there are more than 64), or is closed with "
+    '1013 (`overflow="close"`).': (all_or_lost,),
+    "Of topics that are kept our clients then get what they missed.": (recovers,),
+    "Other connections are told nothing.": (nothing_raised,),  # a plain client here raises for what is no message
     "Of a topic that is kept, a client of ours gets every message once and in order, over losses of its connection, "
     "the death of processes, and those of a Redis that does not forget; or it is told `lost`.": (
         all_or_lost,
@@ -261,6 +290,7 @@ AT_REST: tuple[Check, ...] = (
     process_order,
     one_order,
     all_or_lost,
+    recovers,
     newest_by_key,
     turn_share,
     encoded_once,

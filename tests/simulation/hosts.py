@@ -60,6 +60,7 @@ class Process(Host):
 
     def _forget_loops(self) -> None:
         for loop in self.loops:
+            loop._closed = True  # the kernel has closed what it had
             loop_module._live.discard(loop)
 
     def _begin(self) -> None:

@@ -104,6 +104,8 @@ class SimulatedListener(MemoryListener):
         self.host = host
 
     def close(self) -> None:
+        if self._fd < 0:
+            return
         for client in self.waiting:
             client.reset_by_peer()
         self._network.forget_listener(self._key)

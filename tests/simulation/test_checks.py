@@ -17,6 +17,7 @@ class Run:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.scenario = SimpleNamespace(servers=1, kept_messages=1000, faults=())
         self.log = Log(self._tick, lambda text: None, lambda topic: topic.startswith("kept"))
         self.rooms: tuple[str, ...] = ("room",)
         self.serving: dict[str, Any] = {}
@@ -137,6 +138,16 @@ def test_who_has_no_claim_to_a_message(run: Run) -> None:
     run.publish("kept.b")
     assert own.events == []
     assert run.found(checks.all_or_lost) == []
+
+
+def test_a_message_that_was_kept_and_not_recovered(run: Run) -> None:
+    subscriber = run.subscribe("kept.a")
+    run.publish("kept.a")
+    subscriber.lost("kept.a")
+    assert run.found(checks.all_or_lost) == []
+    assert len(run.found(checks.recovers)) == 1
+    run.scenario.faults = ("kill",)
+    assert run.found(checks.recovers) == []
 
 
 def _latest(run: Run) -> Subscriber:
