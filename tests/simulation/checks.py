@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -156,6 +157,39 @@ def recovers(simulation: Simulation) -> Iterator[str]:
                 yield f"{subscriber} has not got {message}, which was kept all the time"
 
 
+def _histories(simulation: Simulation, topic: str) -> dict[str, list[str]]:
+    """What each process keeps of a topic, by its name: ids of messages."""
+    return {
+        process.name: [
+            json.loads(publication.bare.data)["id"]
+            for publication in process.server.publishing.history.latest(topic, 10_000, process.loop.time())
+        ]
+        for process in simulation.serving.values()
+    }
+
+
+def same_history(simulation: Simulation) -> Iterator[str]:
+    """As long as one process lives, they all have the history; one that is new gets it from the others."""
+    for topic in simulation.kept_topics:
+        found = _histories(simulation, topic)
+        if len(set(map(tuple, found.values()))) > 1:
+            yield f"the processes keep different messages of {topic}: {found}"
+
+
+def survives_a_death(simulation: Simulation) -> Iterator[str]:
+    """A message that was acknowledged is not lost by the death of one process."""
+    if simulation.scenario.kept_messages < 1000:
+        return
+    for topic in simulation.kept_topics:
+        kept = {id_ for ids in _histories(simulation, topic).values() for id_ in ids}
+        for message in simulation.log.messages.values():
+            if message.topic != topic or message.acknowledged is None or message.id in kept:
+                continue
+            deaths = [name for at, name in simulation.deaths if at >= message.began]
+            if len(deaths) == 1 and simulation.others_at(message.began):
+                yield f"{message} is kept by nobody any more, after the death of {deaths[0]} alone"
+
+
 def newest_by_key(simulation: Simulation) -> Iterator[str]:
     """With "latest", a message with a key takes the place of the one with the same key that still waits."""
     log = simulation.log
@@ -280,6 +314,7 @@ PROMISES: dict[str, tuple[Check, ...]] = {
         process_order,
         one_order,
     ),
+    "A message that was acknowledged is not lost by the death of one process.": (survives_a_death, all_or_lost),
     "Subscriptions end with their connection.": (subscriptions_end, presence),
 }
 """By sentence of the page: what looks whether it is kept. Not simulated: Redis."""
@@ -291,6 +326,8 @@ AT_REST: tuple[Check, ...] = (
     one_order,
     all_or_lost,
     recovers,
+    same_history,
+    survives_a_death,
     newest_by_key,
     turn_share,
     encoded_once,

@@ -114,6 +114,7 @@ class ServerProcess(Process):
         self.server.start()
         self.loop.start("gows-loop")
         self.ready = True
+        simulation.count_serving()
         simulation.note(f"{self.name} serves")
 
     def _bare_route(self, policy: str) -> Callable[[gows.Request], None]:

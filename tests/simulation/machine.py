@@ -103,6 +103,7 @@ class Machine:
         self.steps = 0
         self.preemption = preemption
         self.files = files
+        self.function: str | None = None  # only those of this name are interrupted; None: some that chance chose
         self.on_step: Callable[[Thread], object] = lambda thread: None
         self.after_step: Callable[[Thread], object] = lambda thread: None
         self.on_preempted: Callable[[Thread, FrameType], object] = lambda thread, frame: None
@@ -263,6 +264,8 @@ class Machine:
         """Whether this function is one of those that may be interrupted, in this run."""
         if self.files not in code.co_filename or code.co_name in _UNINTERRUPTED:
             return False
+        if self.function is not None:
+            return code.co_name == self.function
         place = f"{self._salt} {code.co_filename.rpartition('/gows/')[2]} {code.co_name}"
         return zlib.crc32(place.encode()) % CHOSEN == 0
 

@@ -53,6 +53,8 @@ INTERRUPTED = (
     *("/gows/client/",) * 2,
 )
 """Where threads are interrupted; each run has one of these."""
+NEWCOMER = 3.0
+"""Seconds that a process which has come needs to be one of several."""
 MOST_STEPS = 60_000
 """Of one run; more means that some threads go round and round."""
 
@@ -80,6 +82,7 @@ class Scenario:
     interrupted: str
     client_reads: int
     large: int
+    function: str | None = None
 
     @classmethod
     def draw(cls, rng: random.Random) -> Scenario:
@@ -152,6 +155,9 @@ class Simulation:
         )
         self.folder = SimulatedFolder(self.network)
         self.rooms = ROOMS
+        self.kept_topics = [topic for topic in TOPICS if self.scenario.keep(topic) is not None]
+        self.deaths: list[tuple[float, str]] = []  # of servers, and when
+        self._numbers: list[tuple[float, int]] = []  # of servers that serve, and since when
         self.log = Log(self.machine.clock, self.note, lambda topic: self.scenario.keep(topic) is not None)
         self.log.pad = lambda: "x" * self.plan.randint(0, self.scenario.large)
         self.servers: dict[int, ServerProcess | None] = {}  # by slot
@@ -246,6 +252,7 @@ class Simulation:
             process.start()
         self.machine.preemption = self.scenario.preemption
         self.machine.files = self.scenario.interrupted
+        self.machine.function = self.scenario.function
         self._advance(self.plan.uniform(0.0, 2.0))
         for _ in range(self.scenario.actions):
             at = self.machine.clock() + self.plan.random() * self.scenario.seconds
@@ -310,6 +317,16 @@ class Simulation:
             for process in self.servers.values()
             if process is not None and process.ready and not process.stopping
         }
+
+    def count_serving(self) -> None:
+        """A process serves, or does not any more."""
+        self._numbers.append((self.machine.clock(), len(self.serving)))
+
+    def others_at(self, time: float) -> bool:
+        """Whether more than one process served at a time, and for a while before."""
+        since = time - NEWCOMER
+        before = [number for at, number in self._numbers if at <= since][-1:]
+        return min(before + [number for at, number in self._numbers if since < at <= time], default=0) > 1
 
     def _start_server(self, slot: int) -> None:
         process = self.servers[slot] = ServerProcess(self, f"{slot}.{next(self._generations)}")
@@ -397,14 +414,20 @@ class Simulation:
         self.note(f"{process.name} is killed")
         process.kill()
         self.servers[slot] = None
+        self._died(process)
         self._at(self.machine.clock() + self.plan.choice((0.0, 0.2, 3.0)), lambda: self._start_again(slot))
 
     def _terminate(self, process: ServerProcess, drain: float | None) -> None:
         slot = next(slot for slot, current in self.servers.items() if current is process)
         self.note(f"{process.name} is terminated")
         process.stopping = True
+        self._died(process)
         process.tell(lambda: process.terminate(drain))
         self._at(self.machine.clock() + self.plan.choice((0.0, 1.0, 6.0)), lambda: self._start_again(slot))
+
+    def _died(self, process: ServerProcess) -> None:
+        self.deaths.append((self.machine.clock(), process.name))
+        self.count_serving()
 
     def _start_again(self, slot: int) -> None:
         current = self.servers[slot]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,9 @@ class Run:
         self.scenario = SimpleNamespace(servers=1, kept_messages=1000, faults=())
         self.log = Log(self._tick, lambda text: None, lambda topic: topic.startswith("kept"))
         self.rooms: tuple[str, ...] = ("room",)
+        self.kept_topics = ["kept.a"]
+        self.deaths: list[tuple[float, str]] = []
+        self.others_at = lambda time: True
         self.serving: dict[str, Any] = {}
         self.clients: list[Any] = []
         self.turn_faults: list[str] = []
@@ -148,6 +152,34 @@ def test_a_message_that_was_kept_and_not_recovered(run: Run) -> None:
     assert len(run.found(checks.recovers)) == 1
     run.scenario.faults = ("kill",)
     assert run.found(checks.recovers) == []
+
+
+def _keeper(name: str, *messages: Any) -> Any:
+    publications = [
+        SimpleNamespace(bare=SimpleNamespace(data=json.dumps(message.data).encode())) for message in messages
+    ]
+    history = SimpleNamespace(latest=lambda topic, count, now: publications)
+    server = SimpleNamespace(publishing=SimpleNamespace(history=history))
+    return SimpleNamespace(name=name, server=server, loop=SimpleNamespace(time=lambda: 0.0))
+
+
+def test_processes_that_keep_different_messages(run: Run) -> None:
+    message = run.log.messages[run.publish("kept.a")]
+    run.serving["0.1"], run.serving["1.2"] = _keeper("0.1", message), _keeper("1.2", message)
+    assert run.found(checks.same_history) == []
+    run.serving["1.3"] = _keeper("1.3")
+    assert len(run.found(checks.same_history)) == 1
+
+
+def test_a_message_that_one_death_has_lost(run: Run) -> None:
+    message = run.log.messages[run.publish("kept.a")]
+    run.deaths.append((run.now, "1.2"))
+    run.serving["0.1"] = _keeper("0.1", message)
+    assert run.found(checks.survives_a_death) == []
+    run.serving["0.1"] = _keeper("0.1")
+    assert "after the death of 1.2 alone" in run.found(checks.survives_a_death)[0]
+    run.deaths.append((run.now, "0.3"))
+    assert run.found(checks.survives_a_death) == []
 
 
 def _latest(run: Run) -> Subscriber:

@@ -79,7 +79,12 @@ def test_it_finds_who_stays_when_its_connection_ends_while_it_subscribes(monkeyp
                     subscriptions._remove(ws, pattern, pattern.split("."))
             subscriptions.on_end(ws, patterns)
 
-    changes: dict[str, Any] = {"interrupted": "/gows/topics.py", "preemption": 1.0, "faults": ("reset", "race")}
+    changes: dict[str, Any] = {
+        "interrupted": "/gows/topics.py",
+        "function": "add",
+        "preemption": 1.0,
+        "faults": ("reset", "race"),
+    }
     with monkeypatch.context() as taken_out:
         taken_out.setattr(gows.topics.Subscriptions, "_ended", look_without_the_lock)
         seed = _found("subscriptions_end", range(100), **changes)
