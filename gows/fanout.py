@@ -135,6 +135,11 @@ class Fanout:
             if isinstance(targets, tuple):
                 self.owed += len(targets)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a message that is not with everybody yet. Any thread."""
+        return bool(self._rounds)
+
     def check(self, message: PreparedMessage) -> None:
         """Whether there is room for a message. Raises QueueFullError as `send`."""
         if self.waiting and self.waiting + len(message.data) > MAX_WAITING:

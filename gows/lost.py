@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from functools import partial
 
-from gows.codes import TOPIC_SUBPROTOCOL, Opcode
+from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
 from gows.overflow import Overflow
 from gows.patterns import stands_for
 from gows.protocol.prepared import PreparedMessage
@@ -24,9 +24,10 @@ MAX_NOTED = 64
 """Topics that are remembered of one connection; with more, it is told of each of its subscriptions."""
 
 _MESSAGE = re.compile(
-    rb'\{"type":"(?:message|join|leave|lost)","topic":("(?:[^"\\]|\\.)*")(?:,"epoch":("(?:[^"\\]|\\.)*"),"offset":(\d+))?'
+    rb'\{"type":"(?:message|join|leave|lost|position)","topic":("(?:[^"\\]|\\.)*")(?:,"epoch":("(?:[^"\\]|\\.)*"),"offset":(\d+))?'
 )
 """How a message of a topic begins, as `Publication.enclosed` and `lost_event` write it."""
+_ANSWER = re.compile(rb'\{"type":"(?:subscribed|unsubscribed|published|presence|error|pong)"')
 
 Noted = dict[str, Position | None]
 
@@ -88,6 +89,8 @@ class Lost:
                 topic, epoch, offset = found.groups()
                 position = None if epoch is None else Position(json.loads(epoch), int(offset))
                 self.note(ws, json.loads(topic), position)
+            elif _ANSWER.match(data):
+                ws.context.loop.call_soon(ws.close_handshake, CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _tell(self, ws: WebSocket) -> None:
         """There is room, or the connection has ended."""

@@ -27,7 +27,7 @@ from gows.patterns import is_pattern
 from gows.presence import Describe, Member, Presence
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
-from gows.topics import About, Position, Publication, Since, Subscriptions, nobody, position_event, to_json
+from gows.topics import ANSWER, About, Position, Publication, Since, Subscriptions, nobody, position_event, to_json
 from gows.v1_recovery import ANSWER_BURST, ANSWER_RATE, DELIVERY_BURST, DELIVERY_RATE, MANY_DELIVERIES, Budget
 from gows.websocket import WebSocket
 
@@ -183,6 +183,24 @@ class Publishing:
 
         self.broker.follow(topic, since, then, owner=ws, room=ws.context.high_water)
 
+    def send_in_turn(self, ws: WebSocket, messages: list[tuple[PreparedMessage, About]]) -> None:
+        """Send messages to one connection, behind what was published before: some of that may still be on its way to
+        it. Lock held."""
+        if self._fanout.busy:
+            targets = (ws,)
+            try:
+                for message, about in messages:
+                    self._fanout.send(message, targets, None, about)
+            except LoopClosedError:  # this server has stopped
+                pass
+            except QueueFullError:
+                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+            return
+        for message, about in messages:
+            if not ws.send_prepared(message):
+                self._missed(ws, about)
+                break
+
     def recheck(self, ws: WebSocket) -> int:
         """Ask `may_subscribe` again for all that a connection is subscribed to, and end what it may not be any more.
         Returns how many that were."""
@@ -212,11 +230,13 @@ class Publishing:
             return
         event = {"type": "unsubscribed", "topic": topic, "code": "not_allowed", "reason": str(error)}
         try:
-            ws.send_text(to_json(event).decode())
-        except QueueFullError:  # it hears it when it comes back
-            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+            told = ws.send_text(to_json(event).decode())
+        except QueueFullError:
+            told = False
         except ConnectionClosedError:
-            pass
+            return
+        if not told:  # it hears it when it comes back
+            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def unsubscribe(self, ws: WebSocket, topic: str) -> bool:
         """See `WebSocket.unsubscribe`."""
@@ -298,13 +318,16 @@ class Publishing:
 
     def _missed(self, ws: WebSocket, about: Publication | About) -> None:
         """A connection of gows.v1 did not get a message."""
-        self.losses.note(ws, about.topic, about.position)
+        if about is ANSWER:
+            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+        else:
+            self.losses.note(ws, about.topic, about.position)
 
     def _excluded(self, ws: WebSocket, about: Publication | About) -> None:
         """A connection does not get its own message: where that is kept, it is told of the position."""
         position = about.position
         if position is not None and isinstance(about, Publication):
-            event = PreparedMessage(Opcode.TEXT, position_event(about.topic, position))
+            event = PreparedMessage(Opcode.TEXT, position_event(about.topic, position, position.offset - 1))
             if not ws.send_prepared(event):
                 self.losses.note(ws, about.topic, position)
 

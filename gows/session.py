@@ -854,19 +854,20 @@ class Session:
             lock.release()
         return True
 
-    def send_text(self, text: str) -> None:
+    def send_text(self, text: str) -> bool:
         """Queue a text message of the engine's own. Raises as `WebSocket.write_string`, but never waits: the policy
-        "block" refuses, with QueueFullError. Any thread, whatever locks it has."""
+        "block" refuses, with QueueFullError. False: the policy dropped it. Any thread, whatever locks it has."""
         stream, data = self.stream, text.encode()
         with stream.lock:
             if stream.queued > self.context.mark and not self.make_room(_TEXT, data, wait=False):
-                return
+                return self in self.context.overflow.backlogs
             if self._writer is None:
                 frame = self.connection.encode_message(_TEXT, data)
                 stream.write_locked(frame)
                 self.count_sent(frame)
             else:
-                self._writer.defer(_TEXT, data, True)
+                return bool(self._writer.defer(_TEXT, data, True))
+        return True
 
     def count_sent(self, frame: bytes) -> None:
         """A message goes out, the last part of it in `frame`."""

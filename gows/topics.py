@@ -169,9 +169,14 @@ class About(NamedTuple):
     position: Position | None = None
 
 
-def position_event(topic: str, position: Position) -> bytes:
-    """Return the message that says that nothing is missed of a topic up to `position`."""
-    return to_json({"type": "position", "topic": topic, "epoch": position.epoch, "offset": position.offset})
+ANSWER = About("")
+"""What an answer is about: whoever cannot be sent it is closed."""
+
+
+def position_event(topic: str, position: Position, after: int) -> bytes:
+    """Return the message that says that nothing is missed of a topic from the offset `after` up to `position`."""
+    event = {"type": "position", "topic": topic, "epoch": position.epoch, "offset": position.offset, "after": after}
+    return to_json(event)
 
 
 class Targets(NamedTuple):

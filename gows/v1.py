@@ -23,7 +23,9 @@ from gows.errors import (
     UsageError,
 )
 from gows.handler import Handler
-from gows.topics import Position, Publication, check_pattern, is_text
+from gows.lost import lost_event
+from gows.protocol.prepared import PreparedMessage
+from gows.topics import ANSWER, About, Position, Publication, check_pattern, is_text
 from gows.v1_recovery import LEAST_LEFT, MESSAGE_COST, cost, recover
 from gows.v1_requests import (
     RequestError,
@@ -75,11 +77,13 @@ class TopicHandler(Handler):
             if id_ is not None:
                 answer["id"] = id_
             try:
-                ws.send_text(_to_text(answer))  # in whatever thread, with whatever locks: it must not wait
+                told = ws.send_text(_to_text(answer))  # in whatever thread, with whatever locks: it must not wait
             except QueueFullError:
-                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+                told = False
             except ConnectionClosedError:
-                pass
+                return
+            if not told:
+                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
 
         try:
             request = read_request(opcode, buff)
@@ -171,9 +175,15 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         me = publishing.presence.id(ws)
         if me is not None:
             answer["me"] = me
-        reply(answer)
-        if not all(map(ws.send_prepared, found.messages)) or found.cut:
-            publishing.losses.note(ws, topic, stands)
+        id_ = read_id(request)
+        if id_ is not None:
+            answer["id"] = id_
+        messages = [(PreparedMessage(Opcode.TEXT, _to_text(answer).encode()), ANSWER)]
+        missed_up_to = About(topic, stands)
+        messages += [(message, missed_up_to) for message in found.messages]
+        if found.cut:  # behind what is sent, so that it is asked for when that has been read
+            messages.append((PreparedMessage(Opcode.TEXT, lost_event(topic, stands)), missed_up_to))
+        publishing.send_in_turn(ws, messages)
 
     publishing.follow(ws, topic, history if since is None else asked, told)
 

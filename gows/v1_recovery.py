@@ -82,7 +82,6 @@ def recover(
     fields: dict[str, Any] = {}
     begins = ends = stands
     cut = False
-    room -= ANSWER_ROOM
     if since is not None:
         fields["recovered"] = missed is not None
     if since is not None and missed is not None:
@@ -117,21 +116,22 @@ def _in_row(
         position = publication.position
         if position is not None:
             if last is not None and position.epoch == last.epoch and position.offset > last.offset + 1:
-                yield _to(topic, Position(position.epoch, position.offset - 1))
+                yield _to(topic, Position(position.epoch, position.offset - 1), last.offset)
             last = position
         yield publication.enclosed
     if last is not None and ends is not None and last.epoch == ends.epoch and last.offset < ends.offset:
-        yield _to(topic, ends)
+        yield _to(topic, ends, last.offset)
 
 
-def _to(topic: str, position: Position) -> PreparedMessage:
-    return PreparedMessage(Opcode.TEXT, position_event(topic, position))
+def _to(topic: str, position: Position, after: int) -> PreparedMessage:
+    return PreparedMessage(Opcode.TEXT, position_event(topic, position, after))
 
 
 def _oldest_fitting(publications: list[Publication], room: int, left: int) -> list[Publication]:
-    """The oldest of them that may wait for a connection, one at least if there is any room: it goes out alone."""
-    if room <= 0:
+    """The oldest of them that may wait for a connection; one at least if anything may, or there would be no end."""
+    if room < 0:
         return []
+    room -= ANSWER_ROOM
     for at, publication in enumerate(publications):
         size = len(publication.enclosed.data)
         room -= size + MAX_HEADER
@@ -143,6 +143,7 @@ def _oldest_fitting(publications: list[Publication], room: int, left: int) -> li
 
 def _latest_fitting(publications: list[Publication], room: int, left: int) -> list[Publication]:
     """The latest of them that may wait for a connection; more would be dropped, or refused."""
+    room -= ANSWER_ROOM
     for at in range(len(publications) - 1, -1, -1):
         size = len(publications[at].enclosed.data)
         room -= size + MAX_HEADER

@@ -270,7 +270,7 @@ def asks_again(client: Client, seen: list[dict[str, Any]], topic: str = "a", **w
             last = where[0], 0
             new = False
         following = last is not None and where[0] == last[0]
-        if kind == "position" and following:
+        if kind == "position" and following and last is not None and told["after"] <= last[1]:
             last = last[0], max(last[1], where[1])
             continue
         if kind == "message":
@@ -281,7 +281,7 @@ def asks_again(client: Client, seen: list[dict[str, Any]], topic: str = "a", **w
                 heard.append(told)
                 last = where
                 continue
-        if following and where[1] <= last[1]:
+        if following and where[1] <= last[1] and kind != "position":
             continue
         if last is None:
             heard.append({"type": "lost"})
@@ -563,6 +563,96 @@ def test_who_misses_very_many_topics_is_told_of_its_subscriptions(make_stage: Ma
     assert len(stage.server.publishing.losses._noted[ws]) == 65
     client.guest.read(), client.guest.read()
     assert client.everything() == [{"type": "lost", "topic": "a.>"}, {"type": "lost", "topic": "b"}]
+
+
+@pytest.mark.parametrize("overflow", ["drop", "drop_oldest"])
+def test_a_position_of_its_own_hides_no_loss(make_stage: MakeStage, overflow: str) -> None:
+    stage = make_stage(keep=lambda topic: 1000)
+    stage.options = AcceptOptions(subprotocols=["gows.v1"], overflow=overflow, high_water=3000, low_water=1000)
+    client = Client(stage)
+    begun = [client.ask(type="subscribe", topic="a")]
+    (ws,) = subscribers(stage)
+    for number in range(1, 3):
+        stage.server.publish("a", number)
+    begun += client.everything()
+    stop_reading(stage, client, ws)
+    for number in range(3, 40):
+        stage.server.publish("a", [number] * 50)
+        stage.run_for(0.01)
+    stage.server.publish("a", "own", exclude=ws)
+    stage.run_for(0.01)
+    client.guest.read()
+    heard = asks_again(client, begun)
+    assert [message.get("offset") for message in heard] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("high_water", [700, 2000, 3000])
+def test_what_is_larger_than_may_wait_is_recovered_all_the_same(make_stage: MakeStage, high_water: int) -> None:
+    stage = make_stage(keep=lambda topic: 1000)
+    stage.options = AcceptOptions(subprotocols=["gows.v1"], high_water=high_water, low_water=100)
+    stage.server.publish("a", "first")
+    epoch = Client(stage).ask(type="subscribe", topic="a", history=1)["epoch"]
+    for number in range(20):
+        stage.server.publish("a", f"{number:04}" + "x" * 500)
+    client = Client(stage)
+    answer = client.ask(type="subscribe", topic="a", epoch=epoch, offset=1)
+    heard = asks_again(client, [{**answer, "recovered": None, "offset": 1}, *client.everything()])
+    assert [message["data"][:4] for message in heard] == [f"{number:04}" for number in range(20)]
+    assert stage.server.traffic.received < 50
+
+
+def test_an_answer_does_not_overtake_what_was_published_before(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a connection hears by a pattern is still on its way to it, when it asks for a topic with history."""
+    monkeypatch.setattr(gows.fanout, "DELIVERIES_PER_TURN", 2)
+    stage = make_stage(keep=lambda topic: 100)
+    others = [Client(stage) for _ in range(20)]
+    for other in others:
+        other.ask(type="subscribe", topic=">")
+
+    class Publishing(TopicHandler):
+        def on_message(self, ws: WebSocket, opcode: Any, buff: Any) -> None:
+            busy = b"history" in buff.clone_bytes()
+            for number in range(5 * busy):
+                stage.server.publish("a", number)
+            super().on_message(ws, opcode, buff)
+            if busy:
+                stage.server.publish("a", "new")
+
+    stage.make_handler = Publishing
+    client = Client(stage)
+    client.ask(type="subscribe", topic=">")
+    told = client.ask(type="subscribe", topic="a", history=3, id=7)
+    told_all = [told, *client.everything()]
+    seen = [(message["type"], message.get("data", message.get("id"))) for message in told_all]
+    live = [("message", number) for number in range(5)]
+    assert seen == [*live, ("subscribed", 7), *live[2:], ("message", "new")]
+
+
+@pytest.mark.parametrize("overflow", ["drop", "drop_oldest", "latest", "refuse", "block"])
+def test_no_answer_is_dropped_without_a_close(make_stage: MakeStage, overflow: str) -> None:
+    stage = make_stage()
+    stage.options = AcceptOptions(subprotocols=["gows.v1"], overflow=overflow, high_water=3000, low_water=100)
+    client = Client(stage)
+    client.ask(type="subscribe", topic="a")
+    (ws,) = subscribers(stage)
+    done: list[Callable[[Exception | None], object]] = []
+    stage.server.publish = lambda *arguments, done, **others: later.append(done)  # type: ignore[method-assign]
+    later: list[Any] = []
+    for _ in range(200):
+        client.tell(type="publish", topic="a", data=1)
+    stage.run_until(lambda: len(later) == 200)
+    stop_reading(stage, client, ws)
+    ws.write_binary(bytes(2900))
+    for answered in later:
+        answered(None)
+        stage.run_for(0.001)
+    client.guest.read()
+    while (frame := client.guest.read()).opcode != wire.CLOSE:
+        pass
+    assert frame.close_code == 1013
+    assert done == []
 
 
 def test_who_has_unsubscribed_is_not_told(make_stage: MakeStage) -> None:

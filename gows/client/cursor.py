@@ -79,14 +79,15 @@ class Cursor:
         self.position = position
         return Take.DELIVER
 
-    def move(self, position: Position) -> Take:
-        """Nothing is missing up to `position`."""
-        last = self.position
+    def move(self, position: Position, after: int = 0) -> Take:
+        """Nothing is missing from the offset `after` up to `position`."""
         if not self.began or self.asking:
             return Take.DROP
-        if last is not None and last[0] != position[0]:
+        last = self._last(position)
+        if last[0] != position[0] or after > max(last[1], self.until):
+            self.position = last
             return Take.JUMP
-        if last is None or last[1] < position[1]:
+        if self.position is None or last[1] < position[1]:
             self.position = position
         return Take.DROP
 

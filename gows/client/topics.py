@@ -491,7 +491,7 @@ class TopicClient:
                 self._heard[topic] = position
             cursors = self._cursors.get(topic, ())
             for cursor in cursors:
-                if cursor.move(position) is Take.JUMP:
+                if cursor.move(position, message.get("after", 0)) is Take.JUMP:
                     self._recover(cursor)
             if len(cursors) > 1:
                 self._join(topic)

@@ -251,7 +251,7 @@ class Gows {
     } else if (type === "position") { // nothing is missing up to there: it was our own, or has expired
       const last = this._heard.get(topic);
       if (last?.epoch === epoch && last.offset < offset) this._heard.set(topic, position);
-      for (const cursor of cursors) if (cursor.move(position) === "jump") this._recover(cursor);
+      for (const cursor of cursors) if (cursor.move(position, message.after) === "jump") this._recover(cursor);
       if (cursors.length > 1) this._join(topic);
     } else if (type === "lost") {
       const standing = cursors.filter((cursor) => cursor.began && !cursor.asking);
@@ -322,12 +322,12 @@ class GowsCursor {
     this.position = jump ? last : position;
     return jump ? "jump" : "deliver";
   }
-  move(position) { // nothing is missing up to there
-    const last = this.position;
+  move(position, after = 0) { // nothing is missing from the offset `after` up to there
     if (!this.began || this.asking) return "drop";
-    if (last && last.epoch !== position.epoch) return "jump";
-    if (!last || last.offset < position.offset) this.position = position;
-    return "drop";
+    const last = this.last(position);
+    const jump = last.epoch !== position.epoch || after > Math.max(last.offset, this.until);
+    if (jump || !this.position || last.offset < position.offset) this.position = jump ? last : position;
+    return jump ? "jump" : "drop";
   }
   misses(position) { // whether a `lost` tells what is not known, and can be asked for
     if (!position) return this.position !== null;
