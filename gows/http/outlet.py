@@ -27,10 +27,12 @@ MAX_SPOOL = 4 << 20
 """Bytes of one answer in its temporary file."""
 MAX_SPOOLED = 256 << 20
 """Bytes in the temporary files of all answers of the process."""
+MAX_FILES = 128
+"""So many files, for each takes a descriptor."""
 
 
 class Budget:
-    """How many bytes may be in files. Any thread."""
+    """How many bytes may be in files, or how many files there may be. Any thread."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -38,7 +40,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Count `size` bytes more, if they may be."""
+        """Count so many more, if they may be."""
         with self._lock:
             if self.taken + size > self.most:
                 return False
@@ -52,6 +54,7 @@ class Budget:
 
 
 BUDGET = Budget(MAX_SPOOLED)
+FILES = Budget(MAX_FILES)
 
 
 class Spool:
@@ -103,30 +106,47 @@ class Spool:
         """Forget everything. Idempotent."""
         self._latest.clear()
         self._latest_size = self.size = 0
+        self._full = False
         if self._file is not None:
             BUDGET.give_back(self._end)
             self._start = self._end = 0
             self._file.close()
             self._file = None
+            FILES.give_back(1)
 
     def _write(self) -> bool:
         """Put what is in memory behind the rest into the file. False: it takes no more, and it stays in memory."""
         size = self._latest_size
         if self._end + size > MAX_SPOOL or not BUDGET.take(size):
             return False
+        if not self._open():
+            BUDGET.give_back(size)
+            return False
+        assert self._file is not None
         data = memoryview(b"".join(self._latest))
         written = 0
         try:
-            if self._file is None:
-                self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - until `close`
             while written < size:
                 written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
-        except OSError:  # no descriptor, or no room on the disk: as if it were full
+        except OSError:  # no room on the disk: as if it were full
             BUDGET.give_back(size)
             return False
         self._end += size
         self._latest.clear()
         self._latest_size = 0
+        return True
+
+    def _open(self) -> bool:
+        """Have a file. False: there are too many."""
+        if self._file is not None:
+            return True
+        if not FILES.take(1):
+            return False
+        try:
+            self._file = TemporaryFile(buffering=0)  # noqa: SIM115 - until `close`
+        except OSError:  # no descriptor
+            FILES.give_back(1)
+            return False
         return True
 
 

@@ -139,6 +139,24 @@ def many_cookies(crowd: Crowd) -> None:
     crowd.flood(peers, lambda number: head, read=True)
 
 
+@attack(memory=100)
+def bodies_of_empty_lines(crowd: Crowd) -> None:
+    """Chunked bodies of nothing but ends of lines, each pair of which could be the end of the body."""
+    head = b"POST /form HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"80000\r\n" + b"\r\n" * 0x40000 + b"\r\n0\r\n\r\n"
+    peers = [peer for _ in range(8) if (peer := crowd.connect())]
+    crowd.flood(peers, lambda number: head + body, read=True)
+
+
+@attack(memory=100)
+def heads_of_repeated_fields(crowd: Crowd) -> None:
+    """Heads as large as they may be, full of everything that a view may look at."""
+    head = b"GET /cookies?" + b"%41=+&" * 900 + b" HTTP/1.1\r\nHost: a\r\n"
+    head += b"".join(b"X-%d: %b\r\nx-%d: \xff\r\n" % (number, b'; =,"' * 20, number) for number in range(40)) + b"\r\n"
+    peers = [peer for _ in range(8) if (peer := crowd.connect())]
+    crowd.flood(peers, lambda number: head, read=True)
+
+
 @attack(memory=450)
 def unfinished_bodies(crowd: Crowd) -> None:
     """Request bodies of a MiB of which the last byte never comes."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gows.http import outlet as module
 from gows.http.connection import HIGH_WATER
-from gows.http.outlet import BATCH, BUDGET, MAX_SPOOL, Budget, Spool
+from gows.http.outlet import BATCH, BUDGET, FILES, MAX_SPOOL, Budget, Spool
 from gows.http.wsgi import WsgiApp
 from tests.http.site import get
 from tests.http.test_connection_threads import LiveServer, body_of, make_server, receive  # noqa: F401
@@ -26,9 +26,9 @@ MakeServer = Callable[..., LiveServer]
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Whatever happened, no file of an answer is open in the end."""
-    assert BUDGET.taken == 0
+    assert BUDGET.taken == FILES.taken == 0
     yield
-    wait_until(lambda: BUDGET.taken == 0)
+    wait_until(lambda: BUDGET.taken == FILES.taken == 0)
 
 
 # ---------------------------------------------------------------------- the spool
@@ -81,6 +81,17 @@ def test_all_spools_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spools[1].put(bytes(BATCH))
     for spool in spools:
         spool.close()
+
+
+def test_there_are_not_too_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FILES, "most", 1)
+    spools = [Spool(), Spool()]
+    assert [spool.put(bytes(BATCH)) for spool in spools] == [True, False]
+    assert BUDGET.taken == BATCH
+    for spool in spools:
+        spool.close()
+    assert spools[1].put(bytes(BATCH))
+    spools[1].close()
 
 
 def test_a_budget() -> None:
