@@ -232,15 +232,17 @@ class Loop:
         """Stop, abort every stream (each observer gets its `connection_lost`), let the workers finish, release
         everything.
 
-        Waits `timeout` seconds at most for the loop, and for the workers. Not from the loop's own thread while it
-        runs. Idempotent. In a forked child, where it is the parent's, only the child's copies of descriptors are
-        closed.
+        Waits `timeout` seconds at most for the loop, and for the workers. Not from the loop's own thread while it runs,
+        nor from one of its workers, in a callback for instance (UsageError). Idempotent. In a forked child, where it is
+        the parent's, only the child's copies of descriptors are closed.
         """
         if self._closed:
             return
         if self._pid != os.getpid():
             self.disown()
             return
+        if self.pool.in_worker():
+            raise UsageError("close() would wait for the callback it is called in; call it in another thread")
         if not self._finished.is_set():
             if self.in_loop():
                 raise UsageError("close() would wait for the thread it is called in; call stop() there")

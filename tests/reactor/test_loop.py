@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -507,3 +508,28 @@ def test_what_a_signal_handler_raises_amid_the_end_of_a_stream_leaves_no_half_of
     assert stream.sock.fileno() == -1
     assert loop.live_streams == 0
     other.close()
+
+
+def test_a_worker_does_not_close_its_own_loop() -> None:
+    outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    class Closes:
+        def __init__(self, loop: Loop) -> None:
+            self.loop = loop
+
+        def run(self) -> None:
+            try:
+                self.loop.close()
+                outcomes.put(None)
+            except UsageError as error:
+                outcomes.put(error)
+
+        def stalled(self) -> None: ...
+
+    with Loop(workers=1) as one, Loop(workers=1) as other:
+        one.start()
+        one.pool.submit(Closes(one))
+        assert isinstance(outcomes.get(timeout=5), UsageError)
+        one.pool.submit(Closes(other))  # that of somebody else it may
+        assert outcomes.get(timeout=5) is None
+        assert one.running
