@@ -41,6 +41,10 @@ MAX_RETRY_AFTER = 3600.0
 
 NEVER_OPENED = -1
 
+TOO_FAST = " a second"
+"""The end of the reason with which a server of ours closes (1008) a client that is over its rate; it says what 429
+does."""
+
 _TEMPORARY = frozenset({408, 425, 429})
 _FINAL_CODES = frozenset({CloseCode.POLICY_VIOLATION, *(4000 + status for status in range(400, 500))}) - frozenset(
     4000 + status for status in _TEMPORARY
@@ -52,13 +56,13 @@ def is_temporary(error: GowsError) -> bool:
 
     Yes: the connection was lost or closed by the server, the server could not be reached, or it refused with 408, 425,
     429 or 5xx. No: any other refusal (401, 403, 404, a redirect), an answer that is not a valid 101, and the close
-    codes that say the same of a connection that was up: 1008, and 4400 to 4499 (4401: not authorized, and so on), but
-    4408, 4425 and 4429.
+    codes that say the same of a connection that was up: 1008 (but when it was too fast for a server of ours), and 4400
+    to 4499 (4401: not authorized, and so on), but 4408, 4425 and 4429.
     """
     if isinstance(error, HandshakeError):
         return error.status >= 500 or error.status in _TEMPORARY
     if isinstance(error, ConnectionClosedError) and error.code in _FINAL_CODES:
-        return False
+        return error.code == CloseCode.POLICY_VIOLATION and error.reason.endswith(TOO_FAST)
     return isinstance(error, (ConnectError, ConnectionClosedError))
 
 

@@ -116,7 +116,7 @@ class Gows {
     clearInterval(this._pulse);
     this._socket = null;
     this._lose(new GowsError("closed", "the connection was lost"));
-    if (Gows.isFinal(code)) return void this._end({ code, reason }, new GowsError("closed", `the server closed with ${code} ${reason}`));
+    if (Gows.isFinal(code, reason)) return void this._end({ code, reason }, new GowsError("closed", `the server closed with ${code} ${reason}`));
     const range = Math.min(Gows.LONGEST_DELAY, Gows.FIRST_DELAY * 2 ** this._failures++);
     const bounds = code === 1012 || code === 1013 ? Gows.RESTART_DELAY : [0, range];
     this._timer = setTimeout(() => this.retry(), Gows.between(...bounds));
@@ -294,7 +294,11 @@ class Gows {
   }
   static between(low, high) { return low + Math.random() * (high - low); }
   // Close codes after which there is no use in coming back: 1008, and those that say what 401, 403, 404 and so on say.
-  static isFinal(code) { return code === 1008 || (code >= 4400 && code < 4500 && ![4408, 4425, 4429].includes(code)); }
+  // Not 1008 with "too many messages a second", which says what 429 does.
+  static isFinal(code, reason = "") {
+    if (code === 1008) return !reason.endsWith(" a second");
+    return code >= 4400 && code < 4500 && ![4408, 4425, 4429].includes(code);
+  }
   // Whether a pattern stands for a topic: "*" for one word, ">" at the end for one or more.
   static matches(pattern, topic) { return new GowsCursor(pattern).matches(topic.split(".")); }
 }

@@ -131,6 +131,8 @@ def test_retry_after_may_be_a_date(seconds: float, low: float, high: float) -> N
         (refusal(503), True),
         (GowsError("another"), False),
         (ConnectionClosedError("", 1008), False),
+        (ConnectionClosedError("", 1008, "not here"), False),
+        (ConnectionClosedError("", 1008, "too many messages a second"), True),
         (ConnectionClosedError("", 4000), True),
         (ConnectionClosedError("", 4401), False),
         (ConnectionClosedError("", 4429), True),

@@ -328,7 +328,10 @@ def test_it_gives_up_on_what_is_final(code: int, script: tuple[Any, Script]) -> 
 def test_it_and_the_python_client_agree_on_what_is_final(script: tuple[Any, Script]) -> None:
     page, _ = script
     final = [code for code in range(1000, 5000) if not is_temporary(ConnectionClosedError("", code))]
-    assert page.evaluate("[...Array(4000).keys()].map((n) => n + 1000).filter(Gows.isFinal)") == final
+    assert page.evaluate("[...Array(4000).keys()].map((n) => n + 1000).filter((code) => Gows.isFinal(code))") == final
+    for reason in ("", "not here", "too many messages a second"):
+        temporary = is_temporary(ConnectionClosedError("", 1008, reason))
+        assert page.evaluate(f"Gows.isFinal(1008, {reason!r})") is not temporary
 
 
 def test_answers_that_do_not_help_are_not_asked_for_at_full_speed(script: tuple[Any, Script]) -> None:
