@@ -74,6 +74,9 @@ class AcceptOptions:
     write_timeout: float | None = 30.0
     """A connection whose peer took no byte for so long, of a waiting queue or of what the kernel holds, is dropped
     (1006)."""
+    message_timeout: float | None = 60.0
+    """A message that is not whole has to get on within so long: by a byte, or by 1 kB a second if more than 8 KiB are
+    held of it. Otherwise its connection is closed (1008). Not for handlers with `on_chunk`."""
     close_timeout: float = 5.0
     """How long the peer has to answer our close frame. It begins again as long as the peer takes what was written
     before, at 2 kB a second or more."""
@@ -151,7 +154,7 @@ def check_options(options: AcceptOptions) -> None:
         raise ValueError("low_water must not be above high_water")
     if options.overflow not in OVERFLOW_POLICIES:
         raise ValueError(f"overflow must be one of {', '.join(OVERFLOW_POLICIES)}, not {options.overflow!r}")
-    for name in ("ping_interval", "ping_timeout", "read_timeout", "write_timeout", "close_timeout"):
+    for name in ("ping_interval", "ping_timeout", "read_timeout", "write_timeout", "message_timeout", "close_timeout"):
         check_seconds(name, getattr(options, name), optional=name != "close_timeout")
     check_rate(options, "max_message_rate", "message_burst")
     check_rate(options, "max_byte_rate", "byte_burst")

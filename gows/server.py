@@ -50,6 +50,7 @@ from gows.reactor import Listener, Loop, Observer, Stream
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import NetworkLike, Networks
 from gows.reactor.reserve import Reserve
+from gows.receiving import MAX_RECEIVED, Receiving
 from gows.remote import Remote, RemoteConnection
 from gows.topics import MAX_LENGTH, MAX_TOPICS, May, Publication, Subscriptions, check_topic
 from gows.traffic import Traffic
@@ -84,6 +85,8 @@ class Server:
     - `max_connections`: more get 503. None: as many as there are descriptors; near the limit, the others wait.
     - `max_queued`: bytes that may wait for slow peers, of all connections together; more meets
       `AcceptOptions.overflow`.
+    - `max_received`: bytes that may be held of what clients sent, for all connections of the loop together: messages
+      and requests that are unfinished, or wait. Over it, those that hold the most are not read from. None: no limit.
     - `admission`: who may connect: caps per client, a rate, trusted proxies, the descriptor reserve; see Admission.
     - `metrics`: answer `/-/metrics` before any route, for Prometheus; needs `gows[metrics]`. `metrics_from`: the
       networks whose hosts may ask; others get 404.
@@ -115,6 +118,7 @@ class Server:
         keep_alive_timeout: float = 75.0,
         max_connections: int | None = None,
         max_queued: int | None = None,
+        max_received: int | None = MAX_RECEIVED,
         admission: Admission | None = None,
         health: bool = False,
         metrics: bool = False,
@@ -163,6 +167,9 @@ class Server:
         self.admission.attach(self.loop)
         self.overflow = Overflow(self.loop, max_queued)
         """Counts what slow peers did not take; see Overflow."""
+        self.receiving = Receiving.of(self.loop)
+        """Counts what is held of what peers sent; see Receiving."""
+        self.receiving.limit(max_received)
         self._listeners: list[Listener] = []
         self.fanout = Fanout(self.loop)
         self.subscriptions = Subscriptions(

@@ -7,7 +7,7 @@ from gows.reactor.stream cimport Stream
 from gows.traffic cimport Traffic
 
 cdef int _CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL, _OPEN, _EOF, _LOST, _DRAIN, _DISMISS
-cdef int SMALL_HEAD
+cdef int SMALL_HEAD, LARGE, MAY_INFLATE
 cdef int _HELD, _LEAVING, _MUTED, _CLOSED, _LOST_EARLY, _UNSERVED, _DISMISSED, _SPECIAL, _PONG_UNIT
 cdef tuple _OPCODES
 
@@ -22,6 +22,8 @@ cdef class SessionContext:
     cdef public Py_ssize_t high_water
     cdef public Py_ssize_t mark
     cdef public object overflow
+    cdef public object receiving
+    cdef public Py_ssize_t portion
     cdef public Traffic traffic
     cdef public object whole
     cdef public object chunked
@@ -42,7 +44,7 @@ cdef class Session:
     cdef public long long _ping_tick
     cdef public object _writer
 
-    @cython.locals(connection=Protocol, context=SessionContext, traffic=Traffic, buffer=ByteBuffer, events=list, rest=list, pos=Py_ssize_t)
+    @cython.locals(connection=Protocol, context=SessionContext, traffic=Traffic, buffer=ByteBuffer, events=list, rest=list, pos=Py_ssize_t, left=Py_ssize_t, unfinished=bint, pending=bint)
     cpdef data_received(self, bytearray buf, Py_ssize_t n)
 
     @cython.locals(stream=Stream, high_water=Py_ssize_t, kind=int, buffer=ByteBuffer)

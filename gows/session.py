@@ -39,6 +39,7 @@ from gows.protocol.rates import Meter, MeteredConnection, Rates
 from gows.reactor.progress import LOOKS, MUCH
 from gows.reactor.sockets import FRESH
 from gows.reactor.timers import TICKS_PER_SECOND
+from gows.receiving import EVENT_SIZE, SMALL, ReceiveError, Receiving
 from gows.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ _LOST_EARLY = 32  # the stream was lost before a handler was attached
 _UNSERVED = 64  # no handler was attached yet
 _DISMISSED = 128  # a close waits in the inbox
 _SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not simply be delivered
-_PONG_UNIT = 256  # from here on: how many pongs were queued since the outgoing queue was last empty
+_COUNTED = 256  # `Receiving` counts what is held
+_PONG_UNIT = 512  # from here on: how many pongs were queued since the outgoing queue was last empty
 
 PING_SPREAD = 0.25
 """The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one
@@ -95,6 +97,14 @@ SERVE_TIMEOUT = 10.0
 """Seconds between accept() and serve()."""
 SMALL_HEAD = 6
 """Bytes of the header, the masking key included, of a message that `receive_one` takes (RFC 6455 §5.2)."""
+MAX_PORTION = 256
+"""Frames of one connection that are dealt with in a turn: a read may hold 40,000, which take 100 ms."""
+MAY_INFLATE = 128
+"""Bytes of a read from which on it is not inflated while too much is held: it may become a thousand times as much."""
+MAX_REST = 1024
+"""Messages that are taken of what was put aside when the connection is lost."""
+LARGE = 16384
+"""Bytes of a read from which on it is worth counting what it leaves waiting."""
 MAX_QUEUED_PONGS = 16
 """Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
 latest)."""
@@ -115,6 +125,8 @@ class SessionContext:
         "options",
         "overflow",
         "owner",
+        "portion",
+        "receiving",
         "role",
         "traffic",
         "whole",
@@ -140,6 +152,10 @@ class SessionContext:
             self.mark = -1
         elif self.overflow.max_queued is not None:
             self.mark = 0
+        self.receiving = Receiving.of(loop)
+        self.portion = min(
+            options.inbox_messages, MAX_PORTION
+        )  # frames that are dealt with before others have their turn
         rates = _rates(loop, options)
         self.whole = _connection_config(loop, options, role, rates, chunked=False)
         self.chunked = _connection_config(loop, options, role, rates, chunked=True)
@@ -202,6 +218,7 @@ def _connection_config(
         min_compress_size=options.min_compress_size,
         pool=loop.buffers,
         rates=rates,
+        portion=min(options.inbox_messages, MAX_PORTION),
     )
 
 
@@ -215,6 +232,14 @@ def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = 
             contexts.clear()
         context = contexts[key] = SessionContext(loop, options, role, owner=owner)
     return context
+
+
+def _event_size(event: Event) -> int:
+    """Return the bytes that an event takes, about."""
+    kind, value = event
+    if kind == _TEXT or kind == _BINARY:
+        return len(value) + EVENT_SIZE
+    return len(value[2]) + EVENT_SIZE if kind == _CHUNK else EVENT_SIZE
 
 
 def _raise(error: BaseException) -> None:
@@ -287,10 +312,12 @@ class Session:
                 return
         elif self._inbox is None and context.inline:
             on_message = self.handler.on_message
-            while not self._flags & _SPECIAL and self.stream.queued <= context.high_water:
+            left = context.portion
+            while left > 0 and not self._flags & _SPECIAL and self.stream.queued <= context.high_water:
                 buffer = connection.receive_one(buf, pos, n)
                 if buffer is None:
                     break
+                left -= 1
                 traffic.received += 1
                 opcode = _OPCODES[buf[pos] & 0x0F]
                 pos += SMALL_HEAD + len(buffer._data)  # type: ignore[arg-type]
@@ -301,13 +328,27 @@ class Session:
                 buffer._data = None
                 if pos == n:
                     return
+        if n > MAY_INFLATE and connection.deflate is not None and context.receiving.full:
+            connection.put_aside(buf, pos, n)
+            self._count_held(n, [])
+            context.receiving.pause(self)
+            return
         events: list[Event] = []
+        unfinished = connection._assembly is not None
         connection.receive(buf, n, events, pos)
+        pending = False
+        if unfinished or connection._assembly is not None:
+            pending = connection.pending
+            if pending:
+                self._pause_reading()
+            self._count_held(n, events)
+        elif n >= LARGE or (connection.deflate is not None and not context.inline):
+            self._count_held(n, events)
         if not events:
+            if pending:
+                context.loop.call_soon(self._resume_reading)
             return
         traffic.received += len(events)
-        if connection._assembly is not None and connection.pending:
-            self._pause_reading()
         if not context.inline:
             for event in events:
                 if event[0] >= _CLOSE:
@@ -328,10 +369,14 @@ class Session:
             self._end_began(events)
         if events:
             self._enqueue(events)
+        elif pending:
+            context.loop.call_soon(self._resume_reading)
 
     def _go_on(self, rest: list[Event]) -> None:
         """Inline: the outgoing queue is too full for some events, or reading has to be resumed."""
         self._inbox = []
+        if rest:
+            self._count_held(0, rest, waiting=True)
         if not rest or not self._hold(rest):
             self.run()
 
@@ -364,7 +409,10 @@ class Session:
 
     def connection_lost(self, error: Exception | None) -> None:
         """The stream is gone, for whatever reason. Last call."""
+        if self.connection.pending and self.handler is not None:
+            self._take_rest()
         self.connection.receive_eof()
+        self.context.receiving.forget(self)
         overflow = self.context.overflow
         overflow.wake(self)
         with self.stream.lock:
@@ -377,6 +425,18 @@ class Session:
         self._enqueue([(_LOST, error)])
         if held:
             self._submit()
+
+    def _take_rest(self) -> None:
+        """Parse what was put aside, as far as it may wait for a handler: a peer that has gone sent it before."""
+        events: list[Event] = []
+        size, most = 0, self.context.options.max_message_size
+        while self.connection.pending and len(events) < MAX_REST and size <= most:
+            known = len(events)
+            self.connection.receive(bytearray(), 0, events)
+            size += sum(map(_event_size, events[known:]))
+        self.context.traffic.received += len(events)
+        if events:
+            self._enqueue(events)
 
     def blocked(self) -> None:
         """The kernel took only a part of the queue: the write timeout runs."""
@@ -524,7 +584,7 @@ class Session:
         if early:
             for _, data in early:
                 self.data_received(bytearray(data), len(data))
-            self.stream.resume_reading()
+            self._resume_reading()
 
     def _stash(self, buf: bytearray | bytes, n: int) -> bool:
         """Bytes before `serve`: keep one read of them, and read no more until there is a handler."""
@@ -542,11 +602,67 @@ class Session:
 
     def _resume_reading(self) -> None:
         """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
-        if not self.stream.closed:
-            if self.connection.pending:
-                self.data_received(bytearray(), 0)
-            if not self.connection.pending:
-                self.stream.resume_reading()
+        if self.stream.closed or self.context.receiving.holds_off(self):
+            return
+        with self.stream.lock:
+            if self._inbox is not None:
+                self._flags |= _FULL  # the task that runs comes here when it ends
+                return
+            self._flags &= ~_FULL
+        if self.connection.pending:
+            self.data_received(bytearray(), 0)
+        if not self._flags & _FULL:
+            self.stream.resume_reading()
+
+    # ------------------------------------------------------------------ what is held of what came (loop thread)
+
+    def _count_held(self, n: int, events: list[Event], waiting: bool = False) -> None:
+        """After `n` bytes came: count what is unfinished, and the events that wait for the handler, unless it is
+        little."""
+        context, connection = self.context, self.connection
+        receiving = context.receiving
+        if connection._assembly is None:
+            receiving.ended(self)
+        elif context.options.message_timeout is not None and not connection.config.chunked:
+            receiving.came(self, n)
+        unfinished = connection.held()
+        size = sum(map(_event_size, events)) if waiting or not context.inline else 0
+        if unfinished + size >= SMALL or self._flags & _COUNTED:
+            with self.stream.lock:
+                self._flags |= _COUNTED
+            if not receiving.note(self, unfinished, size):
+                with self.stream.lock:
+                    self._flags &= ~_COUNTED
+
+    @property
+    def message_timeout(self) -> float | None:
+        """Seconds within which an unfinished message has to get on."""
+        return self.context.options.message_timeout
+
+    @property
+    def unread(self) -> bool:
+        """Whether it is we who do not read."""
+        return self._flags & _FULL != 0 or self.context.receiving.holds_off(self)
+
+    def held(self) -> int:
+        """Return the bytes that are held of what is unfinished."""
+        return self.connection.held()
+
+    def hold_off(self) -> None:
+        """Read no more until `read_on`: too much is held."""
+        self._pause_reading()
+
+    def read_on(self) -> None:
+        """Read on, for there is room."""
+        self._resume_reading()
+
+    def give_way(self, error: ReceiveError) -> None:
+        """Throw away what is unfinished, and end as for a fault of the peer's."""
+        events: list[Event] = []
+        self.connection.fail(error, events)
+        self.context.receiving.note(self, 0, 0)
+        self._end_began(events)
+        self._enqueue(events)
 
     # ------------------------------------------------------------------ inbox
 
@@ -623,7 +739,11 @@ class Session:
                 self._inbox = None
                 full = self._flags & _FULL
                 self._flags &= ~_FULL
+                if self._flags & _COUNTED and not self.context.receiving.emptied(self):
+                    self._flags &= ~_COUNTED
                 break
+            if self._flags & _COUNTED:
+                self.context.receiving.took(self)
             self._inbox = []
             lock.release()
             rest = self._deliver(events)
@@ -654,6 +774,8 @@ class Session:
             if stream.queued <= self.context.high_water or stream.closed:
                 return False
             self._flags |= _HELD
+            if self._flags & _COUNTED:
+                self.context.receiving.put_back(self)
             stream.owe_drained()  # all may go out in the next send, which by itself tells nobody
             return True
 

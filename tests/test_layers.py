@@ -30,7 +30,7 @@ LAYERS: list[list[list[str]]] = [
         ]
     ],
     [["gows.protocol"], ["gows.reactor"]],
-    [["gows.handler", "gows.overflow", "gows.session", "gows.traffic", "gows.websocket"]],
+    [["gows.handler", "gows.overflow", "gows.receiving", "gows.session", "gows.traffic", "gows.websocket"]],
     [
         ["gows.http"],
         ["gows.client"],

@@ -532,7 +532,7 @@ def test_callbacks_that_wait_go_on_whenever_another_thread_writes(
 
 def test_callbacks_that_wait_go_on_when_what_they_wait_for_is_lost(make_stage: MakeStage) -> None:
     """Sending failed; what the peer sent before is still read, and nothing of ours is queued any more."""
-    stage = make_stage(high_water=1000, low_water=100, inbox_messages=2, network={"buffer_size": 500})
+    stage = make_stage(high_water=1000, low_water=100, inbox_messages=4, network={"buffer_size": 500})
     guest, handler = stage.guest()
     handler.do["on_message"] = lambda ws, *message: ws.write_binary(bytes(2000))
     guest.send(*(frame(TEXT, str(number)) for number in range(4)))

@@ -17,7 +17,7 @@ from gows.options import check_seconds
 from gows.protocol.connection import Connection
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
-from gows.session import _FULL, Event, SessionContext
+from gows.session import _COUNTED, _FULL, Event, SessionContext
 from gows.websocket import WebSocket
 
 _TEXT, _BINARY = 1, 2  # the kinds of events that are messages
@@ -145,7 +145,11 @@ class BlockingWebSocket(WebSocket):
                     self._inbox = None
                     full = self._flags & _FULL
                     self._flags &= ~_FULL
+                    if self._flags & _COUNTED and not self.context.receiving.emptied(self):
+                        self._flags &= ~_COUNTED
                     break
+                if self._flags & _COUNTED:
+                    self.context.receiving.took(self)
                 events.extend(self._inbox)
                 self._inbox = []
         if full:

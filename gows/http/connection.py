@@ -38,6 +38,7 @@ from gows.reactor.progress import LOOKS
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
 from gows.reactor.workers import WorkerPool
+from gows.receiving import SMALL, ReceiveError, Receiving
 
 logger = logging.getLogger("gows")
 access_logger = logging.getLogger("gows.access")
@@ -146,8 +147,11 @@ class HttpConnection(Observer):
             observer.data_received(buf, n)
         elif not answering:
             self._feed(data)
-        elif len(self._stash) >= MAX_STASH:
-            stream.pause_reading()
+            self._count_held()
+        else:
+            self._count_held()
+            if len(self._stash) >= MAX_STASH:
+                stream.pause_reading()
 
     def eof_received(self) -> None:
         """The peer has sent all it has to send; a request that is complete is still answered."""
@@ -188,7 +192,34 @@ class HttpConnection(Observer):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The stream is gone; an answer that was waiting for it is let go, by a worker: that may run user code."""
+        Receiving.of(self.stream.loop).forget(self)
         self._go_on()
+
+    # ------------------------------------------------------------------ what is held of what came (loop thread)
+
+    def _count_held(self) -> None:
+        """Have it counted, unless it is little."""
+        receiving = Receiving.of(self.stream.loop)
+        held = self._parser.held + len(self._stash)
+        if held >= SMALL or receiving.counts_for(self):
+            at_work = self._phase not in (_HEAD, _BODY, _IDLE)
+            receiving.set(self, 0 if at_work else held, held if at_work else 0)
+
+    def hold_off(self) -> None:
+        """Read no more until `read_on`: too much is held of all that came."""
+        self.stream.pause_reading()
+
+    def read_on(self) -> None:
+        """Read on, for there is room."""
+        if len(self._stash) < MAX_STASH and not self._parser.more:
+            self.stream.resume_reading()
+
+    def give_way(self, error: ReceiveError) -> None:
+        """Throw away the request that is unfinished, and end."""
+        if self._phase in (_HEAD, _BODY, _IDLE):
+            self.refuse(HttpError(503, error.reason, (("Retry-After", "5"),)))
+            self._parser = RequestParser(self.app.max_head_size, self.app.max_headers, self.app.max_body_size)
+            self._count_held()
 
     # ------------------------------------------------------------------ reading (loop thread)
 
@@ -257,6 +288,7 @@ class HttpConnection(Observer):
             if stash:
                 stream.resume_reading()
                 self._feed(stash)
+        self._count_held()
         if self._eof and self._phase in (_IDLE, _HEAD, _BODY) and not self._parser.more:
             self._end()
 
@@ -369,6 +401,7 @@ class HttpConnection(Observer):
             if not upgraded:
                 self._phase = _ANSWERING
         if upgraded:
+            Receiving.of(self.stream.loop).forget(self)
             self._let_go(response)
         elif refusal is not None:
             self._let_go(None)

@@ -3,6 +3,7 @@ from gows.protocol.utf8 cimport Utf8Validator
 
 cdef class Assembly:
     cdef public bytes raw
+    cdef public Py_ssize_t start
     cdef public bint pending
     cdef public object left
     cdef public bytes key

@@ -29,6 +29,7 @@ class Assembly:
         "pending",
         "raw",
         "size",
+        "start",
         "storage",
         "text",
     )
@@ -36,6 +37,8 @@ class Assembly:
     def __init__(self) -> None:
         self.raw = b""
         """Bytes not parsed yet: an unfinished header, or what `receive` left for its next call."""
+        self.start = 0
+        """Where in `raw` they begin."""
         self.pending = False
         """`receive` stopped early, so `raw` is more than an unfinished header."""
         # the frame in progress

@@ -14,4 +14,5 @@ cdef class ConnectionConfig:
     cdef public object pool
     cdef public object rates
     cdef public object budget
+    cdef public Py_ssize_t portion
     cdef public WholeMessages whole

@@ -28,6 +28,7 @@ class ConnectionConfig:
         "message_buffer_size",
         "min_compress_size",
         "pool",
+        "portion",
         "rates",
         "role",
         "whole",
@@ -45,6 +46,7 @@ class ConnectionConfig:
         min_compress_size: int = 1024,
         pool: BufferPool | None = None,
         rates: Rates | None = None,
+        portion: int = 1 << 30,
     ) -> None:
         self.role = role
         self.masked = role is Role.SERVER
@@ -64,5 +66,7 @@ class ConnectionConfig:
         """What a MeteredConnection may receive in a second."""
         self.budget = max(max_message_size, _MIN_BUDGET)
         """`receive` stops after so many decoded bytes, for a few compressed ones may hold very many."""
+        self.portion = portion
+        """`receive` stops after so many frames: very small ones cost the most for each byte."""
         self.whole = WholeMessages(max_message_size if self.masked and not chunked else -1)
         """Takes the messages that need nothing else of a connection."""

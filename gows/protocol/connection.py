@@ -75,6 +75,14 @@ __all__ = [
     "Role",
 ]
 
+ASSEMBLY_SIZE = 512
+"""Bytes that an Assembly takes, about."""
+INFLATER_SIZE = 45056
+"""Bytes that zlib takes to inflate one message, its window among them."""
+
+INFLATE_COST = 4
+"""Frames that one counts for where it may have to be inflated: zlib takes so much longer for a small one."""
+
 Event = tuple[int, Any]
 Data = bytes | bytearray | memoryview | ByteBuffer
 
@@ -121,37 +129,74 @@ class Connection:
         """Parse buf[pos:n] and append to `events`. Keeps nothing of `buf`; never raises for what the peer sent.
         `pos` is where `receive_one` stopped.
 
-        With compression it stops early, with `pending` True, once `config.budget` bytes were decoded: call again
-        with (b"", 0, events). Without that, a few compressed bytes could make very many messages at once.
+        It stops early, with `pending` True, after `config.portion` frames, for a read may hold very many, and with
+        compression once `config.budget` bytes were decoded, for a few may hold very many bytes. Call again with
+        (b"", 0, events), in a later turn.
         """
         assembly = self._assembly
         if assembly is not None and assembly.raw:
-            buf = assembly.raw + buf[:n]
+            if n:
+                buf = assembly.raw[assembly.start :] + buf[:n]
+            else:
+                pos = assembly.start
+                buf = assembly.raw
             n = len(buf)
             assembly.raw = b""
+            assembly.start = 0
             assembly.pending = False
-            if not assembly.opcode:
+            if not assembly.opcode and not assembly.left:
                 self._assembly = None
         config = self.config
         whole = config.whole
-        budget = config.budget if self.deflate is not None else 0
+        left = config.portion
+        budget, cost = (0, 1) if self.deflate is None else (config.budget, INFLATE_COST)
         try:
             while pos < n and self._in == READING:
+                if left <= 0:
+                    self._put_aside(buf, pos, n)
+                    return
+                known = len(events)
                 if self._assembly is None and self._out != SENT_CLOSE:
-                    pos = whole.take(buf, pos, n, events)
+                    pos = whole.take(buf, pos, n, events, left)
                     if pos == n:
                         return
-                known = len(events)
+                    left -= len(events) - known
+                    if left <= 0:
+                        continue
+                    known = len(events)
+                left -= cost
                 pos = self._advance(buf, pos, n, events)
                 if budget and len(events) != known:
                     budget = max(budget - _decoded_size(events[-1]), 0)
-                    if not budget and pos < n and self._in == READING:
-                        assembly = self._kept()
-                        assembly.raw = bytes(buf[pos:n])
-                        assembly.pending = True
-                        return
+                    if not budget:
+                        left = 0
         except ProtocolError as error:
             self.fail(error.with_traceback(None), events)  # it holds this frame, which holds `events`
+
+    def _put_aside(self, buf: bytes | bytearray, pos: int, n: int) -> None:
+        """Keep the rest for the next `receive`; what was put aside before is not copied again."""
+        assembly = self._kept()
+        if type(buf) is bytes and n == len(buf):
+            assembly.raw = buf
+            assembly.start = pos
+        else:
+            assembly.raw = bytes(buf[pos:n])
+        assembly.pending = True
+
+    def put_aside(self, buf: bytes | bytearray, pos: int, n: int) -> None:
+        """Keep buf[pos:n] for the next `receive`, unparsed. Reading thread."""
+        assembly = self._kept()
+        assembly.raw = assembly.raw[assembly.start :] + bytes(buf[pos:n])
+        assembly.start = 0
+        assembly.pending = True
+
+    def held(self) -> int:
+        """Return how many bytes are kept of what came and is not handed over, by a rough count. Reading thread."""
+        assembly = self._assembly
+        if assembly is None:
+            return 0
+        size = ASSEMBLY_SIZE + len(assembly.raw) + (0 if assembly.storage is None else len(assembly.storage))
+        return size if assembly.inflater is None else size + INFLATER_SIZE
 
     def fail(self, error: ProtocolError, events: list[Event]) -> None:
         """The peer is at fault: nothing more is parsed. Reading thread."""

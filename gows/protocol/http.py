@@ -229,6 +229,11 @@ class RequestParser(_HeadReader):
         return self._chunks is not None and self._chunks.more
 
     @property
+    def held(self) -> int:
+        """Bytes of requests that are held, the present one's body among them."""
+        return len(self._buffer) + len(self.body) + (0 if self._chunks is None else len(self._chunks.body))
+
+    @property
     def started(self) -> bool:
         """Whether a byte of a request has come that is not complete yet."""
         return not self.complete and (self.head is not None or len(self._buffer) > 0)

@@ -86,14 +86,15 @@ class WholeMessages:
         buffer._pool = None
         return buffer
 
-    def take(self, buf: bytes | bytearray, pos: int, n: int, events: list[tuple[int, Any]]) -> int:
-        """Take as many messages as follow each other in buf[pos:n], and append them to `events`. Returns the end of
-        the last. Raises ProtocolError (1007) for a text that is not UTF-8."""
+    def take(self, buf: bytes | bytearray, pos: int, n: int, events: list[tuple[int, Any]], most: int = 1 << 30) -> int:
+        """Take as many messages as follow each other in buf[pos:n], `most` of them, and append them to `events`.
+        Returns the end of the last. Raises ProtocolError (1007) for a text that is not UTF-8."""
         # One `unpack` yields first byte, key and payload, this as `bytes`: cheaper than slices of a bytearray. All in
         # one loop, for a call would cost a tenth of the whole. Measured for 32 bytes of text: 1.9 us, of which header
         # 0.2, unpack 0.3, unmasking 0.6, tuple and append 0.4, ByteBuffer 0.3.
         forms = self._forms
-        while n - pos > 5:
+        while n - pos > 5 and most > 0:
+            most -= 1
             form = forms[buf[pos + 1]]
             if form is None:
                 end = self._medium(buf, pos, n, events)

@@ -47,15 +47,16 @@ cdef class WholeMessages:
             return None
         return _unmasked(data + 2, size, data[0] == 0x81)
 
-    cpdef Py_ssize_t take(self, object buf, Py_ssize_t pos, Py_ssize_t n, list events) except -1:
-        """Take as many messages as follow each other in buf[pos:n], and append them to `events`. Returns the end of
-        the last. Raises ProtocolError (1007) for a text that is not UTF-8."""
+    cpdef Py_ssize_t take(self, object buf, Py_ssize_t pos, Py_ssize_t n, list events, Py_ssize_t most=1 << 30) except -1:
+        """Take as many messages as follow each other in buf[pos:n], `most` of them, and append them to `events`.
+        Returns the end of the last. Raises ProtocolError (1007) for a text that is not UTF-8."""
         cdef const unsigned char* data
         cdef Py_ssize_t size, head
         cdef ByteBuffer buffer
         if pos < 0:
             raise IndexError(f"position {pos}")
-        while n - pos > 5:
+        while n - pos > 5 and most > 0:
+            most -= 1
             data = bytes_of(buf, n) + pos  # anew, for to append a tuple may run a finalizer
             if data[0] != 0x81 and data[0] != 0x82:
                 break

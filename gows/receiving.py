@@ -1,0 +1,278 @@
+"""Receiving: how much of what peers sent may be held in all, and who is not read from when it is too much.
+
+What counts is what is left over when a read was dealt with: unfinished messages and requests, bytes that were not
+parsed yet, messages that wait for a busy handler. A connection of which little is left over is not counted, so small
+messages cost nothing here, and idle connections have no entry.
+
+Over the budget, those that hold more than their share are not read from. Others go on, and these when there is room
+again. If nothing becomes free, since all that is held is unfinished, the one that holds the most has to give way.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from gows.codes import CloseCause, CloseCode
+from gows.errors import LoopClosedError, ProtocolError
+from gows.reactor import Loop, Stream, Timer
+from gows.reactor.timers import TICKS_PER_SECOND
+
+MAX_RECEIVED = 64 << 20
+"""Bytes that may be held for all connections of a loop, unless something else is said."""
+SMALL = 8192
+"""Bytes held for one connection that are not worth counting."""
+READ_SIZE = 16384
+"""Bytes that are read at once while no more should be held: of each connection one read may still come."""
+EVENT_SIZE = 200
+"""Bytes that a message takes beside its payload, about."""
+LOOK_INTERVAL = 0.1
+"""Seconds between two looks at those that are not read from."""
+STUCK = 5.0
+"""Seconds without anything becoming free, after which one connection has to give way."""
+SWEEP_INTERVAL = 1.0
+"""Seconds between two looks at how unfinished messages get on."""
+LEAST_RATE = 1024
+"""Bytes a second at which an unfinished message has to get on, once more than `SMALL` is held of it."""
+
+CAUSES = ("paused", "closed", "timeouts")
+
+
+class ReceiveError(ProtocolError):
+    """The peer makes us hold too much of what is unfinished, or for too long."""
+
+    def __init__(self, code: int, reason: str, cause: CloseCause) -> None:
+        super().__init__(code, reason)
+        self.cause = cause
+
+
+class Holder(Protocol):
+    """A connection that something is held for. The loop's thread calls it."""
+
+    stream: Stream
+
+    def hold_off(self) -> None:
+        """Read no more until `read_on`."""
+
+    def read_on(self) -> None:
+        """Read on, unless there are other reasons not to."""
+
+    def give_way(self, error: ReceiveError) -> None:
+        """Throw away what is unfinished, and end."""
+
+
+class Unfinished(Holder, Protocol):
+    """One with a message that is not whole."""
+
+    @property
+    def message_timeout(self) -> float | None:
+        """Seconds within which the message has to get on."""
+
+    @property
+    def unread(self) -> bool:
+        """Whether it is we who do not read."""
+
+    def held(self) -> int:
+        """Return the bytes that are held of the message."""
+
+
+class Receiving:
+    """What is held for the connections of one loop.
+
+    `total` is the bytes that are held, about. `counts` has, since the beginning: how often a connection was `paused`,
+    not read from; connections `closed` to make room; and `timeouts` of messages that did not get on.
+    """
+
+    def __init__(self, loop: Loop, most: int | None = MAX_RECEIVED) -> None:
+        """`most`: bytes that may be held; None: no limit. Raises TypeError and ValueError."""
+        self.limit(most)
+        self.total = 0
+        self.full = False
+        """Whether no more should be held."""
+        self.counts = dict.fromkeys(CAUSES, 0)
+        self._loop = loop
+        self._large = loop.scratch
+        self._small = bytearray(min(READ_SIZE, len(loop.scratch)))  # what is read into while no more should be held
+        self._lock = threading.RLock()  # of `total` and `_held`: workers tell what they took
+        self._held: dict[Holder, list[int]] = {}  # bytes unfinished, waiting, and with a handler
+        self._paused: dict[Holder, None] = {}
+        self._freed_at = 0.0
+        self._stuck = False
+        self._look_timer: Timer | None = None
+        self._unfinished: dict[Unfinished, list[int]] = {}  # the tick of the last look, and bytes that came since
+        self._sweep_timer: Timer | None = None
+
+    @staticmethod
+    def of(loop: Loop) -> Receiving:
+        """Return the loop's. Any thread."""
+        found: Receiving | None = loop.shared.get(Receiving)
+        return loop.shared.setdefault(Receiving, Receiving(loop)) if found is None else found
+
+    def limit(self, most: int | None) -> None:
+        """Set how many bytes may be held; None: no limit. Raises TypeError and ValueError."""
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int)):
+            raise TypeError(f"max_received must be an int or None, not {type(most).__name__}")
+        if most is not None and most < 1:
+            raise ValueError(f"max_received must be 1 or more, not {most}")
+        self.most = most
+
+    # ------------------------------------------------------------------ loop thread
+
+    def note(self, holder: Holder, unfinished: int, came: int) -> bool:
+        """Count what is unfinished of a connection, and `came` bytes more that wait for its handler. Whether anything
+        is counted for it now."""
+        with self._lock:
+            counted = self._held.setdefault(holder, [0, 0, 0])
+            self._change(holder, counted, unfinished, counted[1] + came, counted[2])
+            mine = sum(counted)
+            over = self.full and self.most is not None and mine > self.most // (2 * len(self._held) or 1)
+        if over:
+            self.pause(holder)
+        return mine > 0
+
+    def pause(self, holder: Holder) -> None:
+        """Have a connection not read from until there is room."""
+        if holder not in self._paused:
+            self._paused[holder] = None
+            self.counts["paused"] += 1
+            holder.hold_off()
+            self._look_later()
+
+    def set(self, holder: Holder, unfinished: int, waiting: int) -> None:
+        """Count just this of a connection."""
+        with self._lock:
+            waited = self._held.get(holder, (0, 0, 0))[1]
+        self.note(holder, unfinished, waiting - waited)
+
+    def counts_for(self, holder: Holder) -> bool:
+        """Return whether anything is counted for a connection."""
+        return holder in self._held
+
+    def holds_off(self, holder: Holder) -> bool:
+        """Return whether a connection is not read from since too much is held."""
+        return holder in self._paused
+
+    def forget(self, holder: Holder) -> None:
+        """The connection is over, or something else."""
+        with self._lock:
+            counted = self._held.get(holder)
+            if counted is not None:
+                self._change(holder, counted, 0, 0, 0)
+        self._paused.pop(holder, None)
+        self._unfinished.pop(holder, None)  # type: ignore[call-overload]
+
+    def came(self, holder: Unfinished, n: int) -> None:
+        """Note that `n` bytes have come, and a message is unfinished."""
+        progress = self._unfinished.get(holder)
+        if progress is not None:
+            progress[1] += n
+            return
+        self._unfinished[holder] = [self._loop.ticks, 0]
+        if self._sweep_timer is None:
+            self._sweep_timer = self._call_later(SWEEP_INTERVAL, self._sweep)
+
+    def ended(self, holder: Unfinished) -> None:
+        """Note that no message is unfinished."""
+        self._unfinished.pop(holder, None)
+
+    # ------------------------------------------------------------------ any thread, the stream's lock held
+
+    def took(self, holder: Holder) -> None:
+        """Note that a task took what waited; what it had before is done."""
+        with self._lock:
+            counted = self._held.get(holder)
+            if counted is not None:
+                self._change(holder, counted, counted[0], 0, counted[1])
+
+    def put_back(self, holder: Holder) -> None:
+        """Note that a task could not go on."""
+        with self._lock:
+            counted = self._held.get(holder)
+            if counted is not None:
+                self._change(holder, counted, counted[0], counted[1] + counted[2], 0)
+
+    def emptied(self, holder: Holder) -> bool:
+        """Note that nothing waits for a handler, nor is with one. Whether anything is counted still."""
+        with self._lock:
+            counted = self._held.get(holder)
+            if counted is not None:
+                self._change(holder, counted, counted[0], 0, 0)
+        return counted is not None and counted[0] > 0
+
+    def _change(self, holder: Holder, counted: list[int], unfinished: int, waiting: int, taken: int) -> None:
+        """Lock held."""
+        grown = unfinished + waiting + taken - sum(counted)
+        self.total += grown
+        full, self.full = self.full, self.most is not None and self.total > self.most
+        counted[:] = unfinished, waiting, taken
+        if self.full is not full:
+            self._loop.scratch = self._small if self.full else self._large
+        if grown < 0 or self.full > full:
+            self._freed_at = self._loop.time()
+        if not any(counted):
+            self._held.pop(holder, None)
+
+    # ------------------------------------------------------------------ looks
+
+    def _call_later(self, seconds: float, call: object) -> Timer | None:
+        try:
+            return self._loop.call_later(seconds, call)  # type: ignore[arg-type]
+        except LoopClosedError:
+            return None
+
+    def _look_later(self) -> None:
+        if self._look_timer is None and (self._paused or self.full):
+            self._look_timer = self._call_later(LOOK_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        """Read on from as many as there is room for, or make one give way."""
+        self._look_timer = None
+        if self.most is None or self.total < self.most:
+            self._stuck = False
+            room = 1 << 62 if self.most is None else self.most - self.total
+            with self._lock:
+                sizes = {holder: sum(self._held.get(holder, ())) for holder in self._paused}
+            for holder in sorted(sizes, key=sizes.__getitem__, reverse=True):  # who has begun may finish, and make room
+                if room <= 0 or self.full:
+                    break
+                room -= len(self._large)  # what one read may bring
+                self._paused.pop(holder, None)
+                holder.read_on()
+        elif self._stuck or self._loop.time() - self._freed_at >= STUCK:
+            self._stuck = True  # one at each look, until there is room
+            with self._lock:
+                holder, counted = max(self._held.items(), key=lambda item: item[1][0])
+                largest = counted[0]
+            if largest:  # else all waits for handlers, which will get on or not
+                self.counts["closed"] += 1
+                self._give_way(holder, CloseCode.TRY_AGAIN_LATER, "too much is held", CloseCause.RATE)
+        else:
+            with self._lock:
+                begun = next((holder for holder in self._paused if self._held.get(holder, (0,))[0]), None)
+            if begun is not None:  # one after the other: what is missing may be on its way, and makes room
+                del self._paused[begun]
+                begun.read_on()
+        self._look_later()
+
+    def _sweep(self) -> None:
+        """End those whose unfinished message does not get on."""
+        self._sweep_timer = None
+        now = self._loop.ticks
+        for holder, progress in list(self._unfinished.items()):
+            timeout = holder.message_timeout
+            if timeout is None or holder.unread:
+                progress[:] = now, 0
+            elif now - progress[0] >= timeout * TICKS_PER_SECOND:
+                least = 1 if holder.held() < SMALL else LEAST_RATE * timeout
+                if progress[1] >= least:
+                    progress[:] = now, 0
+                else:
+                    self.counts["timeouts"] += 1
+                    self._give_way(holder, CloseCode.POLICY_VIOLATION, "message timeout", CloseCause.IDLE)
+        if self._unfinished:
+            self._sweep_timer = self._call_later(SWEEP_INTERVAL, self._sweep)
+
+    def _give_way(self, holder: Holder, code: int, reason: str, cause: CloseCause) -> None:
+        self._unfinished.pop(holder, None)  # type: ignore[call-overload]
+        self._paused.pop(holder, None)
+        holder.give_way(ReceiveError(code, reason, cause))
