@@ -88,7 +88,8 @@ class UploadedFile:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UploadedFile) and tuple(self) == tuple(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash((self.filename, self.content_type, self.size))
 
     def __repr__(self) -> str:
         return f"UploadedFile({self.filename!r}, {self.content_type!r}, {self.size} bytes)"

@@ -32,6 +32,19 @@ _DEFAULT_PORTS = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
 
 _OWNED = frozenset({"upgrade", "connection", "content-length", "transfer-encoding", "trailer", "te", "host"})
 
+_OF_ITS_BODY = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+    }
+)
+
 _UPGRADE_HEADERS = (("Upgrade", "websocket"),)
 _ANSWER_START = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
@@ -112,19 +125,25 @@ def response_101(
 
 
 def response_error(error: HttpError) -> bytes:
-    """The HTTP answer to a request that was refused: plain text, `Connection: close`."""
+    """The HTTP answer to a request that was refused: plain text, `Connection: close`.
+
+    The error may be what another server answered to a client of ours, in a view that lets it pass. Its fields are sent,
+    with bytes above 0x7F as they came, but not those that speak of its own body and connection; and what is no refusal
+    there (a 101 that is not valid, a redirect) is 502.
+    """
+    status = error.status if 400 <= error.status <= 599 else 502
     body = error.reason.encode() + b"\n"
-    pairs = header_pairs(error.headers)
+    pairs = [pair for pair in header_pairs(error.headers, latin_1=True) if pair[0].lower() not in _OF_ITS_BODY]
     upgrade = any(name.lower() == "upgrade" for name, _ in pairs)
     lines = [
-        f"HTTP/1.1 {error.status} {status_phrase(error.status)}",
+        f"HTTP/1.1 {status} {status_phrase(status)}",
         "Content-Type: text/plain; charset=utf-8",
         f"Content-Length: {len(body)}",
         f"Connection: {'close, Upgrade' if upgrade else 'close'}",  # RFC 9110 §7.8: Upgrade goes with its option
         *(f"{name}: {value}" for name, value in pairs),
         "\r\n",
     ]
-    return "\r\n".join(lines).encode("ascii") + body
+    return "\r\n".join(lines).encode("latin-1") + body
 
 
 def status_phrase(status: int) -> str:

@@ -138,11 +138,11 @@ def check_field(name: str, value: str, *, latin_1: bool = False) -> None:
         raise InvalidHeaderError(f"the value of {name} must be a str of printable ASCII characters, not {value!r}")
 
 
-def header_pairs(headers: HeaderSource) -> list[tuple[str, str]]:
+def header_pairs(headers: HeaderSource, *, latin_1: bool = False) -> list[tuple[str, str]]:
     """`headers` as a list of pairs, each checked; raises InvalidHeaderError."""
     pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise InvalidHeaderError(f"headers must be (name, value) pairs, not {pair!r}")
-        check_field(pair[0], pair[1])
+        check_field(pair[0], pair[1], latin_1=latin_1)
     return pairs

@@ -246,6 +246,28 @@ def test_a_refusal_with_a_header_that_may_not_be_sent_is_not_sent() -> None:
         response_error(HttpError(400, "no", [("X", "a\r\nb")]))
 
 
+def test_what_another_server_answered_may_be_passed_on() -> None:
+    """By a view that lets the error of its client pass: there is one length, and one end."""
+    fields = [
+        ("Content-Length", "99"),
+        ("Transfer-Encoding", "chunked"),
+        ("Connection", "keep-alive"),
+        ("Content-Type", "text/html"),
+        ("WWW-Authenticate", "Basic"),
+        ("X", "f\xfcr"),
+    ]
+    wire = response_error(HandshakeError(401, "nicht f\xfcr Sie", fields))
+    assert wire == (
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 15\r\n"
+        b"Connection: close\r\nWWW-Authenticate: Basic\r\nX: f\xfcr\r\n\r\nnicht f\xc3\xbcr Sie\n"
+    )
+
+
+@pytest.mark.parametrize("status", [101, 200, 302, 600, 999])
+def test_what_is_no_refusal_is_a_bad_gateway(status: int) -> None:
+    assert response_error(HandshakeError(status, "no", [("Location", "/")])).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
 def test_reason_phrases() -> None:
     assert status_phrase(101) == "Switching Protocols"
     assert status_phrase(299) == ""
