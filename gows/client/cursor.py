@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from gows.reactor.timers import Timer
+
 if TYPE_CHECKING:
     from gows.client.topics import TopicSubscription
 
@@ -39,6 +41,7 @@ class Cursor:
         "position",
         "refusals",
         "subscriptions",
+        "timer",
         "until",
         "words",
     )
@@ -56,6 +59,8 @@ class Cursor:
         """A request for it is under way, so what comes of the topic comes again."""
         self.began = False
         """The server has said yes once."""
+        self.timer: Timer | None = None
+        """Until it is asked for again."""
         self.refusals = 0
         """Times in a row that the server could not say yes just then."""
         self.asked_from: Position | None = None
@@ -116,6 +121,11 @@ class Cursor:
         if not recovered and not self.is_pattern:
             self.position = position
         return again and not recovered
+
+    def stop(self) -> None:
+        """It is over: nothing is asked for again. Any thread."""
+        if self.timer is not None:
+            self.timer.cancel()
 
     def joins(self, other: Cursor) -> bool:
         """Whether both stand at the same place, and nothing is under way."""

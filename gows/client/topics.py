@@ -268,6 +268,7 @@ class TopicClient:
                     waited = not cursor.began
                     if not cursor.subscriptions:
                         cursors.remove(cursor)
+                        cursor.stop()
             if pattern in self._cursors and not cursors:
                 self._forget(pattern)
                 self._ask({"type": "unsubscribe", "topic": pattern}, nothing)
@@ -308,7 +309,8 @@ class TopicClient:
         low, high = ASK_AGAIN
         cursor.asking = True
         try:
-            self._client.loop.call_later(factor * random.uniform(low, high), self._ask_again, cursor, self._ws)
+            seconds = factor * random.uniform(low, high)
+            cursor.timer = self._client.loop.call_later(seconds, self._ask_again, cursor, self._ws)
         except LoopClosedError:  # and with it the client
             pass
 
@@ -589,6 +591,7 @@ class TopicClient:
 
     def _tell_refused(self, cursor: Cursor, error: TopicError) -> None:
         """Its subscriptions are over."""
+        cursor.stop()
         for subscription in cursor.subscriptions:
             if not cursor.began:
                 _settle(subscription.ready, error)

@@ -382,6 +382,9 @@ def test_answers_that_do_not_help_are_not_asked_for_at_full_speed(
     assert server.requests.empty()
     client.publish("a", 1)
     asked(server, "publish")  # and nothing before it
+    assert client._client.loop.active_timers == 1
+    client.close()
+    wait_until(lambda: client._client.loop.active_timers == 0)
 
 
 def test_a_subscription_that_is_ended_is_not_waited_for(script: tuple[TopicClient, Script]) -> None:
