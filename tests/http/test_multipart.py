@@ -61,6 +61,7 @@ contents = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(
     boundary=boundaries,
     parts=st.lists(st.tuples(names, st.none() | names, contents, st.booleans()), max_size=8),
@@ -107,6 +108,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=25).map(b"".join), st.booleans())
 @settings(max_examples=300, deadline=None)
 @example(b"", False)
@@ -118,6 +120,7 @@ def test_what_a_peer_makes_up_is_read_or_400(middle: bytes, framed: bool) -> Non
     assert size <= len(body)
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=12).map(b"".join))
 @settings(max_examples=200, deadline=None)
 def test_any_disposition_is_read_or_400(value: bytes) -> None:
@@ -128,6 +131,7 @@ def test_any_disposition_is_read_or_400(value: bytes) -> None:
     assert size <= len(body)
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=12).map(b"".join))
 @settings(max_examples=200, deadline=None)
 def test_any_content_type_is_read_or_400(value: bytes) -> None:
