@@ -52,6 +52,8 @@ class Lost:
         """Messages of topics that subscribers of gows.v1 did not get."""
         self.told = 0
         """`lost` events that said so."""
+        self.closed = 0
+        """Connections that were closed since an answer had no room."""
         overflow.on_drop = self._dropped
 
     def note(self, ws: WebSocket, topic: str, position: Position | None) -> None:
@@ -77,6 +79,12 @@ class Lost:
         for ws in connections:
             self.note(ws, topic, position)
 
+    def close(self, ws: WebSocket) -> None:
+        """End a connection that did not get an answer: nobody would tell it. Any thread, but not with a lock held."""
+        with self._lock:
+            self.closed += 1
+        ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+
     def __len__(self) -> int:
         """How many connections are to be told something."""
         return len(self._noted)
@@ -90,7 +98,7 @@ class Lost:
                 position = None if epoch is None else Position(json.loads(epoch), int(offset))
                 self.note(ws, json.loads(topic), position)
             elif _ANSWER.match(data):
-                ws.context.loop.call_soon(ws.close_handshake, CloseCode.TRY_AGAIN_LATER, "too slow")
+                ws.context.loop.call_soon(self.close, ws)
 
     def _tell(self, ws: WebSocket) -> None:
         """There is room, or the connection has ended."""

@@ -69,6 +69,10 @@ METRICS = (
     Metric("gows_subscriptions", "gauge", "subscriptions to topics and patterns"),
     Metric("gows_history_bytes", "gauge", "bytes that are kept of topics, by a rough count"),
     Metric("gows_topic_gaps", "counter", "times that some of a topic was lost on its way to a process"),
+    Metric("gows_topic_missed", "counter", "messages of topics that clients of gows.v1 were too slow for"),
+    Metric("gows_topic_lost_told", "counter", "times that a client of gows.v1 was told that it missed some of a topic"),
+    Metric("gows_topic_behind", "gauge", "clients of gows.v1 that are told that when they have room"),
+    Metric("gows_topic_too_slow", "counter", "clients of gows.v1 that were closed since an answer had no room"),
     Metric("gows_broker_connected", "gauge", "processes that reach their broker"),
     Metric("gows_broker_waiting_bytes", "gauge", "bytes of publications that the broker has not acknowledged"),
     Metric("gows_broker_events", "counter", "publications that the broker did not take, by cause", ("event",)),
@@ -189,7 +193,7 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """The numbers of this process. Any thread."""
         server, loop = self._server, self._server.loop
-        traffic, fanout = server.traffic, server.fanout
+        traffic, fanout, losses = server.traffic, server.fanout, server.publishing.losses
         states: Counter[str] = Counter()
         blocked = 0
         for stream in list(loop.streams):
@@ -225,6 +229,10 @@ class Metrics:
             "gows_subscriptions": {"": sum(server.subscriptions.counts().values())},
             "gows_history_bytes": {"": server.publishing.history.size},
             "gows_topic_gaps": {"": server.publishing.gaps},
+            "gows_topic_missed": {"": losses.missed},
+            "gows_topic_lost_told": {"": losses.told},
+            "gows_topic_behind": {"": len(losses)},
+            "gows_topic_too_slow": {"": losses.closed},
             "gows_broker_connected": {"": int(server.broker.connected)},
             "gows_broker_waiting_bytes": {"": server.broker.waiting},
             "gows_broker_events": dict(server.broker.counters()),

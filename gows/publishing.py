@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gows.brokers import Broker, Done, Envelope, LeftOut
 from gows.brokers.hublock import HubLock
-from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
+from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import (
     ConnectionClosedError,
     GowsError,
@@ -194,7 +194,7 @@ class Publishing:
             except LoopClosedError:  # this server has stopped
                 pass
             except QueueFullError:
-                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+                self.losses.close(ws)
             return
         for message, about in messages:
             if not ws.send_prepared(message):
@@ -236,7 +236,7 @@ class Publishing:
         except ConnectionClosedError:
             return
         if not told:  # it hears it when it comes back
-            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+            self.losses.close(ws)
 
     def unsubscribe(self, ws: WebSocket, topic: str) -> bool:
         """See `WebSocket.unsubscribe`."""
@@ -319,7 +319,7 @@ class Publishing:
     def _missed(self, ws: WebSocket, about: Publication | About) -> None:
         """A connection of gows.v1 did not get a message."""
         if about is ANSWER:
-            ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+            self.losses.close(ws)
         else:
             self.losses.note(ws, about.topic, about.position)
 

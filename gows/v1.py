@@ -83,7 +83,7 @@ class TopicHandler(Handler):
             except ConnectionClosedError:
                 return
             if not told:
-                ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
+                ws.publishing().losses.close(ws)
 
         try:
             request = read_request(opcode, buff)

@@ -142,12 +142,15 @@ def _oldest_fitting(publications: list[Publication], room: int, left: int) -> li
 
 
 def _latest_fitting(publications: list[Publication], room: int, left: int) -> list[Publication]:
-    """The latest of them that may wait for a connection; more would be dropped, or refused."""
+    """The latest of them that may wait for a connection, one at least if anything may; more would be dropped, or
+    refused."""
+    if room < 0:
+        return []
     room -= ANSWER_ROOM
     for at in range(len(publications) - 1, -1, -1):
         size = len(publications[at].enclosed.data)
         room -= size + MAX_HEADER
         left -= size + MESSAGE_COST
         if room < 0 or left < 0:
-            return publications[at + 1 :]
+            return publications[at + 1 :] or publications[-1:]
     return publications

@@ -407,6 +407,15 @@ def test_all_of_a_history_that_is_told_goes_out(make_stage: MakeStage, size: int
     assert 80 < len(told) < 600
 
 
+def test_the_latest_comes_however_large_it_is(make_stage: MakeStage) -> None:
+    stage = make_stage(keep=keep_ten)
+    for number in range(2):
+        stage.server.publish("a", f"{number} " + "x" * 300_000)
+    client = Client(stage)
+    assert client.ask(type="subscribe", topic="a", history=2)["offset"] == 1
+    assert [message["data"][:2] for message in client.everything()] == ["1 "]
+
+
 @pytest.mark.parametrize("history", [0, -1, 1.5, "5", True, [5]])
 def test_history_that_cannot_be(make_stage: MakeStage, history: Any) -> None:
     client = Client(make_stage())
@@ -653,6 +662,7 @@ def test_no_answer_is_dropped_without_a_close(make_stage: MakeStage, overflow: s
         pass
     assert frame.close_code == 1013
     assert done == []
+    assert stage.server.publishing.losses.closed == 1
 
 
 def test_who_has_unsubscribed_is_not_told(make_stage: MakeStage) -> None:

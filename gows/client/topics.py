@@ -31,6 +31,8 @@ from gows.websocket import WebSocket
 logger = logging.getLogger("gows")
 
 BEGIN_SECONDS = 10.0
+EVERYTHING = 10_000
+"""Messages of a history: as many as a server gives."""
 ANSWER_SECONDS = 5.0
 """Leaving the `with` block ends when no answer came for so long."""
 
@@ -293,7 +295,9 @@ class TopicClient:
         if cursor.position is not None:
             request["epoch"], request["offset"] = cursor.position
         histories = [subscription.history for subscription in cursor.subscriptions if subscription.history is not None]
-        if histories:  # after a loss, too: what comes then is newer than all that was heard
+        if cursor.began and cursor.position is None and not cursor.is_pattern:
+            request["history"] = EVERYTHING  # nothing was kept when it was there last: all that is kept now is news
+        elif histories:  # after a loss, too: what comes then is newer than all that was heard
             request["history"] = max(histories)
         cursor.asked_from, cursor.asked_at = cursor.position, self._client.loop.time()
         cursor.asking = self._ask(request, lambda message, error: self._subscribed(cursor, message, error))

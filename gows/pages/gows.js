@@ -151,7 +151,8 @@ class Gows {
 
   _request(cursor) { // from the position on that was heard last; after a loss, a history is newer than all that was heard
     if (!this.open) return;
-    const history = Math.max(...cursor.subscriptions.map((subscription) => subscription.history ?? 0)) || undefined;
+    const wanted = Math.max(...cursor.subscriptions.map((subscription) => subscription.history ?? 0)) || undefined;
+    const history = cursor.began && !cursor.position && !cursor.isPattern ? 10000 : wanted; // nothing was kept: all is news
     Object.assign(cursor, { asking: true, askedFrom: cursor.position, askedAt: Date.now() });
     const request = { type: "subscribe", topic: cursor.name, history, ...cursor.position };
     this._ask(request, (answer) => this._subscribed(cursor, answer), (error) => this._notSubscribed(cursor, error));
