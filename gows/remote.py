@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -21,8 +21,10 @@ from gows.bus import Bus
 from gows.codes import CloseCode, Opcode
 from gows.errors import GowsError, LoopClosedError, QueueFullError
 from gows.fanout import Audience, Fanout
+from gows.jsontext import to_json_text
+from gows.keys import pack_key, unpack_key
 from gows.protocol.connection import to_bytes
-from gows.protocol.frames import encode_close_body
+from gows.protocol.frames import MAX_CONTROL, encode_close_body
 from gows.protocol.prepared import PreparedMessage
 from gows.publishing import Publishing
 from gows.reactor import Loop, Stream
@@ -85,27 +87,55 @@ class RemoteConnection:
         """Whether it was closed here, or its process is gone. Nobody is asked: it may have ended in another way."""
         return self._closed or self.process not in self._bus.peers
 
-    def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True) -> None:
-        """Send a TEXT or BINARY message; ValueError for another opcode, for a TEXT that is not UTF-8, and for more than
-        16 MiB."""
-        message = PreparedMessage(opcode, to_bytes(data), compress)
-        self._act({"do": "write", "opcode": message.opcode, "compress": compress}, message.data)
+    def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True, key: Hashable = None) -> None:
+        """Send one message, as `WebSocket.write_message`: TEXT, BINARY, PING or PONG.
 
-    def write_string(self, text: str, compress: bool = True) -> None:
-        """Send a text message."""
-        self.write_message(Opcode.TEXT, text.encode(), compress)
+        Raises ValueError as that does, and for more than 16 MiB; TypeError for a `key` that is no str, number, bytes,
+        or tuple of these."""
+        if opcode == Opcode.PING:
+            self.write_ping(data)
+        elif opcode == Opcode.PONG:
+            self.write_pong(data)
+        elif opcode == Opcode.TEXT or opcode == Opcode.BINARY:
+            message = PreparedMessage(opcode, to_bytes(data), compress)
+            header = {"do": "write", "opcode": message.opcode, "compress": compress}
+            if key is not None:
+                header["key"] = pack_key(key)
+            self._act(header, message.data)
+        else:
+            raise ValueError(f"a message is TEXT, BINARY, PING or PONG, not {opcode!r}; close with close_handshake()")
 
-    def write_text(self, data: Data, compress: bool = True) -> None:
+    def write_string(self, text: str, compress: bool = True, key: Hashable = None) -> None:
+        """Send a text message. `key`: as for `WebSocket.write_string`."""
+        if not isinstance(text, str):
+            raise TypeError(f"write_string takes a str, not {type(text).__name__}; write_text takes UTF-8 as bytes")
+        self.write_message(Opcode.TEXT, text.encode(), compress, key)
+
+    def write_text(self, data: Data, compress: bool = True, key: Hashable = None) -> None:
         """Send a text message that is UTF-8 already."""
-        self.write_message(Opcode.TEXT, data, compress)
+        self.write_message(Opcode.TEXT, data, compress, key)
 
-    def write_binary(self, data: Data, compress: bool = True) -> None:
+    def write_binary(self, data: Data, compress: bool = True, key: Hashable = None) -> None:
         """Send a binary message."""
-        self.write_message(Opcode.BINARY, data, compress)
+        self.write_message(Opcode.BINARY, data, compress, key)
 
-    def write_json(self, value: Any, compress: bool = True) -> None:
+    def write_json(self, value: Any, compress: bool = True, key: Hashable = None) -> None:
         """Send `value` as JSON in a text message."""
-        self.write_string(json.dumps(value, ensure_ascii=False, separators=(",", ":")), compress)
+        self.write_string(to_json_text(value), compress, key)
+
+    def write_ping(self, data: Data = b"") -> None:
+        """Send a ping of at most 125 bytes."""
+        self._control("ping", data)
+
+    def write_pong(self, data: Data = b"") -> None:
+        """Send an unasked pong of at most 125 bytes."""
+        self._control("pong", data)
+
+    def _control(self, kind: str, data: Data) -> None:
+        payload = to_bytes(data)
+        if len(payload) > MAX_CONTROL:
+            raise ValueError(f"a control frame has at most {MAX_CONTROL} bytes, not {len(payload)}")
+        self._act({"do": kind}, payload)
 
     def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
         """Have it closed in order. Raises InvalidCloseCodeError as `WebSocket.close_handshake`."""
@@ -156,7 +186,7 @@ class Remote:
     def _header(self, message: PreparedMessage, exclude: object) -> dict[str, Any]:
         header: dict[str, Any] = {"opcode": message.opcode, "compress": message.compress}
         if message.key is not None:
-            header["key"] = message.key
+            header["key"] = pack_key(message.key)
         if isinstance(exclude, RemoteConnection):  # others than its process do not know the number
             header["exclude"] = [exclude.process, exclude.number]
         return header
@@ -191,7 +221,7 @@ class Remote:
 
     def _broadcast(self, sender: str, packet: bytes) -> None:
         header, data = unpack(packet)
-        message = PreparedMessage(header["opcode"], data, header["compress"], header.get("key"))
+        message = PreparedMessage(header["opcode"], data, header["compress"], unpack_key(header.get("key")))
         everybody = Audience(self._loop, self._owner, header["group"])
         self._send(sender, header, partial(self._fanout.send, message, everybody))
 
@@ -219,7 +249,12 @@ class Remote:
             return
         try:
             if header["do"] == "write":
-                ws.send_prepared(PreparedMessage(header["opcode"], data, header["compress"]))
+                key = unpack_key(header.get("key"))
+                ws.send_prepared(PreparedMessage(header["opcode"], data, header["compress"], key))
+            elif header["do"] == "ping":
+                ws.write_ping(data)
+            elif header["do"] == "pong":
+                ws.write_pong(data)
             elif header["do"] == "close":
                 ws.close_handshake(header["code"], header["text"])
             else:

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -313,17 +313,17 @@ class Server:
         group: str | None = None,
         exclude: WebSocket | RemoteConnection | None = None,
         compress: bool = True,
-        key: str | int | None = None,
+        key: Hashable = None,
     ) -> None:
         """Send one message to every open WebSocket of this server, in all its processes. Any thread; never blocks.
 
         `data`: a str goes as TEXT, bytes as BINARY unless `opcode` says TEXT (ValueError when they are not UTF-8).
-        `group`: only to connections accepted with `AcceptOptions(group=…)`. `exclude`: not to this one. `key`: as
-        for `ws.write_string`. What a process
-        broadcasts reaches everybody in that order, some turns of the loop later; what is written to a single connection
-        may overtake it. A connection over its high-water mark is treated by its overflow policy; with "refuse" it
-        misses the message. Raises ValueError for more than 16 MiB when there are other processes, QueueFullError (and
-        sends nothing) when 64 MiB of broadcasts wait for their turn, LoopClosedError once stopped.
+        `group`: only to connections accepted with `AcceptOptions(group=…)`. `exclude`: not to this one. `key`: as for
+        `ws.write_string`; with other processes a str, a number, bytes, or a tuple of these (else TypeError). What a
+        process broadcasts reaches everybody in that order, some turns of the loop later; what is written to a single
+        connection may overtake it. A connection over its high-water mark is treated by its overflow policy; with
+        "refuse" it misses the message. Raises ValueError for more than 16 MiB when there are other processes,
+        QueueFullError (and sends nothing) when 64 MiB of broadcasts wait for their turn, LoopClosedError once stopped.
         """
         if opcode is None:
             opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY

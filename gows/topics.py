@@ -10,7 +10,6 @@ other gets the bare data.
 from __future__ import annotations
 
 import base64
-import json
 import math
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from gows.bytebuffer import ByteBuffer
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectionClosedError, NotAllowedError, UsageError
+from gows.jsontext import to_json_text
 from gows.options import check_answer
 from gows.patterns import ONE, REST, Patterns, is_pattern
 from gows.protocol.connection import to_bytes
@@ -122,6 +122,8 @@ class Publication:
     ) -> None:
         """`is_json`: the text in `data` is JSON already. `expires`: by the loop's clock. `position`: epoch and offset,
         where a history of the topic is kept."""
+        if key is not None and (isinstance(key, bool) or not isinstance(key, str | int)):
+            raise TypeError(f"the key of a message to a topic is a str or an int, not {type(key).__name__}")
         if isinstance(key, str) and not (len(key) <= MAX_KEY and is_text(key)):
             raise ValueError(f"a key has at most {MAX_KEY} characters of Unicode, not {len(key)}: {key[:20]!r}…")
         if isinstance(data, str):
@@ -159,7 +161,7 @@ class Publication:
 
 def to_json(value: Any) -> bytes:
     """As JSON, in UTF-8. Raises TypeError or ValueError for what cannot be written so."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return to_json_text(value, allow_nan=False).encode()
 
 
 class About(NamedTuple):

@@ -6,7 +6,6 @@ comes in between. docs/topics.md has the messages.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +22,10 @@ from gows.errors import (
     UsageError,
 )
 from gows.handler import Handler
+from gows.jsontext import to_json_text
 from gows.lost import lost_event
 from gows.protocol.prepared import PreparedMessage
-from gows.topics import ANSWER, About, Position, Publication, check_pattern, is_text
+from gows.topics import ANSWER, About, Position, Publication, check_pattern
 from gows.v1_recovery import LEAST_LEFT, MESSAGE_COST, cost, recover
 from gows.v1_requests import (
     RequestError,
@@ -77,7 +77,7 @@ class TopicHandler(Handler):
             if id_ is not None:
                 answer["id"] = id_
             try:
-                told = ws.send_text(_to_text(answer))  # in whatever thread, with whatever locks: it must not wait
+                told = ws.send_text(to_json_text(answer))  # in whatever thread, with whatever locks: it must not wait
             except QueueFullError:
                 told = False
             except ConnectionClosedError:
@@ -96,12 +96,6 @@ class TopicHandler(Handler):
 
 def _error(error: RequestError) -> dict[str, Any]:
     return {"type": "error", "code": error.code, "reason": str(error)}
-
-
-def _to_text(answer: dict[str, Any]) -> str:
-    """An answer as JSON that can travel: a reason may quote what was asked for."""
-    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
-    return text if is_text(text) else json.dumps(answer, separators=(",", ":"))
 
 
 def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: Reply) -> None:
@@ -178,7 +172,7 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         id_ = read_id(request)
         if id_ is not None:
             answer["id"] = id_
-        messages = [(PreparedMessage(Opcode.TEXT, _to_text(answer).encode()), ANSWER)]
+        messages = [(PreparedMessage(Opcode.TEXT, to_json_text(answer).encode()), ANSWER)]
         missed_up_to = About(topic, stands)
         messages += [(message, missed_up_to) for message in found.messages]
         if found.cut:  # behind what is sent, so that it is asked for when that has been read

@@ -7,6 +7,8 @@ field that passes can be sent on: to other processes, to Redis, and to clients i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any, TypeGuard
 
 from gows.bytebuffer import ByteBuffer
@@ -130,15 +132,17 @@ def read_data(request: dict[str, Any]) -> Any:
     data = request["data"]
     level = [data]
     for _ in range(MAX_DEPTH + 1):
-        level = [
-            child
-            for value in level
-            if isinstance(value, list | dict)
-            for child in (value.values() if isinstance(value, dict) else value)
-        ]
+        if any(isinstance(value, str) and not is_text(value) for value in level):
+            raise RequestError("bad_request", "data has half of a surrogate pair, which is no character")
+        level = [child for value in level if isinstance(value, list | dict) for child in _children(value)]
         if not level:
             return data
     raise RequestError("bad_request", f"data has at most {MAX_DEPTH} arrays and objects within each other")
+
+
+def _children(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    """What an array or an object has within it, the names of an object's members too."""
+    return chain.from_iterable(value.items()) if isinstance(value, dict) else value
 
 
 def _is_integer(value: object) -> TypeGuard[int]:

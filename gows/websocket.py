@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any
@@ -11,6 +10,7 @@ from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, QueueFullError, UsageError, WriterBusyError
 from gows.handler import Handler
+from gows.jsontext import to_json_text
 from gows.options import check_seconds
 from gows.printable import show_address
 from gows.protocol.connection import Connection, ConnectionState, to_bytes
@@ -100,7 +100,7 @@ class WebSocket(Session):
     def write_json(self, value: Any, compress: bool = True, key: Hashable = None) -> None:
         """Send `value` as JSON in a text message; what `json` cannot write raises TypeError or ValueError, and
         nothing is sent."""
-        self.write_string(json.dumps(value, ensure_ascii=False, separators=(",", ":")), compress, key)
+        self.write_string(to_json_text(value), compress, key)
 
     def write_ping(self, data: Data = b"") -> None:
         """Send a ping of at most 125 bytes."""

@@ -24,6 +24,8 @@ LAYERS: list[list[list[str]]] = [
             "gows.errors",
             "gows.bufferpool",
             "gows.bytebuffer",
+            "gows.jsontext",
+            "gows.keys",
             "gows.options",
             "gows.printable",
             "gows.variant",

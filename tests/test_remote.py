@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -18,10 +19,12 @@ from typing import Any
 import pytest
 
 import gows.bus
+import gows.remote
 from gows import AcceptOptions, Opcode, RemoteConnection, Server, TopicHandler, UsageError, WebSocket, accept
 from gows.brokers.local import home_of
 from gows.bus import Bus
 from gows.errors import InvalidCloseCodeError
+from gows.protocol.prepared import PreparedMessage
 from tests import wire
 from tests.integration.raw import RawPeer
 from tests.integration.serving import Recorder
@@ -181,9 +184,48 @@ def test_whatever_is_written_to_a_connection_elsewhere_arrives(make_parts: MakeP
         (wire.TEXT, b'{"a":[1]}'),
         (wire.TEXT, b"last"),
     ]
-    for wrong in (lambda: ws.write_text(b"\xff"), lambda: ws.write_message(Opcode.CLOSE, b"")):
-        with pytest.raises(ValueError, match=r"utf-8|TEXT or BINARY"):
+    for wrong in (
+        lambda: ws.write_text(b"\xff"),
+        lambda: ws.write_message(Opcode.CLOSE, b""),
+        lambda: ws.write_ping(bytes(126)),
+    ):
+        with pytest.raises(ValueError, match=r"utf-8|TEXT, BINARY, PING or PONG|at most 125 bytes"):
             wrong()
+
+
+@pytest.mark.parametrize("name", [name for name in dir(WebSocket) if name.startswith("write_")])
+def test_a_connection_elsewhere_is_written_to_with_the_same_arguments(name: str) -> None:
+    """So `for ws in server.connections: ws.write_json(x, key="price")` works in one process and in many."""
+    here, there = (inspect.signature(getattr(kind, name)).parameters for kind in (WebSocket, RemoteConnection))
+    assert [(p.name, p.default) for p in here.values()] == [(p.name, p.default) for p in there.values()]
+
+
+def test_keys_and_control_frames_reach_a_connection_elsewhere(
+    make_parts: MakeParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[Any] = []
+
+    def prepared(opcode: int, data: bytes, compress: bool, key: Any = None) -> PreparedMessage:
+        keys.append(key)
+        return PreparedMessage(opcode, data, compress, key)
+
+    a, b = make_parts("a", "b")
+    peer = b.peer()
+    (ws,) = a.server.connections
+    monkeypatch.setattr(gows.remote, "PreparedMessage", prepared)
+
+    ws.write_json({"p": 1}, key=("price", "gold", 1))
+    ws.write_string("b", key=b"\xff")
+    ws.write_binary(b"c", False, 7)
+    ws.write_message(Opcode.PING, b"there?")
+    ws.write_pong(b"here")
+    a.server.broadcast("d", key=("price", b"x"))
+
+    assert [peer.read().payload for _ in range(6)] == [b'{"p":1}', b"b", b"c", b"there?", b"here", b"d"]
+    assert [key for key in keys if key is not None] == [("price", "gold", 1), b"\xff", 7, ("price", b"x")]
+    for call in (partial(ws.write_string, "x"), partial(a.server.broadcast, "x")):
+        with pytest.raises(TypeError, match="a key for other processes"):
+            call(key=frozenset({1}))
 
 
 def test_connections_elsewhere_can_be_closed(make_parts: MakeParts) -> None:

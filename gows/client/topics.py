@@ -23,6 +23,7 @@ from gows.client.plan import Url
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
 from gows.handler import Handler
+from gows.jsontext import to_json_text
 from gows.options import check_plain_function
 from gows.reactor.loop import Loop
 from gows.reactor.workers import stepping_aside
@@ -209,7 +210,7 @@ class TopicClient:
             request["key"] = key
         if ttl is not None:
             request["ttl"] = ttl
-        to_text(request)  # raises for what cannot be sent
+        to_json_text(request, allow_nan=False)  # raises for what cannot be sent
         done = Answer(self)
         with self._lock:
             asked = self._over is None and self._ask(request, lambda _, error: _settle(done, error), done)
@@ -286,7 +287,7 @@ class TopicClient:
             return False
         number = next(self._numbers)
         self._asked[number] = then, answer
-        self._outbox.append((self._ws, number, to_text({**request, "id": number})))
+        self._outbox.append((self._ws, number, to_json_text({**request, "id": number}, allow_nan=False)))
         return True
 
     def _request(self, cursor: Cursor) -> None:
@@ -636,16 +637,6 @@ class _Receiver(Handler):
 
     def on_close(self, ws: WebSocket) -> None:
         self._client.lost()
-
-
-def to_text(request: dict[str, Any]) -> str:
-    """Return a request as JSON. Raises TypeError and ValueError for what cannot be written so."""
-    text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: only its escape can travel
-        text = json.dumps(request, separators=(",", ":"))
-    return text
 
 
 def nothing(message: dict[str, Any] | None, error: TopicError | None) -> None:

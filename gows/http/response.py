@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from gows.errors import HttpError, InvalidHeaderError
 from gows.http.files import PIECE, FileBody, path_below
+from gows.jsontext import to_json_text
 from gows.protocol.dates import format_date
 from gows.protocol.handshake import status_phrase
 from gows.protocol.headers import HeaderSource, check_field, header_pairs
@@ -108,7 +108,7 @@ class Response:
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: HeaderSource | None = None) -> Response:
         """`value` as JSON; TypeError or ValueError when it cannot be written."""
-        return cls(json.dumps(value, ensure_ascii=False, separators=(",", ":")), status, headers, _JSON)
+        return cls(to_json_text(value), status, headers, _JSON)
 
     @classmethod
     def redirect(cls, location: str, status: int = 303) -> Response:
