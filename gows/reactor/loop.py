@@ -438,7 +438,10 @@ class Loop:
 
     def _call(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
-            self._isolated(fn, *args)
+            if self._context == self._clean:  # as in _isolated, without the call
+                fn(*args)
+            else:
+                self._isolated(fn, *args)
         except Exception as error:
             owner = getattr(fn, "__self__", None)
             if isinstance(owner, Endpoint):
@@ -451,7 +454,10 @@ class Loop:
         for stream in list(settling):
             reason = settling.pop(stream)
             try:
-                self._isolated(stream.settle, reason)
+                if self._context == self._clean:
+                    stream.settle(reason)
+                else:
+                    self._isolated(stream.settle, reason)
             except Exception as error:
                 self._endpoint_failed(stream, error)
             except BaseException:  # Ctrl-C, amid the end of a stream: close() has to take the steps that are left

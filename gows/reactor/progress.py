@@ -71,9 +71,12 @@ class Progress:
         self._closing[stream] = stream.untaken()
 
     def goes_on(self, stream: Stream, seconds: float) -> bool:
-        """Whether the peer has taken enough in the `seconds` since this, or `begin_close`, was called."""
-        before = self._closing.get(stream, 0)
+        """Whether the peer has taken enough in the `seconds` since this, or `begin_close`, was called. If neither was,
+        it has so many seconds more when there is much to take."""
+        before = self._closing.get(stream)
         left = self._closing[stream] = stream.untaken()
+        if before is None:
+            return left >= MUCH
         return before - left >= max(1.0, LEAST_RATE * seconds)
 
     def begin_answer(self, stream: Stream) -> None:
@@ -98,6 +101,7 @@ class Progress:
 
     def forget(self, stream: Stream) -> None:
         """The stream has ended."""
-        self._taken.pop(stream, None)
-        self._closing.pop(stream, None)
-        self._answers.pop(stream, None)
+        if self._taken or self._closing or self._answers:
+            self._taken.pop(stream, None)
+            self._closing.pop(stream, None)
+            self._answers.pop(stream, None)

@@ -340,10 +340,13 @@ class Stream(Endpoint):
         """Our FIN, behind everything."""
         assert self.sock is not None
         state = self._state = self._state | ENDED
-        try:  # also where close(2) comes next: another process may have a copy, which delays what that does
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:  # ENOTCONN: the peer has reset the connection, so nothing comes from it either
-            self._state |= EOF
+        if state & CLOSING and state & (EOF | HASTY):
+            pass  # close(2) comes next, and sends it: no other process has a copy (`Loop.disown`)
+        else:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:  # ENOTCONN: the peer has reset the connection, so nothing comes from it either
+                self._state |= EOF
         if state & BOUNDED:
             self.loop.schedule(self, None)
 
@@ -630,7 +633,10 @@ class Stream(Endpoint):
         before it has
         written, and FIN is not to be missed."""
         self._set_deadline(seconds)
-        self.loop.progress.begin_close(self)
+        if (
+            not flags & LINGERING
+        ):  # then nearly all have nothing left to take: whether that is so is seen at the deadline
+            self.loop.progress.begin_close(self)
         with self.lock:
             self._state |= flags
             if flags & LINGERING:
