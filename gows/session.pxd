@@ -13,6 +13,7 @@ cdef tuple _OPCODES
 
 
 cdef class SessionContext:
+    cdef object __weakref__
     cdef public object loop
     cdef public object options
     cdef public object role

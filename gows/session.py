@@ -19,12 +19,14 @@ import logging
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakValueDictionary
 
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
@@ -97,6 +99,8 @@ SERVE_TIMEOUT = 10.0
 """Seconds between accept() and serve()."""
 SMALL_HEAD = 6
 """Bytes of the header, the masking key included, of a message that `receive_one` takes (RFC 6455 §5.2)."""
+MAX_LATEST = 64
+"""Contexts that are kept though no connection may use them any more."""
 MAX_PORTION = 256
 """Frames of one connection that are dealt with in a turn: a read may hold 40,000, which take 100 ms."""
 MAY_INFLATE = 128
@@ -110,10 +114,14 @@ MAX_QUEUED_PONGS = 16
 latest)."""
 
 
+_OPTION_NAMES = tuple(field.name for field in fields(AcceptOptions))
+
+
 class SessionContext:
     """What the sessions of one loop with the same options and role share."""
 
     __slots__ = (
+        "__weakref__",
         "_inlined",
         "chunked",
         "deflate_options",
@@ -177,11 +185,9 @@ class SessionContext:
         return kind(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
 
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
-        """A context for one connection that differs in its timeouts; the tables are shared."""
-        context = copy(self)
-        context.options = replace(self.options, **timeouts)  # type: ignore[arg-type]
-        context._inlined = None
-        return context
+        """The context of connections that differ in their timeouts."""
+        options = replace(self.options, **timeouts)  # type: ignore[arg-type]
+        return context_for(self.loop, options, self.role, self.owner, inline=self.inline)
 
     def inlined(self) -> SessionContext:
         """The same for connections whose callbacks run in the loop's thread. Any thread."""
@@ -222,16 +228,59 @@ def _connection_config(
     )
 
 
-def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> SessionContext:
-    """The shared context of `options` on `loop`, for the connections of one owner. Any thread."""
-    contexts: dict[tuple[Role, int, int], SessionContext] = loop.shared.setdefault(SessionContext, {})
-    key = (role, id(options), id(owner))
-    context = contexts.get(key)  # a context holds its options and owner, so their ids cannot be another's
-    if context is None:
-        if len(contexts) >= 64:  # somebody makes new options for every connection: the cache must not grow with them
-            contexts.clear()
-        context = contexts[key] = SessionContext(loop, options, role, owner=owner)
-    return context
+def context_for(
+    loop: Loop, options: AcceptOptions, role: Role, owner: object = None, *, inline: bool | None = None
+) -> SessionContext:
+    """Return the context that connections of one owner on `loop` share, if their options are equal. `inline`: as for
+    SessionContext. Any thread."""
+    contexts: _Contexts = loop.shared.get(SessionContext) or loop.shared.setdefault(SessionContext, _Contexts(loop))
+    return contexts.find(options, role, owner, loop.pool.inline if inline is None else inline)
+
+
+class _Contexts:
+    """The contexts of one loop: those that connections use, and the latest ones.
+
+    Who makes options in a view makes equal ones for every connection, so contexts are found by the values of their
+    options; by the object first, which takes a tenth of the time.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._latest: OrderedDict[Hashable, tuple[AcceptOptions, SessionContext]] = OrderedDict()  # by the objects' ids
+        self._used: WeakValueDictionary[Hashable, SessionContext] = WeakValueDictionary()  # by value
+
+    def __len__(self) -> int:
+        """How many are kept whether they are used or not."""
+        return len({id(context) for _, context in list(self._latest.values())})
+
+    def find(self, options: AcceptOptions, role: Role, owner: object, inline: bool) -> SessionContext:
+        """Return the one there is, or a new one. Any thread: each step is one of the interpreter's."""
+        latest = self._latest
+        same = role, id(options), id(owner), inline  # an entry holds both, so their ids cannot be another's
+        found = latest.get(same)
+        if found is not None:
+            return found[1]
+        equal = role, _values(options), id(owner), inline
+        context = self._used.get(equal)
+        if context is None:
+            context = SessionContext(self._loop, options, role, inline=inline, owner=owner)
+            self._used[equal] = context
+        latest[same] = options, context
+        while len(latest) > MAX_LATEST:
+            try:
+                latest.popitem(last=False)
+            except KeyError:  # another thread was faster
+                break
+        return context
+
+
+def _values(options: AcceptOptions) -> Hashable:
+    """Return what makes options equal. Of a function it is its identity: to compare may be the user's code."""
+    values: list[Any] = [type(options)]
+    for name in _OPTION_NAMES:
+        value = getattr(options, name)
+        values.append(id(value) if name == "check_origin" else value)
+    return tuple(values)
 
 
 def _event_size(event: Event) -> int:

@@ -22,9 +22,10 @@ from gows import (
     WebSocket,
     accept,
 )
+from gows.protocol.states import Role
 from gows.reactor import WRITE
 from gows.reactor.progress import LOOKS
-from gows.session import SessionContext
+from gows.session import SessionContext, context_for
 from tests import wire
 from tests.fakes.lock import MeddlingLock
 from tests.stage import Actor, Echo, Stage
@@ -959,12 +960,15 @@ def test_the_answer_to_an_end_goes_behind_a_full_queue(make_stage: MakeStage, en
 # ---------------------------------------------------------------------- the rest
 
 
-def test_options_of_ones_own_for_each_connection(make_stage: MakeStage) -> None:
-    """Their tables are kept for some; an endless number of them is not kept."""
+def test_equal_options_made_for_each_connection_share_their_tables(make_stage: MakeStage) -> None:
     stage = make_stage()
 
+    def check(request: Any) -> bool:
+        return True
+
     def view(request: Any) -> None:
-        ws = accept(request, AcceptOptions(max_message_size=10))
+        ws = accept(request, AcceptOptions(max_message_size=10, check_origin=check))
+        ws.set_read_timeout(100.0)
         stage.handlers.append(Echo())
         ws.serve(stage.handlers[-1])
 
@@ -975,11 +979,33 @@ def test_options_of_ones_own_for_each_connection(make_stage: MakeStage) -> None:
         contexts.add(handler.ws.context)
         guest.send(frame(TEXT, "x" * 10))
         assert guest.text() == "x" * 10
-    assert len(contexts) == 70
+    assert len(contexts) == 1
+    assert handler.ws.context.options.read_timeout == 100.0
     guest.send(frame(TEXT, "x" * 11))
     assert guest.close_frame()[0] == 1009
-    assert len(stage.loop.shared[SessionContext]) <= 64
-    assert sum(type(found) is SessionContext for found in gc.get_objects()) >= 70, "as long as they are used"
+
+
+def test_contexts_that_are_used_are_found_and_others_have_an_end(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    lasting = AcceptOptions(group="lasting")
+
+    def find(options: AcceptOptions) -> SessionContext:
+        return context_for(stage.loop, options, Role.SERVER, stage.server)
+
+    context = find(lasting)
+    for number in range(200):
+        find(AcceptOptions(group=str(number)))
+    assert find(lasting) is context, "somebody holds it"
+    assert find(AcceptOptions(group="lasting")) is context
+    assert find(AcceptOptions(group="lasting", ping_interval=1)) is not context
+    assert find(AcceptOptions(group="lasting", check_origin=lambda request: True)) is not context
+    assert context_for(stage.loop, lasting, Role.SERVER) is not context, "another owner's"
+    assert context.with_timeouts(read_timeout=5.0) is context.with_timeouts(read_timeout=5.0)
+    assert context.with_timeouts(read_timeout=None) is context
+    gc.collect()
+    contexts = stage.loop.shared[SessionContext]
+    assert len(contexts) <= 64
+    assert len(contexts._used) <= 66
 
 
 @pytest.mark.parametrize("callback", ["on_message", "on_ping", "on_close"])
