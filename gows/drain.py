@@ -98,7 +98,8 @@ class Drain:
         there are in all. When it is time, HTTP connections are told to end."""
         open_: list[WebSocket] = []
         idle: list[HttpConnection] = []
-        patient = self._spread and now < self._patient_until
+        # requests of those who were just accepted are still to be read, without a drain too
+        patient = now < (self._patient_until if self._spread else self._spread_until)
         left = 0
         for stream in self._loop.streams:
             observer = stream.observer if isinstance(stream, Stream) else None
@@ -110,7 +111,7 @@ class Drain:
                 left += 1
                 if not patient:
                     observer.end_when_idle()
-                elif observer.idle and not observer.stream.closed:
+                elif self._spread and observer.idle and not observer.stream.closed:
                     idle.append(observer)
             elif isinstance(observer, ProxyPreface) and observer.http.app is self._owner:
                 if now >= self._spread_until:  # nobody's, until the proxy has said whose it is
