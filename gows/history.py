@@ -20,6 +20,8 @@ from gows.topics import Position, Publication, Since
 
 MAX_HISTORY = 64 << 20
 """Bytes of data that one process keeps, of all topics together."""
+MOST_EPOCHS = 8
+"""Epochs that are remembered of what was in them and is kept."""
 ENTRY_SIZE = 500
 """Bytes that an entry counts beside its data, and a topic beside its entries."""
 
@@ -59,11 +61,12 @@ class Entry(NamedTuple):
 class _Log:
     """One topic's."""
 
-    __slots__ = ("entries", "epoch", "last")
+    __slots__ = ("before", "entries", "epoch", "last")
 
     def __init__(self, epoch: str, last: int) -> None:
         self.epoch = epoch
         self.last = last  # offset of the newest, kept or not
+        self.before: dict[str, int] = {}  # epochs that these entries were in, and with which offset each ended
         self.entries: deque[Entry] = deque()
 
 
@@ -138,6 +141,25 @@ class History:
             while self.size > self.most:
                 self._shrink()
 
+    def rename(self, topic: str, epoch: str, origin_of: Callable[[Entry], Any]) -> None:
+        """Have what is kept of a topic be in another epoch, and its origins be these."""
+        log = self._logs.get(topic)
+        if log is None:
+            return
+        log.before[log.epoch] = log.last
+        while len(log.before) > MOST_EPOCHS:
+            del log.before[next(iter(log.before))]
+        log.epoch = epoch
+        entries, log.entries = log.entries, deque()
+        for entry in entries:
+            publication = entry.publication.at(Position(epoch, entry.offset))
+            log.entries.append(entry._replace(publication=publication, origin=origin_of(entry)))
+
+    def before(self, topic: str) -> dict[str, int]:
+        """Return the epochs that what is kept of a topic was in, and with which offset each of them ended."""
+        log = self._logs.get(topic)
+        return {} if log is None else log.before
+
     def position(self, topic: str) -> Position | None:
         """Where the topic stands; None: it has no history."""
         log = self._logs.get(topic)
@@ -171,15 +193,17 @@ class History:
         skip = offset + 1 - log.entries[0].offset if log.entries else 0
         return list(itertools.islice(log.entries, max(0, skip), None))
 
-    def latest(self, topic: str, count: int, now: float) -> list[Publication]:
-        """The latest of those that are kept and have not expired, in order; `count` at most."""
+    def latest(self, topic: str, count: int, now: float, seen: Position | None = None) -> list[Publication]:
+        """The latest of those that are kept and have not expired, in order; `count` at most. Not those up to a position
+        of an epoch that they were in before."""
         log = self._logs.get(topic)
         if log is None:
             return []
         self._drop_old(log, now)
+        known = 0 if seen is None else min(seen.offset, log.before.get(seen.epoch, 0))
         found: list[Publication] = []
         for entry in reversed(log.entries):
-            if len(found) == count:
+            if len(found) == count or entry.offset <= known:
                 break
             if entry.publication.bare.expires > now:
                 found.append(entry.publication)

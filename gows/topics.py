@@ -10,6 +10,7 @@ other gets the bare data.
 from __future__ import annotations
 
 import base64
+import copy
 import math
 import threading
 from collections.abc import Callable
@@ -157,6 +158,13 @@ class Publication:
             key = bare.key if self.position is None else None
             self._enclosed = PreparedMessage(Opcode.TEXT, text, bare.compress, key, bare.expires)
         return self._enclosed
+
+    def at(self, position: Position) -> Publication:
+        """Return the same with another position."""
+        other = copy.copy(self)
+        other.position = position
+        other._enclosed = None
+        return other
 
 
 def to_json(value: Any) -> bytes:

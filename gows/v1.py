@@ -160,8 +160,8 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         latest: list[Publication] = []
         if history is not None and since is None:
             latest = missed or []
-        elif history is not None and missed is None:  # all that is kept is newer
-            latest = publishing.history.latest(topic, history, publishing.now())
+        elif history is not None and missed is None:  # what is kept is newer, but for what was in that epoch
+            latest = publishing.history.latest(topic, history, publishing.now(), since)
         room = ws.context.high_water - ws.stream.queued
         found = recover(topic, stands, since, missed, latest, room, left)
         publishing.answers.take(ws, cost(found.messages))

@@ -210,3 +210,30 @@ def test_few_topics_move_when_a_process_comes() -> None:
     moved = [topic for topic in topics if after[topic] != before[topic]]
     assert all(after[topic] == "3.1" for topic in moved)
     assert 180 < len(moved) < 320
+
+
+def test_what_is_kept_goes_on_in_another_epoch() -> None:
+    history = History()
+    for number in range(3):
+        first = publish(history, "a", str(number), Keep(2))
+    size = history.size
+    enclosed = history.entries("a", 0, 0.0)[0].publication.enclosed
+    history.rename("a", "another", lambda entry: entry.offset)
+    history.rename("b", "another", lambda entry: entry.offset)
+    assert history.position("a") == ("another", 3)
+    assert history.position("b") is None
+    assert history.since("a", first, 0.0) is None
+    found = history.since("a", Position("another", 1), 0.0)
+    assert texts(found) == ["1", "2"]
+    assert found is not None
+    assert b'"epoch":"another","offset":2' in found[0].enclosed.data
+    assert b"another" not in enclosed.data, "what is on its way stays as it is"
+    assert [entry.origin for entry in history.entries("a", 2, 0.0)] == [3]
+    assert history.before("a") == {first.epoch: 3}
+    assert texts(history.latest("a", 9, 0.0, Position(first.epoch, 2))) == ["2"]
+    assert texts(history.latest("a", 9, 0.0, Position(first.epoch, 4))) == [], "nothing comes twice"
+    assert texts(history.latest("a", 9, 0.0, Position("unknown", 2))) == ["1", "2"]
+    for number in range(20):
+        history.rename("a", str(number), lambda entry: None)
+    assert len(history.before("a")) == 8
+    assert history.size == size

@@ -159,9 +159,11 @@ class KeptCore(ABC):
     def _is_sure(self, topic: Topic) -> bool:
         """Whether we have everything that the last home of a topic may have let anybody have, or others here do."""
         home = topic.accepted.name
+        if topic.behind:
+            return False
         if home in ("", self.name) or home in self.up:
             return True
-        if topic.behind or home in self._unsure:
+        if home in self._unsure:
             return False
         if home not in self._gone:
             return topic.sound

@@ -198,8 +198,8 @@ class KeptHome(KeptSync):
             return
         requests = topic.take_back()
         self._tails.discard(topic.name)
-        topic.promised = topic.accepted = Ballot(topic.promised.number + 1, self.name)
-        self._reset(topic, Position(self._hub.history.new_epoch(), 0), lost=True)
+        topic.promised = Ballot(topic.promised.number + 1, self.name)
+        self._begin_epoch(topic)
         self._send(None, {"do": "beat", "topics": self._standings([topic.name])})
         for request in requests:
             self._record(topic, request)
@@ -294,24 +294,28 @@ class KeptHome(KeptSync):
             if is_newer(answer.accepted, answer.position, candidates[best].accepted, candidates[best].position):
                 best = name
         accepted, position, _ = candidates[best]
-        sure = accepted.name in candidates or any(
-            answer.sure for answer in candidates.values() if answer.accepted.name == accepted.name
-        )
+        sure = any(answer.sure for answer in candidates.values() if answer.accepted.name == accepted.name)
         if position is None:
-            self._begin_epoch(topic, lost=self._forgot or self._uncertain)
-        elif not sure or claim.waiting or claim.unseen:
-            self._begin_epoch(topic, lost=True)
-        elif best != self.name:
+            self._reset(topic, Position(self._hub.history.new_epoch(), 0), lost=self._forgot or self._uncertain)
+            topic.accepted = topic.promised
+            self._become_home(topic)
+            return
+        claim.is_sure = sure and not claim.waiting and not claim.unseen
+        if best != self.name:
             claim.fetching = True
             self._want(topic, best)
         else:
             self._become_home(topic)
 
-    def _begin_epoch(self, topic: Topic, *, lost: bool) -> None:
-        """What there was may not be all: number from 1 on."""
-        self._reset(topic, Position(self._hub.history.new_epoch(), 0), lost=lost)
+    def _begin_epoch(self, topic: Topic) -> None:
+        """What there is may not be all: number on in another epoch, with what is kept of the one before."""
+        assert topic.position is not None
         topic.accepted = topic.promised
-        self._become_home(topic)
+        topic.position = Position(self._hub.history.new_epoch(), topic.position.offset)
+        self._hub.history.rename(
+            topic.name, topic.position.epoch, lambda entry: entry.origin._replace(ballot=topic.promised)
+        )
+        self._hub.lost(topic.name, topic.position)
 
     def _become_home(self, topic: Topic) -> None:
         claim = topic.claim
@@ -319,6 +323,8 @@ class KeptHome(KeptSync):
         topic.claim = None
         self._claims.discard(topic.name)
         topic.active = topic.settled = True
+        if not claim.is_sure:
+            self._begin_epoch(topic)
         topic.behind = False
         topic.sound = True
         for request in claim.requests:

@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 class Claim:
     """We ask the others for a topic, to become its home."""
 
-    __slots__ = ("answers", "fetching", "last", "requests", "since", "unseen", "waiting")
+    __slots__ = ("answers", "fetching", "is_sure", "last", "requests", "since", "unseen", "waiting")
 
     def __init__(self, names: Iterable[str], requests: Iterable[Request], now: float) -> None:
         self.waiting = set(names)
@@ -86,6 +86,7 @@ class Claim:
         self.last: dict[str, int] = {}  # by publisher: the number of the latest request
         self.since = now
         self.fetching = False  # what one of them has, and we do not
+        self.is_sure = True  # that nothing is missing
         for request in requests:
             self.add(request)
 

@@ -58,7 +58,7 @@ class KeptSync(KeptCore):
             if len(page) < PAGE:
                 del self._pages[peer]
             message = {"do": "digest", "topics": self._standings(page), "more": len(page) == PAGE}
-            self._send(peer, {**message, "at": self._peers.now(), "out": sorted(self._lagging)})
+            self._send(peer, {**message, "at": self._peers.now(), "in": sorted(self.up - self._lagging)})
 
     def missed(self, name: str) -> None:
         """It did not read, and has missed some of what we sent."""
@@ -76,7 +76,7 @@ class KeptSync(KeptCore):
 
     def _note_count(self, home: str, message: Message) -> None:
         """A process says whether it waits for us before it lets others have a message."""
-        if self._peers.now() - message["at"] <= LAG_LIMIT and self.name not in message["out"]:
+        if self._peers.now() - message["at"] <= LAG_LIMIT and self.name in message["in"]:
             self._unsure.discard(home)
         else:
             self._unsure.add(home)
@@ -102,7 +102,7 @@ class KeptSync(KeptCore):
         self._later(BEAT, self._beat)
         self._older, self._recent = self._recent, {}
         changed, self._changed = sorted(self._changed), set()
-        beat = {"do": "beat", "at": self._peers.now(), "out": sorted(self._lagging)}
+        beat = {"do": "beat", "at": self._peers.now(), "in": sorted(self.up - self._lagging)}
         for page in parts(changed, PAGE) if changed else iter([[]]):
             self._send(None, {**beat, "topics": self._standings(page)})
 
@@ -191,6 +191,7 @@ class KeptSync(KeptCore):
             "accepted": topic.last_ballot,
             "promised": topic.promised if topic.settled else NO_BALLOT,
             "seen": topic.seen,
+            "before": history.before(topic.name),
             "sure": topic.active or (self._is_sure(topic) and topic.accepted.name not in self.up),
         }
         self._send(sender, answer, b"".join(chunk))
@@ -233,6 +234,7 @@ class KeptSync(KeptCore):
             if last is not None and topic.accepted.name == self.name:
                 self._send(fetch.peer, {"do": "gap", "topic": topic.name})
             self._reset(topic, start, lost=last is not None)
+            self._hub.history.before(topic.name).update(message["before"])
             fetch.seen = dict(topic.seen)  # those are not delivered twice
             topic.accepted = NO_BALLOT
             topic.seen.clear()
@@ -264,7 +266,7 @@ class KeptSync(KeptCore):
             topic.accepted = Ballot(*message["accepted"])
         return bool(message["more"])
 
-    def _fetched(self, topic: Topic, fetch: Fetch) -> None:
+    def _fetched(self, topic: Topic, fetch: Fetch, *, failed: bool = False) -> None:
         """We have what a process had, or never will."""
         del self._fetches[topic.name]
         if fetch.fill and self._hub.wanted(topic.name):  # what they have not seen of that, nobody knows
@@ -274,7 +276,7 @@ class KeptSync(KeptCore):
         self._pump(fetch.peer)
         then = [peer for peer in fetch.then if peer in self.up]
         if topic.claim is not None and topic.claim.fetching:
-            if topic.behind:
+            if failed:
                 self._claim(topic, topic.claim.requests, topic.claim.since)
             else:
                 self._become_home(topic)
@@ -292,7 +294,7 @@ class KeptSync(KeptCore):
         for name in dropped:
             topic = self._topic(name)
             topic.behind = True
-            self._fetched(topic, self._fetches[name])
+            self._fetched(topic, self._fetches[name], failed=True)
         if dropped and self.up:  # others may know it, too
             self._send(None, {"do": "again"})
 

@@ -25,7 +25,7 @@ The hub's lock guards every call. What is sent, each a header of JSON, a line fe
 | `digest`, `next` | any, newcomer, and back | where all topics stand, page by page |
 | `again` | any, all | send the digest again |
 | `fetch`, `entries` | any, any, and back | what comes after a position, chunk by chunk |
-| `beat` | home, all | every two seconds: where those topics stand that changed, and who does not count |
+| `beat` | home, all | every two seconds: where those topics stand that changed, and who counts |
 | `gap` | any, home | two numbered by themselves, and what one of them did is given up |
 | `bye` | any, all | we leave in order |
 """
@@ -273,7 +273,7 @@ class KeptTopics(KeptHome):
                 topic = self._topic(name)
                 if topic.claim is not None and topic.claim.fetching:
                     topic.behind = True
-                    self._fetched(topic, fetch)
+                    self._fetched(topic, fetch, failed=True)
                 else:  # the question was lost, or the answer
                     self._ask(topic, fetch)
         for name, outbox in list(self._outboxes.items()):

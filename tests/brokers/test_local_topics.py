@@ -135,9 +135,9 @@ def test_what_the_home_had_sent_to_one_process_only_is_not_numbered_again() -> N
     assert told(third, topic) == told(other, topic) == [begun, data, last]
 
 
-def test_two_that_die_at_once_are_told() -> None:
+def test_two_that_die_at_once_are_told_and_what_is_kept_stays() -> None:
     net, (home, other, third, last), topic = several(4)
-    net.publish(home, topic)
+    kept = net.publish(home, topic)
     net.run(1.0)
     net.kill(home)
     net.kill(other)
@@ -146,7 +146,11 @@ def test_two_that_die_at_once_are_told() -> None:
     net.run(3.0)
     assert net.results[data] == [None]
     for process in (third, last):
-        assert told(process, topic)[-2:] == [None, data]
+        assert told(process, topic)[0] == kept
+        assert None in told(process, topic)
+        assert told(process, topic)[-1] == data
+        latest = process.hub.history.latest(topic, 10, net.now)
+        assert [each.bare.data.decode() for each in latest] == [kept, data]
 
 
 def test_a_home_that_was_stopped_and_comes_back_goes_on() -> None:
