@@ -26,7 +26,7 @@ OVERFLOW_POLICIES = ("refuse", "block", "drop", "drop_oldest", "latest", "close"
 @dataclass(slots=True)
 class AcceptOptions:
     """How WebSocket connections are accepted and kept. Shared by all connections made with it; do not change it
-    after use.
+    after use. One made for each request costs no memory of a connection: those with equal values count as one.
 
     Sizes are bytes, times are seconds; `None` for a time means no limit.
     """

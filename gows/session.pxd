@@ -19,7 +19,8 @@ cdef class SessionContext:
     cdef public object role
     cdef public object owner
     cdef public bint inline
-    cdef public object _inlined
+    cdef public object _base
+    cdef public object _other
     cdef public Py_ssize_t high_water
     cdef public Py_ssize_t mark
     cdef public object overflow

@@ -19,16 +19,15 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from copy import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakValueDictionary
 
 from gows.codes import CloseCause, CloseCode, Opcode
+from gows.contexts import Contexts
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
 from gows.handler import Handler, check_handler
 from gows.options import AcceptOptions
@@ -99,8 +98,6 @@ SERVE_TIMEOUT = 10.0
 """Seconds between accept() and serve()."""
 SMALL_HEAD = 6
 """Bytes of the header, the masking key included, of a message that `receive_one` takes (RFC 6455 §5.2)."""
-MAX_LATEST = 64
-"""Contexts that are kept though no connection may use them any more."""
 MAX_PORTION = 256
 """Frames of one connection that are dealt with in a turn: a read may hold 40,000, which take 100 ms."""
 MAY_INFLATE = 128
@@ -114,7 +111,8 @@ MAX_QUEUED_PONGS = 16
 latest)."""
 
 
-_OPTION_NAMES = tuple(field.name for field in fields(AcceptOptions))
+TIMEOUTS = ("read_timeout", "write_timeout")
+"""The options that one connection may change for itself."""
 
 
 class SessionContext:
@@ -122,7 +120,8 @@ class SessionContext:
 
     __slots__ = (
         "__weakref__",
-        "_inlined",
+        "_base",
+        "_other",
         "chunked",
         "deflate_options",
         "deflate_pool",
@@ -140,17 +139,15 @@ class SessionContext:
         "whole",
     )
 
-    def __init__(
-        self, loop: Loop, options: AcceptOptions, role: Role, *, inline: bool | None = None, owner: object = None
-    ) -> None:
-        """`inline`: whether the loop's thread runs the callbacks; None: as the loop's pool is. `owner`: the server that
-        accepted the connections."""
+    def __init__(self, loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> None:
+        """`owner`: the server that accepted the connections."""
         self.loop = loop
         self.options = options
         self.role = role
         self.owner = owner
-        self.inline = loop.pool.inline if inline is None else inline
-        self._inlined: SessionContext | None = None
+        self.inline = loop.pool.inline  # whether the loop's thread runs the callbacks
+        self._base: SessionContext | None = None  # what this one differs from in its timeouts only
+        self._other: SessionContext | None = None  # the same, but for `inline`
         self.high_water = options.high_water
         overflow = getattr(owner, "overflow", None)
         self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
@@ -185,19 +182,40 @@ class SessionContext:
         return kind(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
 
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
-        """The context of connections that differ in their timeouts."""
-        options = replace(self.options, **timeouts)  # type: ignore[arg-type]
-        return context_for(self.loop, options, self.role, self.owner, inline=self.inline)
+        """A context for connections that differ in their timeouts: one for all that set the same. The tables are
+        shared. Any thread."""
+        base = self._base or self
+        values = tuple(timeouts.get(name, getattr(self.options, name)) for name in TIMEOUTS)
+        if values == tuple(getattr(base.options, name) for name in TIMEOUTS):
+            return base
+
+        def make() -> SessionContext:
+            context = base._copy()
+            context.options = replace(base.options, **dict(zip(TIMEOUTS, values, strict=True)))
+            context._base = base  # whose id cannot be another's thereby
+            return context
+
+        return _contexts(self.loop).derive((id(base), values), make)
 
     def inlined(self) -> SessionContext:
         """The same for connections whose callbacks run in the loop's thread. Any thread."""
-        if self.inline:
-            return self
-        if self._inlined is None:
-            context = copy(self)
-            context.inline = True
-            self._inlined = context
-        return self._inlined
+        return self if self.inline else self._turned()
+
+    def in_workers(self) -> SessionContext:
+        """The same for connections whose callbacks do not. Any thread."""
+        return self._turned() if self.inline else self
+
+    def _turned(self) -> SessionContext:
+        if self._other is None:
+            context = self._copy()
+            context.inline = not self.inline
+            self._other = context
+        return self._other
+
+    def _copy(self) -> SessionContext:
+        context = copy(self)
+        context._base = context._other = None
+        return context
 
 
 def _rates(loop: Loop, options: AcceptOptions) -> Rates | None:
@@ -228,59 +246,19 @@ def _connection_config(
     )
 
 
-def context_for(
-    loop: Loop, options: AcceptOptions, role: Role, owner: object = None, *, inline: bool | None = None
-) -> SessionContext:
-    """Return the context that connections of one owner on `loop` share, if their options are equal. `inline`: as for
-    SessionContext. Any thread."""
-    contexts: _Contexts = loop.shared.get(SessionContext) or loop.shared.setdefault(SessionContext, _Contexts(loop))
-    return contexts.find(options, role, owner, loop.pool.inline if inline is None else inline)
+def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> SessionContext:
+    """The context that all connections of one owner on `loop` share whose options are equal. Any thread."""
+
+    def make(options: AcceptOptions) -> SessionContext:
+        return SessionContext(loop, options, role, owner)
+
+    # a context holds its owner, so the id cannot be another's
+    return _contexts(loop).find((role, id(owner)), options, make)
 
 
-class _Contexts:
-    """The contexts of one loop: those that connections use, and the latest ones.
-
-    Who makes options in a view makes equal ones for every connection, so contexts are found by the values of their
-    options; by the object first, which takes a tenth of the time.
-    """
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._latest: OrderedDict[Hashable, tuple[AcceptOptions, SessionContext]] = OrderedDict()  # by the objects' ids
-        self._used: WeakValueDictionary[Hashable, SessionContext] = WeakValueDictionary()  # by value
-
-    def __len__(self) -> int:
-        """How many are kept whether they are used or not."""
-        return len({id(context) for _, context in list(self._latest.values())})
-
-    def find(self, options: AcceptOptions, role: Role, owner: object, inline: bool) -> SessionContext:
-        """Return the one there is, or a new one. Any thread: each step is one of the interpreter's."""
-        latest = self._latest
-        same = role, id(options), id(owner), inline  # an entry holds both, so their ids cannot be another's
-        found = latest.get(same)
-        if found is not None:
-            return found[1]
-        equal = role, _values(options), id(owner), inline
-        context = self._used.get(equal)
-        if context is None:
-            context = SessionContext(self._loop, options, role, inline=inline, owner=owner)
-            self._used[equal] = context
-        latest[same] = options, context
-        while len(latest) > MAX_LATEST:
-            try:
-                latest.popitem(last=False)
-            except KeyError:  # another thread was faster
-                break
-        return context
-
-
-def _values(options: AcceptOptions) -> Hashable:
-    """Return what makes options equal. Of a function it is its identity: to compare may be the user's code."""
-    values: list[Any] = [type(options)]
-    for name in _OPTION_NAMES:
-        value = getattr(options, name)
-        values.append(id(value) if name == "check_origin" else value)
-    return tuple(values)
+def _contexts(loop: Loop) -> Contexts[SessionContext]:
+    found: Contexts[SessionContext] | None = loop.shared.get(Contexts)
+    return loop.shared.setdefault(Contexts, Contexts()) if found is None else found
 
 
 def _event_size(event: Event) -> int:

@@ -32,7 +32,17 @@ LAYERS: list[list[list[str]]] = [
         ]
     ],
     [["gows.protocol"], ["gows.reactor"]],
-    [["gows.handler", "gows.overflow", "gows.receiving", "gows.session", "gows.traffic", "gows.websocket"]],
+    [
+        [
+            "gows.contexts",
+            "gows.handler",
+            "gows.overflow",
+            "gows.receiving",
+            "gows.session",
+            "gows.traffic",
+            "gows.websocket",
+        ]
+    ],
     [
         ["gows.http"],
         ["gows.client"],

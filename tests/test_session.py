@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,10 +21,8 @@ from gows import (
     WebSocket,
     accept,
 )
-from gows.protocol.states import Role
 from gows.reactor import WRITE
 from gows.reactor.progress import LOOKS
-from gows.session import SessionContext, context_for
 from tests import wire
 from tests.fakes.lock import MeddlingLock
 from tests.stage import Actor, Echo, Stage
@@ -983,29 +980,6 @@ def test_equal_options_made_for_each_connection_share_their_tables(make_stage: M
     assert handler.ws.context.options.read_timeout == 100.0
     guest.send(frame(TEXT, "x" * 11))
     assert guest.close_frame()[0] == 1009
-
-
-def test_contexts_that_are_used_are_found_and_others_have_an_end(make_stage: MakeStage) -> None:
-    stage = make_stage()
-    lasting = AcceptOptions(group="lasting")
-
-    def find(options: AcceptOptions) -> SessionContext:
-        return context_for(stage.loop, options, Role.SERVER, stage.server)
-
-    context = find(lasting)
-    for number in range(200):
-        find(AcceptOptions(group=str(number)))
-    assert find(lasting) is context, "somebody holds it"
-    assert find(AcceptOptions(group="lasting")) is context
-    assert find(AcceptOptions(group="lasting", ping_interval=1)) is not context
-    assert find(AcceptOptions(group="lasting", check_origin=lambda request: True)) is not context
-    assert context_for(stage.loop, lasting, Role.SERVER) is not context, "another owner's"
-    assert context.with_timeouts(read_timeout=5.0) is context.with_timeouts(read_timeout=5.0)
-    assert context.with_timeouts(read_timeout=None) is context
-    gc.collect()
-    contexts = stage.loop.shared[SessionContext]
-    assert len(contexts) <= 64
-    assert len(contexts._used) <= 66
 
 
 @pytest.mark.parametrize("callback", ["on_message", "on_ping", "on_close"])

@@ -17,7 +17,7 @@ from gows.options import check_seconds
 from gows.protocol.connection import Connection
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
-from gows.session import _COUNTED, _FULL, Event, SessionContext, context_for
+from gows.session import _COUNTED, _FULL, Event, SessionContext
 from gows.websocket import WebSocket
 
 _TEXT, _BINARY = 1, 2  # the kinds of events that are messages
@@ -62,9 +62,8 @@ class BlockingWebSocket(WebSocket):
         subprotocol: str | None = None,
         request: object = None,
     ) -> None:
-        if context.inline:  # the session would hand messages to the handler itself
-            context = context_for(context.loop, context.options, context.role, inline=False)
-        super().__init__(stream, connection, context, subprotocol, request)
+        # else the session would hand messages to the handler itself
+        super().__init__(stream, connection, context.in_workers(), subprotocol, request)
         self._events: deque[Event] = deque()
         self._turn = threading.Condition()
         self._handed = False  # the last message was taken, and `_advance` has not gone on since
