@@ -212,10 +212,16 @@ class HostLayer(SocketLayer):
     def resolve(self, address: Address) -> list[Target]:
         return self.network.resolve(address)
 
+    def adopt(self, sock: Any) -> Any:
+        raise NotImplementedError("nobody has a socket of his own here")
+
     def dial(self, target: Target) -> tuple[Any, int]:
         client = self._own(SimulatedSocket(self.network, target.family))
         client.begin_connect(target.sockaddr, self.network.listener(target.sockaddr))
         return client, errno.EINPROGRESS
+
+    def stop_listening(self, listener: Any) -> None:
+        """It is closed next."""
 
     def held(self, sock: Any) -> int:
         return 0 if sock._outgoing is None else int(sock._outgoing._size)

@@ -18,7 +18,7 @@ class Run:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.scenario = SimpleNamespace(servers=1, kept_messages=1000, faults=())
+        self.scenario = SimpleNamespace(servers=1, kept_messages=1000, faults=(), preemption=0.0)
         self.log = Log(self._tick, lambda text: None, lambda topic: topic.startswith("kept"))
         self.rooms: tuple[str, ...] = ("room",)
         self.kept_topics = ["kept.a"]

@@ -12,10 +12,13 @@ import pytest
 
 import gows.lost
 import gows.topics
+from gows.reactor import SocketLayer
 from gows.websocket import WebSocket
+from tests.fakes import MemoryNetwork
 from tests.processes import ROOT
 from tests.simulation import checks
 from tests.simulation.__main__ import main
+from tests.simulation.network import HostLayer
 from tests.simulation.run import simulate
 
 
@@ -30,6 +33,11 @@ def test_each_sentence_of_what_is_promised_has_a_check() -> None:
     assert found == list(checks.PROMISES)
     looked_at = {*checks.AT_REST, *checks.AT_THE_END}
     assert all(look in looked_at for looks in checks.PROMISES.values() for look in looks)
+
+
+def test_simulated_sockets_have_all_that_those_of_the_other_tests_have() -> None:
+    methods = {name for name in vars(SocketLayer) if not name.startswith("_") and name in vars(MemoryNetwork)}
+    assert methods <= {*vars(HostLayer)}
 
 
 @pytest.mark.slow
