@@ -136,8 +136,8 @@ def all_or_lost(simulation: Simulation) -> Iterator[str]:
 
 
 def recovers(simulation: Simulation) -> Iterator[str]:
-    """Where all is kept, and its process lives, a client gets what it missed: by the name of a topic, and whatever
-    happened to its connection."""
+    """Where all is kept, and its process lives, a client gets what it missed: by the name of a topic of which it has
+    had a message, and whatever happened to its connection."""
     log, scenario = simulation.log, simulation.scenario
     if scenario.servers > 1 or scenario.kept_messages < 1000 or {"kill", "terminate"} & {*scenario.faults}:
         return
@@ -145,12 +145,13 @@ def recovers(simulation: Simulation) -> Iterator[str]:
         if subscriber.ready is None or subscriber.ended is not None:
             continue
         got = {event.id for event in _messages(subscriber)}
+        first = min((event.at for event in _messages(subscriber)), default=math.inf)  # from then on it has a position
         for message in log.messages.values():
             if (
                 message.kept
                 and message.topic == subscriber.pattern
                 and message.acknowledged is not None
-                and message.began > subscriber.ready
+                and message.began > first
                 and message.own != subscriber.name.partition(".")[0]
                 and message.id not in got
             ):

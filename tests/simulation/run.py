@@ -19,8 +19,10 @@ from typing import Any
 from unittest import mock
 
 import gows
+import gows.brokers.local_topics
 import gows.bus
 import gows.fanout
+import gows.presence
 import gows.protocol.prepared
 from tests.simulation.checks import AT_REST, AT_THE_END, Fault, check
 from tests.simulation.hosts import BareProcess, ClientProcess, Process, ServerProcess
@@ -106,7 +108,7 @@ class Scenario:
             compression=rng.random() < 0.2,
             buffer_size=rng.choice((1500, 4000)) if small else 65536,
             bus_buffer_size=rng.choice((2000, 65536)),
-            max_queued=rng.choice((5000, 32 << 20)) if small else 32 << 20,
+            max_queued=rng.choice((20_000, 32 << 20)) if small else 32 << 20,
             deliveries=rng.choice((4, 256)),
             lag=rng.choice((0.0, 0.0, 0.01, 0.3)),
             preemption=rng.choice((0.0, 0.3, 1.0)),
@@ -516,6 +518,8 @@ class Simulation:
         with ExitStack() as stack:
             for module, name, value in (
                 (gows.bus, "MAX_QUEUED", scenario.max_queued),
+                (gows.brokers.local_topics, "CHUNK", min(256 << 10, scenario.max_queued // 10)),
+                (gows.presence, "PART_SIZE", min(256 << 10, scenario.max_queued // 10)),
                 (gows.fanout, "DELIVERIES_PER_TURN", scenario.deliveries),
                 (gows.fanout, "MAX_JOINED", min(32, scenario.deliveries // 2)),
                 (gows.protocol.prepared, "encode_frame", counted),

@@ -146,6 +146,8 @@ def test_who_has_no_claim_to_a_message(run: Run) -> None:
 
 def test_a_message_that_was_kept_and_not_recovered(run: Run) -> None:
     subscriber = run.subscribe("kept.a")
+    heard = run.publish("kept.a")
+    run.hear(subscriber, heard)
     run.publish("kept.a")
     subscriber.lost("kept.a")
     assert run.found(checks.all_or_lost) == []
