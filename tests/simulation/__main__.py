@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -10,9 +11,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.run import Outcome, simulate
 
+LONGEST = 60.0
+"""Seconds of real time that a seed may take."""
 SHOWN = 5
 """Faults of one seed that are printed."""
 
@@ -89,10 +93,25 @@ def _many(first: int, count: int, jobs: int, most: int) -> int:
 def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
     """In the order of the seeds."""
     if jobs <= 1:
-        yield from map(simulate, seeds)
+        yield from map(_bounded, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=gc.freeze) as pool:
-        yield from pool.imap(simulate, seeds, chunksize=8)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=gc.freeze) as pool:
+        try:
+            yield from pool.map(_bounded, seeds, chunksize=8)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _bounded(seed: int) -> Outcome:
+    """Run a seed. One that hangs ends the process, and says where."""
+    faulthandler.dump_traceback_later(LONGEST, exit=True)
+    try:
+        return simulate(seed)
+    except BaseException as error:
+        raise RuntimeError(f"seed {seed} failed") from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

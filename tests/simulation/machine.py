@@ -566,16 +566,19 @@ REAL: tuple[object, ...] = (
 """What `installed` has a stand-in for."""
 
 
+LOCKS = {type(threading.Lock()): Lock, type(threading.RLock()): RLock}
+
+
 @lru_cache(maxsize=1)
 def _places(modules: int) -> list[tuple[Any, str, object]]:
-    """Where the modules of gows have these; looked for again when there are more modules."""
+    """Where the modules of gows have these, or locks of their own; looked for again when there are more modules."""
     known = set(map(id, REAL))
     return [
         (module, attribute, value)
         for name, module in sorted(sys.modules.items())
         if name.startswith("gows.") and not name.startswith(("gows.commands", "gows.processes", "gows.brokers.redis"))
         for attribute, value in vars(module).items()
-        if id(value) in known
+        if id(value) in known or type(value) in LOCKS
     ]
 
 
@@ -591,7 +594,8 @@ def installed(new: Machine) -> Iterator[None]:
     for module, attribute, real in _places(len(sys.modules)):
         if vars(module).get(attribute) is real:
             changed.append((module, attribute, real))
-            setattr(module, attribute, replaced[id(real)])
+            stand_in = replaced.get(id(real))
+            setattr(module, attribute, LOCKS[type(real)]() if stand_in is None else stand_in)
     for name, attribute, stand_in in (
         ("gows.session", "random", numbers.random),  # the tests' fixture may have another in its place
         ("gows.reactor.workers", "_here", Local()),
