@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import gc
 import multiprocessing
 import os
@@ -13,10 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.simulation.run import Outcome, simulate
+from tests.simulation.run import Outcome, simulate, simulate_bounded
 
-LONGEST = 60.0
-"""Seconds of real time that a seed may take."""
 SHOWN = 5
 """Faults of one seed that are printed."""
 
@@ -93,25 +90,14 @@ def _many(first: int, count: int, jobs: int, most: int) -> int:
 def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
     """In the order of the seeds."""
     if jobs <= 1:
-        yield from map(_bounded, seeds)
+        yield from map(simulate_bounded, seeds)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=gc.freeze) as pool:
         try:
-            yield from pool.map(_bounded, seeds, chunksize=8)
+            yield from pool.map(simulate_bounded, seeds, chunksize=8)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _bounded(seed: int) -> Outcome:
-    """Run a seed. One that hangs ends the process, and says where."""
-    faulthandler.dump_traceback_later(LONGEST, exit=True)
-    try:
-        return simulate(seed)
-    except BaseException as error:
-        raise RuntimeError(f"seed {seed} failed") from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import hashlib
 import heapq
@@ -10,6 +11,7 @@ import logging
 import math
 import random
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,6 +59,8 @@ INTERRUPTED = (
 """Where threads are interrupted; each run has one of these."""
 NEWCOMER = 3.0
 """Seconds that a process which has come needs to be one of several."""
+LONGEST = 60.0
+"""Seconds of real time that a run may take."""
 MOST_STEPS = 60_000
 """Of one run; more means that some threads go round and round."""
 
@@ -569,3 +573,14 @@ class _LogHandler(logging.Handler):
 def simulate(seed: int, *, trace: bool = False, **changes: Any) -> Outcome:
     """Run a seed; see Simulation."""
     return Simulation(seed, trace=trace, **changes).run()
+
+
+def simulate_bounded(seed: int) -> Outcome:
+    """Run a seed in a process made for that. One that hangs ends the process, and says where."""
+    faulthandler.dump_traceback_later(LONGEST, exit=True, file=sys.__stderr__)
+    try:
+        return simulate(seed)
+    except Exception as error:
+        raise RuntimeError(f"seed {seed} failed") from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
