@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 import gows
-import gows.brokers.local_topics
+import gows.brokers.local_sync
 import gows.bus
 import gows.fanout
 import gows.presence
@@ -522,7 +522,7 @@ class Simulation:
         with ExitStack() as stack:
             for module, name, value in (
                 (gows.bus, "MAX_QUEUED", scenario.max_queued),
-                (gows.brokers.local_topics, "CHUNK", min(256 << 10, scenario.max_queued // 10)),
+                (gows.brokers.local_sync, "CHUNK", min(256 << 10, scenario.max_queued // 10)),
                 (gows.presence, "PART_SIZE", min(256 << 10, scenario.max_queued // 10)),
                 (gows.fanout, "DELIVERIES_PER_TURN", scenario.deliveries),
                 (gows.fanout, "MAX_JOINED", min(32, scenario.deliveries // 2)),
