@@ -1020,9 +1020,10 @@ class Session:
 
     def count_sent(self, frame: bytes) -> None:
         """A message goes out, the last part of it in `frame`."""
+        size = len(frame)  # no call within an increment: other threads may have their turn after it
         traffic = self.context.traffic
         traffic.sent += 1
-        traffic.sent_bytes += len(frame)
+        traffic.sent_bytes += size
 
     def make_room(
         self,

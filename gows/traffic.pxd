@@ -1,4 +1,5 @@
 cdef class Traffic:
+    cdef object _lock
     cdef public long long received
     cdef public long long received_bytes
     cdef public long long sent

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 
 class Traffic:
-    """Numbers since the beginning. Each step is one that no other thread can come between: in the compiled variant it
-    is C, and CPython switches threads at calls and backward jumps only, of which an increment has none.
+    """Numbers since the beginning. An increment of a number is a step that no other thread can come between: in the
+    compiled variant it is C, and CPython switches threads at calls and backward jumps only, of which it has none. One
+    that has a call in it takes the lock.
     """
 
-    __slots__ = ("accepted", "endings", "received", "received_bytes", "refusals", "sent", "sent_bytes")
+    __slots__ = ("_lock", "accepted", "endings", "received", "received_bytes", "refusals", "sent", "sent_bytes")
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # a finaliser may come amid it, and end a connection
         self.received = 0
         """Messages (or pieces, for handlers with `on_chunk`) and control frames."""
         self.received_bytes = 0
@@ -31,8 +35,10 @@ class Traffic:
         """One more connection has ended."""
         if code >= 3000:
             code -= code % 1000
-        self.endings[code, cause] = self.endings.get((code, cause), 0) + 1
+        with self._lock:
+            self.endings[code, cause] = self.endings.get((code, cause), 0) + 1
 
     def refused(self, status: int) -> None:
         """One more upgrade was refused."""
-        self.refusals[status] = self.refusals.get(status, 0) + 1
+        with self._lock:
+            self.refusals[status] = self.refusals.get(status, 0) + 1

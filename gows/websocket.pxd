@@ -10,8 +10,8 @@ cdef class WebSocket(Session):
     cdef object __weakref__
     cdef public object data
 
-    @cython.locals(stream=Stream, lock=Lock, traffic=Traffic, frame=bytes)
+    @cython.locals(stream=Stream, lock=Lock, traffic=Traffic, frame=bytes, size=Py_ssize_t)
     cpdef write_string(self, text, bint compress=*, key=*)
 
-    @cython.locals(stream=Stream, lock=Lock, traffic=Traffic, frame=bytes)
+    @cython.locals(stream=Stream, lock=Lock, traffic=Traffic, frame=bytes, size=Py_ssize_t)
     cdef _write(self, int opcode, data, bint compress, key)

@@ -75,9 +75,10 @@ class WebSocket(Session):
             if self._writer is None:
                 frame = self.connection.encode_text(text, compress)
                 stream.write_locked(frame)
+                size = len(frame)  # no call within an increment: other threads may have their turn after it
                 traffic = self.context.traffic
                 traffic.sent += 1
-                traffic.sent_bytes += len(frame)
+                traffic.sent_bytes += size
             else:
                 self._writer.defer(Opcode.TEXT, text.encode(), compress)
         except AttributeError:
@@ -140,9 +141,10 @@ class WebSocket(Session):
             if self._writer is None:
                 frame = self.connection.encode_message(opcode, data, compress)
                 stream.write_locked(frame)
+                size = len(frame)  # no call within an increment: other threads may have their turn after it
                 traffic = self.context.traffic
                 traffic.sent += 1
-                traffic.sent_bytes += len(frame)
+                traffic.sent_bytes += size
             else:
                 self._writer.defer(opcode, data, compress)
         finally:
@@ -413,7 +415,8 @@ class MessageWriter:
                 if fin:
                     ws.count_sent(frame)
                 else:
-                    ws.context.traffic.sent_bytes += len(frame)
+                    size = len(frame)
+                    ws.context.traffic.sent_bytes += size
             self._parts.clear()
             self._size = 0
 
