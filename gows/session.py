@@ -638,7 +638,8 @@ class Session:
             self._flags &= ~_FULL
         if self.connection.pending:
             self.data_received(bytearray(), 0)
-        if not self._flags & _FULL:
+        # a task that ran in the loop may have ended, and taken the flag away, with more to parse: it comes here again
+        if not self._flags & _FULL and not self.connection.pending:
             self.stream.resume_reading()
 
     # ------------------------------------------------------------------ what is held of what came (loop thread)

@@ -74,6 +74,18 @@ def test_a_turn_deals_with_a_part_of_a_read(make_stage: MakeStage, unit: bytes) 
     assert stage.server.traffic.received == 300
 
 
+def test_while_there_is_more_of_a_read_nothing_is_read(make_stage: MakeStage) -> None:
+    stage = make_stage(compression=True, inbox_messages=10, network={"buffer_size": 1 << 20})
+    guest, handler = stage.guest(DEFLATE)
+    unit = frame(BINARY, deflated(b""), rsv=4)
+    guest.send(unit * 600)
+    for _ in range(10):
+        stage.world.turn()
+        guest.send(unit * 100)  # faster than it is dealt with
+        assert handler.ws.connection.held() <= 600 * len(unit) + 1024
+    stage.run_until(lambda: len(handler.calls) == 1 + 600 + 10 * 100)
+
+
 def test_a_message_of_very_many_fragments_takes_turns(make_stage: MakeStage) -> None:
     stage = make_stage(network={"buffer_size": 1 << 20})
     guest, handler = stage.guest()
