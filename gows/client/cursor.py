@@ -35,6 +35,7 @@ class Cursor:
         "asked_at",
         "asked_from",
         "asking",
+        "before",
         "began",
         "is_pattern",
         "name",
@@ -53,6 +54,8 @@ class Cursor:
         self.subscriptions = [subscription]
         self.position: Position | None = None
         """What was heard last; None: nothing of the topic was kept when it began, or it is a pattern."""
+        self.before: Position | None = None
+        """What was heard last before a process answered that keeps nothing of the topic; another may know it."""
         self.until = 0
         """Up to this offset what is missing was not to be had: the server has answered with all that there is."""
         self.asking = False
@@ -107,8 +110,12 @@ class Cursor:
         return True
 
     def _last(self, position: Position) -> Position:
-        """Where it stands: if no epoch is known, before the first message of the one that comes."""
-        return self.position or (position[0], 0)
+        """Where it stands: if no epoch is known, before the first message of the one that comes, or where it was in
+        that epoch."""
+        if self.position is not None:
+            return self.position
+        before = self.before
+        return before if before is not None and before[0] == position[0] else (position[0], 0)
 
     def makes_no_progress(self, now: float) -> bool:
         """Whether it was asked for from where it still is, a moment ago."""
@@ -119,6 +126,8 @@ class Cursor:
         again, self.began, self.asking, self.refusals = self.began, True, False, 0
         self.until = 0 if position is None else position[1]
         if not recovered and not self.is_pattern:
+            if position is None:
+                self.before = self.position or self.before
             self.position = position
         return again and not recovered
 

@@ -312,7 +312,7 @@ class GowsCursor {
     this.rest = words.at(-1) === ">" ? words.pop() : "";
     Object.assign(this, { name, words, subscriptions: [subscription], isPattern: this.rest !== "" || words.includes("*") });
     // The last position; up to which offset there was all to be had; a request is under way; the server has said yes.
-    Object.assign(this, { position: null, until: 0, asking: false, began: false, answer: null });
+    Object.assign(this, { position: null, before: null, until: 0, asking: false, began: false, answer: null });
     Object.assign(this, { refusals: 0, askedFrom: null, askedAt: 0 }); // in a row; where and when it was last asked for
   }
   static SOON = 5000;
@@ -341,8 +341,8 @@ class GowsCursor {
     this.position = last;
     return true;
   }
-  // Where it stands: if no epoch is known, before the first message of the one that comes.
-  last(position) { return this.position ?? { epoch: position.epoch, offset: 0 }; }
+  // Where it stands: if no epoch is known, before the first message of the one that comes, or where it was in that epoch.
+  last({ epoch }) { return this.position ?? (this.before?.epoch === epoch ? this.before : { epoch, offset: 0 }); }
   makesNoProgress() { // it was asked for from where it still is, a moment ago
     return GowsCursor.same(this.askedFrom, this.position) && Date.now() - this.askedAt < GowsCursor.SOON;
   }
@@ -350,7 +350,10 @@ class GowsCursor {
     const { epoch, offset = 0, recovered } = answer;
     const lost = this.began && !recovered;
     Object.assign(this, { began: true, asking: false, refusals: 0, answer, until: offset });
-    if (!recovered && !this.isPattern) this.position = epoch === undefined ? null : { epoch, offset };
+    if (!recovered && !this.isPattern) {
+      if (epoch === undefined) this.before = this.position ?? this.before; // another process may know it
+      this.position = epoch === undefined ? null : { epoch, offset };
+    }
     return lost;
   }
   joins({ began, asking, position }) {
