@@ -73,6 +73,7 @@ class Fanout:
         "_lock",
         "_loop",
         "_rounds",
+        "_share",
         "delivered",
         "expired",
         "missed",
@@ -82,8 +83,10 @@ class Fanout:
         "waiting",
     )
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, share: float = 1.0) -> None:
+        """`share`: how much of `DELIVERIES_PER_TURN` it takes, for what may wait when others have much to send."""
         self._loop = loop
+        self._share = share
         self._lock = threading.RLock()  # a finaliser or a signal handler may come amid it, and publish
         self._rounds: deque[_Round] = deque()  # the first one is under way
         self.waiting = 0
@@ -147,13 +150,13 @@ class Fanout:
 
     def _turn(self) -> None:
         """One turn's share."""
-        budget = DELIVERIES_PER_TURN
+        most = budget = max(1, int(DELIVERIES_PER_TURN * self._share))
         while budget > 0:
             first = self._rounds[0]
             if not first.begun:
                 with self._lock:  # from now on nothing joins it
                     first.begun = True
-            if budget < len(first.messages) and budget < DELIVERIES_PER_TURN:
+            if budget < len(first.messages) and budget < most:
                 break
             steps = max(1, budget // len(first.messages))
             try:

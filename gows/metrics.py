@@ -193,7 +193,7 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """The numbers of this process. Any thread."""
         server, loop = self._server, self._server.loop
-        traffic, fanout, losses = server.traffic, server.fanout, server.publishing.losses
+        traffic, fanout, news, losses = server.traffic, server.fanout, server.news, server.publishing.losses
         states: Counter[str] = Counter()
         blocked = 0
         for stream in list(loop.streams):
@@ -221,9 +221,9 @@ class Metrics:
             "gows_overflow": dict(server.overflow.counts),
             "gows_held_bytes": {"": server.receiving.total},
             "gows_receiving": dict(server.receiving.counts),
-            "gows_broadcast_deliveries": {"": fanout.delivered},
-            "gows_broadcast_missed": {"": fanout.missed},
-            "gows_broadcast_waiting_bytes": {"": fanout.waiting},
+            "gows_broadcast_deliveries": {"": fanout.delivered + news.delivered},
+            "gows_broadcast_missed": {"": fanout.missed + news.missed},
+            "gows_broadcast_waiting_bytes": {"": fanout.waiting + news.waiting},
             "gows_broadcast_expired": {"": fanout.expired},
             "gows_published": {"": server.publishing.published},
             "gows_subscriptions": {"": sum(server.subscriptions.counts().values())},

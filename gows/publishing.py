@@ -65,6 +65,7 @@ class Publishing:
         self,
         loop: Loop,
         fanout: Fanout,
+        news: Fanout,
         subscriptions: Subscriptions,
         history: History,
         keep: KeepRule | None,
@@ -86,6 +87,7 @@ class Publishing:
         self.broker = broker
         self._loop = loop
         self._fanout = fanout
+        self._news = news
         self.subscriptions = subscriptions
         self._keep = keep
         self._find: Callable[[int], WebSocket | None] = lambda number: None
@@ -96,9 +98,9 @@ class Publishing:
         self.answers = Budget(ANSWER_RATE, ANSWER_BURST, loop.time)
         """Bytes that clients of gows.v1 may have of histories and of members."""
         self._deliveries = Budget(DELIVERY_RATE, DELIVERY_BURST, loop.time)
-        fanout.on_missed = self._missed
+        fanout.on_missed = news.on_missed = self._missed
         fanout.on_excluded = self._excluded
-        self.presence = Presence(broker.tell, self._announce)
+        self.presence = Presence(broker.tell, self._tell_news)
         broker.attach(self)
         subscriptions.on_first = broker.listen
         subscriptions.on_last = broker.unlisten
@@ -300,12 +302,23 @@ class Publishing:
         if failed is not None:
             logger.error("other processes do not hear that %r left its topics: %s", ws, failed)
 
-    def _announce(self, topic: str, event: bytes, exclude: WebSocket | None, position: Position | None = None) -> None:
+    def _tell_news(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
+        """Tell those of gows.v1 in a topic who came or went. Lock held."""
+        self._announce(self._news, topic, event, exclude)
+
+    def _announce(
+        self,
+        fanout: Fanout,
+        topic: str,
+        event: bytes,
+        exclude: WebSocket | None = None,
+        position: Position | None = None,
+    ) -> None:
         """Tell those of gows.v1 in a topic. `position`: what they miss when they do not hear it. Lock held."""
         targets = self.subscriptions.targets(topic).enclosed
         if targets:
             try:
-                self._fanout.send(PreparedMessage(Opcode.TEXT, event), targets, exclude, About(topic, position))
+                fanout.send(PreparedMessage(Opcode.TEXT, event), targets, exclude, About(topic, position))
             except LoopClosedError:  # this server has stopped
                 pass
             except QueueFullError as error:
@@ -379,7 +392,7 @@ class Publishing:
     def lost(self, topic: str, position: Position | None) -> None:
         """Tell the subscribers of a topic that some of it may be missing. Lock held."""
         self.gaps += 1
-        self._announce(topic, lost_event(topic, position), None, position)
+        self._announce(self._fanout, topic, lost_event(topic, position), position=position)
 
     def peer_up(self, name: str) -> None:
         """Another process has come."""

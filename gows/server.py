@@ -64,6 +64,9 @@ V = TypeVar("V", bound=View)
 SECOND_SIGNAL = 0.3
 """Seconds after the first signal from which on another one counts: timeout(1) and some supervisors send each signal
 twice, to the process and to its group."""
+NEWS_SHARE = 0.25
+"""How much of a turn's deliveries who joins and leaves topics may take: a hall of thousands that fills is millions of
+them, and publications do not wait for those."""
 MAX_REFUSED = 512
 """Refused connections that are left time to read their answer; more are cut off, for each takes a descriptor."""
 
@@ -172,6 +175,7 @@ class Server:
         self.receiving.limit(max_received)
         self._listeners: list[Listener] = []
         self.fanout = Fanout(self.loop)
+        self.news = Fanout(self.loop, NEWS_SHARE)
         self.subscriptions = Subscriptions(
             self.loop, most=max_topics, longest=max_topic_length, may_subscribe=may_subscribe, may_publish=may_publish
         )
@@ -186,6 +190,7 @@ class Server:
         self.publishing = Publishing(
             self.loop,
             self.fanout,
+            self.news,
             self.subscriptions,
             History(max_history),
             keep,

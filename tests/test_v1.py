@@ -610,6 +610,32 @@ def test_what_is_larger_than_may_wait_is_recovered_all_the_same(make_stage: Make
     assert stage.server.traffic.received < 50
 
 
+def test_who_comes_and_goes_holds_up_no_publication(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gows.fanout, "DELIVERIES_PER_TURN", 8)
+    stage = make_stage(presence=lambda ws, topic: {"n": 1} if topic == "hall" else None)
+    hall = [Client(stage) for _ in range(20)]
+    for client in hall:
+        client.ask(type="subscribe", topic="hall")
+    listener = Client(stage)
+    listener.ask(type="subscribe", topic="good")
+    (newcomer,) = (ws for ws in stage.server.connections if "good" in ws.topics)
+    stage.run_for(1)
+    before = stage.server.news.delivered
+
+    for _ in range(5):
+        newcomer.subscribe("hall")
+        newcomer.unsubscribe("hall")
+    stage.server.publish("good", "news")
+    for _ in range(2):
+        stage.world.turn()
+
+    assert stage.server.fanout.waiting == 0
+    assert 0 < stage.server.news.delivered - before <= 2 * 2 < 10 * 20
+    stage.run_for(2)
+    assert stage.server.news.delivered - before == 10 * 20
+    assert [m["type"] for m in hall[0].everything()][-10:] == ["join", "leave"] * 5
+
+
 def test_an_answer_does_not_overtake_what_was_published_before(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

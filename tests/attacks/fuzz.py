@@ -267,7 +267,7 @@ def left(server: gows.Server) -> dict[str, int]:
         "backlogs": len(server.overflow.backlogs),
         "clients": server.admission.clients,
         "names": len(server.loop.peer_names),
-        "waiting": server.fanout.waiting,
+        "waiting": server.fanout.waiting + server.news.waiting,
     }
 
 
