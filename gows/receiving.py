@@ -23,7 +23,7 @@ MAX_RECEIVED = 64 << 20
 SMALL = 8192
 """Bytes held for one connection that are not worth counting."""
 READ_SIZE = 16384
-"""Bytes that are read at once while no more should be held: of each connection one read may still come."""
+"""Bytes that are read at once while half of what may be held is: of each connection one read may still come."""
 EVENT_SIZE = 200
 """Bytes that a message takes beside its payload, about."""
 LOOK_INTERVAL = 0.1
@@ -92,12 +92,13 @@ class Receiving:
         self.counts = dict.fromkeys(CAUSES, 0)
         self._loop = loop
         self._large = loop.scratch
-        self._small = bytearray(min(READ_SIZE, len(loop.scratch)))  # what is read into while no more should be held
+        self._small = bytearray(min(READ_SIZE, len(loop.scratch)))  # what is read into while much is held
         self._lock = threading.RLock()  # of `total` and `_held`: workers tell what they took
         self._held: dict[Holder, list[int]] = {}  # bytes unfinished, waiting, and with a handler
         self._paused: dict[Holder, None] = {}
         self._freed_at = 0.0
         self._stuck = False
+        self._tight = False
         self._look_timer: Timer | None = None
         self._unfinished: dict[Unfinished, list[int]] = {}  # the tick of the last look, and bytes that came since
         self._sweep_timer: Timer | None = None
@@ -205,8 +206,12 @@ class Receiving:
         self.total += grown
         full, self.full = self.full, self.most is not None and self.total > self.most
         counted[:] = unfinished, waiting, taken
-        if self.full is not full:
-            self._loop.scratch = self._small if self.full else self._large
+        tight = (
+            self.most is not None and self.total > self.most // 2
+        )  # a turn may read from very many before it is full
+        if tight is not self._tight:
+            self._tight = tight
+            self._loop.scratch = self._small if tight else self._large
         if grown < 0 or self.full > full:
             self._freed_at = self._loop.time()
         if not any(counted):
