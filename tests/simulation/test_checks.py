@@ -74,6 +74,18 @@ def test_once(run: Run) -> None:
     assert "twice" in run.found(checks.once)[0]
 
 
+def test_what_is_not_kept_may_come_again_to_a_client_that_comes_back(run: Run) -> None:
+    subscriber = run.subscribe(">")
+    ids = [run.publish(topic) for topic in ("news", "news", "kept.a")]
+    run.hear(subscriber, *ids)
+    subscriber.lost(">")
+    run.hear(subscriber, ids[0])
+    assert run.found(checks.once) == []
+    assert run.found(checks.process_order) == []
+    run.hear(subscriber, ids[2])
+    assert len(run.found(checks.once)) == 1
+
+
 def test_what_was_not_subscribed_to(run: Run) -> None:
     subscriber = run.subscribe("kept.*")
     run.hear(subscriber, run.publish("news"))

@@ -12,6 +12,7 @@ import pytest
 
 import gows.lost
 import gows.topics
+from gows.brokers.local_topics import KeptTopics
 from gows.reactor import SocketLayer
 from gows.websocket import WebSocket
 from tests.fakes import MemoryNetwork
@@ -98,6 +99,23 @@ def test_it_finds_who_stays_when_its_connection_ends_while_it_subscribes(monkeyp
         seed = _found("subscriptions_end", range(100), **changes)
     assert seed is not None
     assert _found("subscriptions_end", range(seed, seed + 1), **changes) is None
+
+
+@pytest.mark.slow
+def test_it_finds_what_is_lost_when_a_home_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    pass_on = KeptTopics._pass_on
+
+    def acknowledge_at_once(topics: KeptTopics, topic: str, outbox: Any, post: Any) -> None:
+        pass_on(topics, topic, outbox, post)
+        if outbox.home is not None and not post.finished:
+            topics._finish(topic, post.number, None)
+
+    changes: dict[str, Any] = {"servers": 3, "preemption": 0.0, "faults": ("kill", "freeze")}
+    with monkeypatch.context() as taken_out:
+        taken_out.setattr(KeptTopics, "_pass_on", acknowledge_at_once)
+        seed = _found("all_or_lost", range(60), **changes)
+    assert seed is not None
+    assert _found("all_or_lost", range(seed, seed + 1), **changes) is None
 
 
 @pytest.mark.slow
