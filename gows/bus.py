@@ -182,6 +182,7 @@ class Bus:
         self._up: dict[str, Outbound] = {}  # those that are connected
         self._inbound: dict[str, Inbound] = {}  # from whom we hear; bus thread
         self._present: set[str] = set()  # those that `on_up` was called for; bus thread
+        self._heard: set[str] = set()  # … and others of which something has come
         self._awaited: set[str] = set()  # whom `start` waits for; bus thread
         self._met = threading.Event()
         self._questions: dict[int, _Question] = {}
@@ -357,9 +358,11 @@ class Bus:
             inbound.stream.abort()
 
     def _look_whether_down(self, name: str) -> None:
-        """Nothing comes of it any more. What it had sent has come by now, so nothing of it comes after that is told."""
-        if name in self._present:
+        """Nothing comes of it any more. What it had sent has come by now, so nothing of it comes after that is told.
+        One that died before we could reach it has been heard all the same: we may have been stopped."""
+        if name in self._present or name in self._heard:
             self._present.discard(name)
+            self._heard.discard(name)
             if not self._closed:
                 self._tell(self.on_down, name)
 
@@ -445,6 +448,8 @@ class Bus:
     def on_frame(self, sender: str, frame: Frame) -> None:
         """A frame of `sender`'s."""
         if frame.type == _SEND:
+            if sender not in self._present:
+                self._heard.add(sender)
             self._handled(sender, frame)
         elif frame.type == _ASK:
             answer = self._handled(sender, frame)

@@ -18,6 +18,7 @@ import pytest
 import gows.bus
 from gows.bus import Bus, Frame, FrameReader, encode
 from gows.errors import UsageError
+from gows.reactor import Target
 from tests.fakes import MemoryFolder, World
 from tests.processes import ROOT
 from tests.waiting import wait_until
@@ -79,6 +80,27 @@ def test_a_file_that_a_dead_process_left_goes() -> None:
     a = Bus(folder, "a", loop=world.loop())
     a.start()
     world.run_until(lambda: folder.names() == ["a"])
+    a.close()
+    world.close()
+
+
+def test_who_was_heard_and_died_before_it_could_be_reached_is_told_to_be_down() -> None:
+    world = World()
+    a = Bus(MemoryFolder(world.network), "a", loop=world.loop())
+    told: list[str] = []
+    a.handle("news", lambda sender, data: told.append(f"{sender} says {data.decode()}"))
+    a.on_up.append(lambda name: told.append(f"{name} is up"))
+    a.on_down.append(lambda name: told.append(f"{name} is down"))
+    a.start()
+    for spoken in (True, False):
+        told.clear()
+        b, _ = world.network.dial(Target(socket.AF_UNIX, "/bus/a.sock"))
+        b.send(encode(0, 1, "", b"b"))  # its greeting
+        if spoken:
+            b.send(encode(1, 0, "news", b"rain"))
+        b.close()
+        world.run_for(3.0)
+        assert told == (["b says rain", "b is down"] if spoken else [])
     a.close()
     world.close()
 
