@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import ssl
 import threading
@@ -69,6 +70,25 @@ NEWS_SHARE = 0.25
 them, and publications do not wait for those."""
 MAX_REFUSED = 512
 """Refused connections that are left time to read their answer; more are cut off, for each takes a descriptor."""
+
+_replaced: list[dict[signal.Signals, Any]] = []
+"""The signal handlers in whose place servers of this process have put theirs."""
+
+
+def _put_back(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        # None: not installed by Python, which cannot put it back either
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _disown_signals() -> None:
+    """In a forked process (fork(2)) the server does not go on. What ends its program is to end a child, too."""
+    while _replaced:
+        _put_back(_replaced.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_signals)
 
 
 class Server:
@@ -557,12 +577,12 @@ class Server:
             yield
             return
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        _replaced.append(before)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                # None: not installed by Python, which cannot put it back either
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            if _replaced:  # not in a process that was forked meanwhile
+                _put_back(_replaced.pop())
 
     def _signalled(self, number: int, frame: object) -> None:
         now = time.monotonic()

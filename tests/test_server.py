@@ -746,6 +746,44 @@ def test_signal_handlers_are_put_back(make_server: MakeServer) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+FORKING = """
+import multiprocessing, os, signal, time
+import gows
+
+server = gows.Server()
+
+@server.route("/")
+def forking(request):
+    up, told = os.pipe()
+    child = multiprocessing.get_context("fork").Process(target=lambda: os.write(told, b"x") and time.sleep(60))
+    child.start()
+    os.read(up, 1)
+    child.terminate()
+    child.join(5)
+    try:
+        return str(child.exitcode)
+    finally:
+        child.kill()
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+address = server.listen("127.0.0.1:0")
+server.listen_and_serve(ready=lambda: print(address[1], flush=True))
+print("stopped", signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+"""
+
+
+@pytest.mark.slow
+def test_a_forked_child_does_not_take_signals_for_the_server() -> None:
+    with Children() as children:
+        process = children.start([sys.executable, "-c", FORKING], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        with process.stdout:
+            assert get(("127.0.0.1", int(process.stdout.readline())), "/") == (200, b"-15")
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.read() == "stopped True\n"
+        assert process.wait(10) == 0
+
+
 def test_options_of_the_server(make_server: MakeServer) -> None:
     options = AcceptOptions(max_message_size=10, frame_read_buffer_size=512)
     server = make_server(options=options)

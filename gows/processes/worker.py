@@ -111,6 +111,7 @@ class Worker:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, self._sigterm)
+        os.register_at_fork(after_in_child=self._disown_signals)
         self._limit(job.start_timeout + GRACE)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         multiprocessing.current_process().name = f"gows-{name}"  # what logging's %(processName)s says
@@ -192,6 +193,15 @@ class Worker:
         if self._interruptible:
             self._interruptible = False  # once: a second one would end how the first is dealt with
             raise _Ended
+
+    def _disown_signals(self) -> None:
+        """In a process that this one has forked: it has nobody to tell, and SIGTERM is to end it (multiprocessing's
+        `terminate`, which waits for that when we leave)."""
+        if signal.getsignal(signal.SIGTERM) == self._sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        ours = self._wake.fileno()
+        if (found := signal.set_wakeup_fd(-1)) not in (-1, ours):
+            signal.set_wakeup_fd(found)
 
     def _limit(self, seconds: float) -> None:
         """Let the kernel end this process after `seconds`. The supervisor does that, too, if it is still there."""

@@ -404,6 +404,30 @@ def test_a_worker_ends_as_python_does(start: Start, tmp_path: Path) -> None:
     assert "killed" not in program.log
 
 
+HELPED = (
+    APP
+    + """
+import multiprocessing
+
+@server.route("/help")
+def helping(request):
+    helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    helper.start()
+    return str(helper.pid)
+"""
+)
+
+
+@slow
+def test_a_worker_ends_the_daemons_of_multiprocessing(start: Start) -> None:
+    program = start('"127.0.0.1:0", processes=1', app=HELPED)
+    helper = int(program.ask("/help")[1])
+    assert alive(helper)
+    assert program.end() == 0
+    assert "killed" not in program.log
+    wait_until(lambda: not alive(helper), SECONDS)
+
+
 @slow
 def test_threads_that_never_end_are_left_behind(start: Start, tmp_path: Path) -> None:
     app = LAST_WORDS.replace("    time.sleep(SLEEP)", "    what == 'atexit' or time.sleep(60)")
