@@ -20,6 +20,10 @@ MESSAGE_RATE = 100.0
 MESSAGE_BURST = 1000
 """… and at once: enough to come back with all its subscriptions, or to publish in a loop."""
 
+SEND_BUFFER = 131072
+"""Bytes that the kernel is asked to hold for a client, where no options say otherwise. By its own choice it takes
+megabytes of histories for each client that asks and does not read."""
+
 
 def serve_topics(
     server: Server,
@@ -34,8 +38,9 @@ def serve_topics(
 
     What they may is what the server's `may_subscribe` and `may_publish` allow; without those, nothing. `options`: as
     for `accept`; None: the server's, and where those have no `max_message_rate`, 100 messages a second and 1,000 at
-    once (more end the connection with 1008). `make_handler`: makes the handler of each, a TopicHandler or a class of
-    your own; an HttpError that it raises refuses the client. Raises ValueError when a path is taken.
+    once (more end the connection with 1008); where they have no `send_buffer`, 128 KiB. `make_handler`: makes the
+    handler of each, a TopicHandler or a class of your own; an HttpError that it raises refuses the client. Raises
+    ValueError when a path is taken.
     """
 
     check_plain_function("make_handler", make_handler)
@@ -43,7 +48,7 @@ def serve_topics(
     def upgrade(request: Request) -> None:
         handler = make_handler(request)
         check_handler(handler)  # while a refusal can still be answered
-        accept(request, _with_rate(server.options) if options is None else _spoken(options)).serve(handler)
+        accept(request, _with_limits(server.options) if options is None else _spoken(options)).serve(handler)
 
     server.add_route(path, upgrade)
     if script is not None:
@@ -55,8 +60,10 @@ def _spoken(options: AcceptOptions) -> AcceptOptions:
     return replace(options, subprotocols=(TOPIC_SUBPROTOCOL,))
 
 
-def _with_rate(options: AcceptOptions) -> AcceptOptions:
-    """The options of a server, with a rate."""
+def _with_limits(options: AcceptOptions) -> AcceptOptions:
+    """Return the options of a server, with a rate and a send buffer where they have none."""
     if options.max_message_rate is None:
         options = replace(options, max_message_rate=MESSAGE_RATE, message_burst=MESSAGE_BURST)
+    if options.send_buffer is None:
+        options = replace(options, send_buffer=SEND_BUFFER)
     return _spoken(options)

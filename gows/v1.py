@@ -106,6 +106,8 @@ def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: R
     if act is _ping:
         reply({"type": "pong"})
         return
+    if act is not _publish and ws.stream.closed:  # nobody hears the answer, and a thousand such requests may wait
+        return
     topic = read_topic(request)
     try:
         act(handler, ws, topic, request, reply)

@@ -20,7 +20,7 @@ from gows.brokers import Envelope
 from gows.brokers.local import LocalBroker
 from gows.errors import LoopClosedError
 from gows.handler import check_handler
-from gows.topic_routes import MESSAGE_BURST, MESSAGE_RATE
+from gows.topic_routes import MESSAGE_BURST, MESSAGE_RATE, SEND_BUFFER
 from gows.topics import Position, Publication
 from gows.v1 import _ACTS, _CODES
 from gows.websocket import WebSocket
@@ -1221,6 +1221,52 @@ def test_the_routes(make_stage: MakeStage) -> None:
     assert reader._head is not None
     assert b"text/javascript" in reader._head
     assert b"class Gows" in reader._head
+
+
+@pytest.mark.parametrize(
+    ("server", "route", "size"),
+    [
+        (None, None, SEND_BUFFER),
+        (AcceptOptions(send_buffer=50_000), None, 50_000),
+        (None, AcceptOptions(), None),
+    ],
+)
+def test_the_kernel_holds_little_for_a_client(make_stage: MakeStage, server: Any, route: Any, size: int | None) -> None:
+    stage = make_stage(options=server)
+    serve_topics(stage.server, "/live", options=route)
+    assert stage.connect().upgrade(head=wire.request("/live", V1)).status == 101
+    (ws,) = stage.server.connections
+    assert ws.context.options.send_buffer == size
+
+
+def test_a_client_that_has_gone_asks_for_nothing(make_stage: MakeStage) -> None:
+    """What it published is published all the same; for what it asks, nobody hears the answer."""
+    stage = make_stage(keep=keep_ten)
+    asked: list[str] = []
+    follow = stage.server.publishing.follow
+
+    def spy(ws: Any, topic: str, *arguments: Any) -> None:
+        asked.append(topic)
+        follow(ws, topic, *arguments)
+
+    stage.server.publishing.follow = spy  # type: ignore[method-assign]
+
+    class Leaving(TopicHandler):
+        def on_message(self, ws: WebSocket, opcode: Any, buff: Any) -> None:
+            if b'"b"' in buff.clone_bytes():
+                ws.close()
+            super().on_message(ws, opcode, buff)
+
+    stage.make_handler = Leaving
+    client = Client(stage)
+    client.guest.send(
+        wire.frame(wire.TEXT, b'{"type":"subscribe","topic":"a"}'),
+        wire.frame(wire.TEXT, b'{"type":"subscribe","topic":"b"}'),
+        wire.frame(wire.TEXT, b'{"type":"subscribe","topic":"c","history":9}'),
+        wire.frame(wire.TEXT, b'{"type":"publish","topic":"d","data":1}'),
+    )
+    stage.run_for(1)
+    assert asked == ["a"]
 
 
 @pytest.mark.parametrize(

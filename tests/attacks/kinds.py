@@ -279,7 +279,7 @@ def pings_unread(crowd: Crowd) -> None:
     crowd.flood(peers, lambda number: wire.frame(wire.PING, bytes(125), key=NO_MASK) * 1000)
 
 
-@attack(memory=150)
+@attack(memory=200)  # a hundred times `high_water`, and what is read while that much waits
 def echoes_unread(crowd: Crowd) -> None:
     """Messages of one who does not read their echo."""
     peers = crowd.websockets(crowd.count(100), "/echo", receive_buffer=SMALL_WINDOW)
@@ -414,7 +414,7 @@ def compressed_empty_messages_inline(crowd: Crowd) -> None:
     crowd.flood(peers, lambda number: b"\xc2\x81\0\0\0\0\0" * 20_000)
 
 
-@attack(memory=150, kind="inline")
+@attack(memory=200, kind="inline")
 def echoes_unread_inline(crowd: Crowd) -> None:
     """Messages of one who does not read their echo, to the same."""
     peers = crowd.websockets(crowd.count(100), "/echo", receive_buffer=SMALL_WINDOW)
