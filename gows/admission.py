@@ -241,10 +241,15 @@ class Admission:
             clients.extend([None] * (fd + 64 - len(clients)))
         clients[fd] = number
         if self.per_ip is not None:
-            self._by_ip[number] = self._by_ip.get(number, 0) + 1
+            _increase(self._by_ip, number)
         if self.per_subnet is not None:
             network = subnet(number, self.ipv4_prefix, self.ipv6_prefix)
-            self._by_subnet[network] = self._by_subnet.get(network, 0) + 1
+            _increase(self._by_subnet, network)
+
+
+def _increase(counts: dict[int, int], number: int) -> None:
+    counts.setdefault(number, 0)
+    counts[number] += 1
 
 
 def _decrease(counts: dict[int, int], number: int) -> None:

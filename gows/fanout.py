@@ -119,6 +119,8 @@ class Fanout:
         sent to the very same object of targets, or an equal Audience, while earlier ones are under way, go out
         together. Raises QueueFullError when 64 MiB of messages wait, LoopClosedError.
         """
+        size = len(message.data)  # no call within an increment: a signal handler may send amid it
+        owed = len(targets) if isinstance(targets, tuple) else 0
         with self._lock:
             self.check(message)
             rounds = self._rounds
@@ -134,9 +136,8 @@ class Fanout:
                         raise
             last.messages.append((message, exclude, about))
             last.expires = min(last.expires, message.expires)
-            self.waiting += len(message.data)
-            if isinstance(targets, tuple):
-                self.owed += len(targets)
+            self.waiting += size
+            self.owed += owed
 
     @property
     def busy(self) -> bool:
@@ -167,9 +168,10 @@ class Fanout:
             budget -= max(1, taken * len(first.messages))  # to find nobody costs something, too
             if taken < steps:
                 with self._lock:
-                    self.waiting -= sum(len(message.data) for message, _, _ in first.messages)
-                    if isinstance(first.targets, tuple):
-                        self.owed -= len(first.targets) * len(first.messages)
+                    size = sum(len(message.data) for message, _, _ in first.messages)
+                    owed = len(first.targets) * len(first.messages) if isinstance(first.targets, tuple) else 0
+                    self.waiting -= size
+                    self.owed -= owed
                     self._rounds.popleft()  # after the sum, in which a finaliser may send
                     if not self._rounds:
                         return
@@ -208,9 +210,10 @@ class Fanout:
         dropped = len(round_.messages) - len(kept)
         self.expired += dropped
         with self._lock:
-            self.waiting -= sum(len(message.data) for message, _, _ in round_.messages if message.expires <= now)
-            if isinstance(round_.targets, tuple):
-                self.owed -= len(round_.targets) * dropped
+            size = sum(len(message.data) for message, _, _ in round_.messages if message.expires <= now)
+            owed = len(round_.targets) * dropped if isinstance(round_.targets, tuple) else 0
+            self.waiting -= size
+            self.owed -= owed
             round_.messages = kept
             round_.expires = min((message.expires for message, _, _ in kept), default=math.inf)
         return kept

@@ -120,10 +120,12 @@ class History:
         until = math.inf if keep.seconds is None else now + keep.seconds - age
         entry = Entry(position.offset, publication, until, keep, origin)
         log.entries.append(entry)
-        self.size += entry.size
+        size = entry.size
+        self.size += size
         self._logs.move_to_end(topic)
         while len(log.entries) > keep.messages:
-            self.size -= log.entries.popleft().size
+            size = log.entries.popleft().size
+            self.size -= size
         self._drop_old(log, now)
         while self.size > self.most:
             self._shrink()
@@ -218,17 +220,20 @@ class History:
 
     def _drop_old(self, log: _Log, now: float) -> None:
         while log.entries and log.entries[0].until <= now:
-            self.size -= log.entries.popleft().size
+            size = log.entries.popleft().size
+            self.size -= size
 
     def _shrink(self) -> None:
         """Make room: of the topic that was quiet longest, the older half, or all."""
         topic, log = next(iter(self._logs.items()))
         for _ in range((len(log.entries) + 1) // 2):
-            self.size -= log.entries.popleft().size
+            size = log.entries.popleft().size
+            self.size -= size
         if not log.entries:
             self._forget(topic)
             self.on_forget(topic)
 
     def _forget(self, topic: str) -> None:
         log = self._logs.pop(topic)
-        self.size -= ENTRY_SIZE + sum(entry.size for entry in log.entries)
+        size = ENTRY_SIZE + sum(entry.size for entry in log.entries)
+        self.size -= size

@@ -60,15 +60,17 @@ class Backlog:
         `grow`, older ones make way for all of it. How many were (replaced, dropped)."""
         messages = self._messages
         most = self._limit if grow else min(self._limit, self.size)
+        size = len(message[1])  # no call within an increment: a signal handler may write amid it
         replaced = None if key is None else messages.get(key)
         if replaced is not None:
-            self.size -= len(replaced[1])
+            size -= len(replaced[1])
         messages[object() if key is None else key] = message
-        self.size += len(message[1])
+        self.size += size
         dropped = 0
         while (self.size > most or len(messages) > self._most) and len(messages) > 1:
             _, (_, data, _, _) = messages.popitem(last=False)
-            self.size -= len(data)
+            size = len(data)
+            self.size -= size
             dropped += 1
             if self._on_drop is not None:
                 self._on_drop(data)
@@ -77,7 +79,8 @@ class Backlog:
     def take(self) -> Message:
         """The oldest; it is no longer here. KeyError when there is none."""
         _, message = self._messages.popitem(last=False)
-        self.size -= len(message[1])
+        size = len(message[1])
+        self.size -= size
         return message
 
     def drop(self) -> None:

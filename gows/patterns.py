@@ -43,7 +43,8 @@ class Patterns:
         """Add a pattern that is not there yet."""
         shapes = self._shapes.setdefault(_group(words), {})
         shape = _shape(words)
-        shapes[shape] = shapes.get(shape, 0) + 1
+        shapes.setdefault(shape, 0)
+        shapes[shape] += 1
 
     def remove(self, words: list[str]) -> None:
         """Remove a pattern that is there."""

@@ -102,7 +102,8 @@ class Presence:
 
     def join(self, ws: WebSocket, topic: str, info: Any) -> None:
         """A connection of ours has come to a topic."""
-        self.size += len(to_json(info)) + MEMBER_SIZE
+        size = len(to_json(info)) + MEMBER_SIZE
+        self.size += size
         id_ = self._ids.get(ws)
         if id_ is None:
             id_ = self._ids[ws] = f"{self._own_ids}{next(self._numbers)}"
@@ -120,7 +121,8 @@ class Presence:
         id_ = self._ids[ws]
         if not topics:
             del self._topics[ws], self._ids[ws]
-        self.size -= len(to_json(self._own[topic][id_])) + MEMBER_SIZE
+        size = len(to_json(self._own[topic][id_])) + MEMBER_SIZE
+        self.size -= size
         _take(self._own, topic, id_)
         self._tell(to_json({"leave": [topic, id_]}), None)
         self._announce(topic, _left(topic, id_), ws)

@@ -321,7 +321,8 @@ class Subscriptions:
             found = self._targets.get(topic)
             if found is None:
                 found = self._targets[topic] = self._find(topic)
-                self._remembered += _cost(found)
+                cost = _cost(found)
+                self._remembered += cost
                 most = REMEMBERED + 2 * self._total
                 while self._remembered > most and len(self._targets) > 1:
                     self._forget(next(iter(self._targets)))
@@ -350,7 +351,8 @@ class Subscriptions:
         """Remember no longer whom a message to `topic` goes to."""
         found = self._targets.pop(topic, None)
         if found is not None:
-            self._remembered -= _cost(found)
+            cost = _cost(found)
+            self._remembered -= cost
 
     def _remove(self, ws: WebSocket, pattern: str, words: list[str]) -> None:
         self._total -= 1

@@ -1,5 +1,4 @@
 cdef class Traffic:
-    cdef object _lock
     cdef public long long received
     cdef public long long received_bytes
     cdef public long long sent

@@ -390,7 +390,8 @@ class MessageWriter:
         if room > ws.context.high_water and not ws.make_room(deferred=room):
             return False
         self._deferred.append((opcode, data, compress))
-        self.waiting += len(data)
+        size = len(data)
+        self.waiting += size
         return True
 
     def _send(self, fin: bool) -> None:

@@ -140,7 +140,8 @@ class KeptSync(KeptCore):
             name = queue.popleft()
             fetch = self._fetches.get(name)
             if fetch is not None and fetch.peer == peer and not fetch.asked_at:
-                self._asked[peer] = self._asked.get(peer, 0) + 1
+                self._asked.setdefault(peer, 0)
+                self._asked[peer] += 1
                 self._ask(self._topic(name), fetch)
 
     def _ask(self, topic: Topic, fetch: Fetch) -> None:

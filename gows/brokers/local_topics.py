@@ -82,7 +82,8 @@ class KeptTopics(KeptHome):
         before = next(reversed(outbox.posts), 0)
         post = outbox.posts[self._number] = Post(self._number, envelope, body, done, self._peers.now())
         post.before = before
-        self.waiting += len(body)
+        size = len(body)
+        self.waiting += size
         self._publishing = post
         try:
             self._pass_on(topic, outbox, post)
@@ -148,7 +149,8 @@ class KeptTopics(KeptHome):
             del self._outboxes[topic]
             if not self._outboxes:
                 self.settled.set()
-        self.waiting -= len(post.body)
+        size = len(post.body)
+        self.waiting -= size
         post.finished = True
         post.error = error
         if post is not self._publishing:

@@ -183,6 +183,7 @@ class RedisBroker(Broker):
             process, number = envelope.left_out
             envelope = envelope._replace(left_out=(f"{self._site}/{process}", number))
         body = _finite(envelope).pack()
+        size = len(body)  # no call within an increment: a signal handler may publish amid it
         with self._lock:
             if self._closing:
                 raise BrokerError("the broker was closed")
@@ -194,12 +195,12 @@ class RedisBroker(Broker):
                     )
                 self._counts["refused"] += 1
                 raise BrokerError(NOT_THERE)
-            if self._waiting and self._waiting + len(body) > self._max_waiting:
+            if self._waiting and self._waiting + size > self._max_waiting:
                 self._counts["full"] += 1
                 raise QueueFullError(f"{self._waiting} bytes wait for Redis already")
             if not self._up:
                 self._counts["queued"] += 1
-            self._waiting += len(body)
+            self._waiting += size
             self._number += 1
             self._jobs.append(Post(self._number, envelope, body, done))
         self._wake()
@@ -230,11 +231,12 @@ class RedisBroker(Broker):
         return sorted(self._seen)
 
     def tell(self, data: bytes, to: str | None = None) -> None:
+        size = len(data)
         with self._lock:
-            if self._told + len(data) > MOST_TOLD:
+            if self._told + size > MOST_TOLD:
                 self._forgotten = True
                 return
-            self._told += len(data)
+            self._told += size
         self._submit(Tell(f"tell {self.name} {to or ''}", data))
 
     @property
@@ -365,8 +367,9 @@ class RedisBroker(Broker):
         self._finish(post, BrokerError("Redis was lost before it answered: it may have the message, or not"))
 
     def _finish(self, post: Post, error: Exception | None) -> None:
+        size = len(post.body)
         with self._lock:
-            self._waiting -= len(post.body)
+            self._waiting -= size
         try:
             post.done(error)
         except Exception:
@@ -404,8 +407,9 @@ class RedisBroker(Broker):
         elif isinstance(job, Release):
             self._topics.release(job)
         elif isinstance(job, Tell):  # all is told anew to whoever is there then
+            size = len(job.body)
             with self._lock:
-                self._told -= len(job.body)
+                self._told -= size
 
     async def _beat(self) -> None:
         """Say that we are there; see who is not."""
@@ -492,8 +496,9 @@ class RedisBroker(Broker):
         now = time.monotonic()
         for job in jobs:
             if isinstance(job, Tell):
+                size = len(job.body)
                 with self._lock:
-                    self._told -= len(job.body)
+                    self._told -= size
                 frame = b"".join((VERSION, job.head.encode(), b"\n", job.body))
                 commands.append((self._publish_command, self._shards.control, frame))
                 posts.append(None)

@@ -25,7 +25,7 @@ cdef class Stream(Endpoint):
     @cython.locals(n=Py_ssize_t)
     cpdef on_readable(self, scratch, ticks)
 
-    @cython.locals(state=int)
+    @cython.locals(state=int, size=Py_ssize_t)
     cpdef write_locked(self, data)
 
     cpdef cork_locked(self)

@@ -200,7 +200,8 @@ class Stream(Endpoint):
             self._out = [data]
         else:
             self._out.append(data)
-        self.queued += len(data)
+        size = len(data)  # no call within an increment: a signal handler may write amid it
+        self.queued += size
         if not state & NO_MARK:  # _mark(), without the call
             self._state = state | DIRTY
             loop = self.loop
@@ -580,10 +581,11 @@ class Stream(Endpoint):
         2 s after it took the last of it to close its side too, so that nothing of what we sent is destroyed by a reset.
         A connection that is still being made is given up.
         """
+        bits = CLOSING | ENDING | (0 if linger else HASTY)
         with self.lock:
             if self._state & (CLOSING | ABORTED | LOST):
                 return
-            self._state |= CLOSING | ENDING | (0 if linger else HASTY)
+            self._state |= bits
             self.loop.schedule(self, None)
 
     def abort(self, error: Exception | None = None) -> None:

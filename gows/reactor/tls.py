@@ -75,7 +75,8 @@ class TLSStream(Stream):
         self._outgoing = ssl.MemoryBIO()
         self._cipher: bytes | memoryview | None = None  # enciphered and not yet taken by the kernel
         self.ssl_object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
-        self._state |= CONNECTING | (DEFERRED if deferred else 0)
+        bits = CONNECTING | (DEFERRED if deferred else 0)
+        self._state |= bits
 
     # ------------------------------------------------------------------ handshake; loop thread
 
@@ -240,7 +241,8 @@ class TLSStream(Stream):
                     pieces.append(self._outgoing.read())
                 if pieces:
                     self._cipher = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                    self.queued += len(self._cipher)
+                    size = len(self._cipher)
+                    self.queued += size
             if self._cipher is not None:
                 self._send()
         except (BlockingIOError, InterruptedError):
