@@ -652,6 +652,10 @@ class Session:
         if connection._assembly is None:
             receiving.ended(self)
         elif context.options.message_timeout is not None and not connection.config.chunked:
+            head = SMALL_HEAD if connection.config.masked else 2
+            for kind, value in events:
+                if kind == _PING or kind == _PONG:  # they may come between fragments, and bring the message no further
+                    n -= head + len(value)
             receiving.came(self, n)
         unfinished = connection.held()
         size = sum(map(_event_size, events)) if waiting or not context.inline else 0

@@ -14,7 +14,7 @@ from gows.reactor import Loop
 from gows.receiving import CAUSES, EVENT_SIZE, LOOK_INTERVAL, READ_SIZE, STUCK, Receiving
 from tests import wire
 from tests.stage import Actor, Guest, MakeStage, Stage
-from tests.wire import BINARY, CONTINUE, DEFLATE, TEXT, frame
+from tests.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
 
 
 @pytest.fixture(params=["inline", "pool", "by class"])
@@ -151,6 +151,18 @@ def test_an_unfinished_message_has_to_get_on(make_stage: MakeStage, begun: bytes
     stage.run_until(lambda: handler.close_code)
     assert handler.ws.close_cause is CloseCause.IDLE
     assert stage.server.receiving.counts == {"paused": 0, "closed": 0, "timeouts": 1}
+
+
+@pytest.mark.parametrize("size", [1000, 20_000])
+def test_pings_and_pongs_bring_it_no_further(make_stage: MakeStage, size: int) -> None:
+    stage = make_stage(message_timeout=20, ping_interval=None)
+    guest, handler = stage.guest()
+    guest.send(frame(BINARY, bytes(size), fin=False))
+    for _ in range(25):
+        if not handler.close_code:
+            guest.send((frame(PING, bytes(125)) + frame(PONG, b"")) * 20)
+        stage.run_for(1)
+    assert handler.ws.close_reason == "message timeout"
 
 
 @pytest.mark.parametrize(("rate", "ends"), [(500, True), (2000, False)])
