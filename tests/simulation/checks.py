@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gows.fanout import Audience
-from tests.simulation.log import Event, Subscriber
+from tests.simulation.log import Event, Message, Subscriber
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation
@@ -36,15 +36,13 @@ def _messages(subscriber: Subscriber) -> list[Event]:
 
 def once(simulation: Simulation) -> Iterator[str]:
     """A subscriber gets a message once, and only what was published to what it subscribed to. One that comes back may
-    get one of a topic that is not kept again; it was told `lost` in between. So may one of a topic that two processes
-    numbered at once: they live, and their connection was lost, which the kernel does to no Unix-domain socket."""
+    get some again when it was told `lost`."""
     log = simulation.log
-    split = "bus" in simulation.scenario.faults
     for subscriber in (*log.subscriptions, *log.connections):
         seen: set[str] = set()
         for event in subscriber.events:
             if event.kind == "lost":
-                seen = set() if split else {id_ for id_ in seen if log.messages[id_].kept}
+                seen.clear()
                 continue
             message = log.messages.get(event.id)
             if event.id in seen:
@@ -57,6 +55,12 @@ def once(simulation: Simulation) -> Iterator[str]:
             seen.add(event.id)
 
 
+def _may_overtake(simulation: Simulation, subscriber: Subscriber, message: Message) -> bool:
+    """Whether it takes the place of an older one that waits."""
+    policy = subscriber.policy or simulation.scenario.overflow
+    return policy == "latest" and message.key is not None
+
+
 def process_order(simulation: Simulation) -> Iterator[str]:
     """What one process publishes to one topic, or to several that are not kept, arrives in that order (of those that
     are not kept, by one connection)."""
@@ -66,11 +70,10 @@ def process_order(simulation: Simulation) -> Iterator[str]:
             last: dict[str, tuple[int, str]] = {}
             for event in subscriber.events:
                 if event.kind == "lost":
-                    if not kept:
-                        last.clear()
+                    last.clear()
                     continue
                 message = log.messages.get(event.id)
-                if message is None or message.kept is not kept or (subscriber.policy == "latest" and message.key):
+                if message is None or message.kept is not kept or _may_overtake(simulation, subscriber, message):
                     continue
                 # by a client: as its connection asked for it, in the process that it had come to
                 publisher, seq = (event.via, event.seq) if message.own else (message.publisher, message.seq)
@@ -325,7 +328,8 @@ PROMISES: dict[str, tuple[Check, ...]] = {
     "Of topics that are kept our clients then get what they missed.": (recovers,),
     "Other connections are told nothing.": (nothing_raised,),  # a plain client here raises for what is no message
     "Of a topic that is kept, a client of ours gets every message once and in order, over losses of its connection, "
-    "the death of processes, and those of a Redis that does not forget; or it is told `lost`.": (
+    "the death of processes, and those of a Redis that does not forget; or it is told `lost`, and may then hear some "
+    "again.": (
         all_or_lost,
         once,
         process_order,
