@@ -80,7 +80,7 @@ class Cursor:
             return Take.DROP
         last = self._last(position)
         if position[0] != last[0] or position[1] > max(last[1], self.until) + 1:
-            self.position = last
+            self._stand(last)
             return Take.JUMP
         if position[1] <= last[1]:
             return Take.DROP
@@ -93,7 +93,7 @@ class Cursor:
             return Take.DROP
         last = self._last(position)
         if last[0] != position[0] or after > max(last[1], self.until):
-            self.position = last
+            self._stand(last)
             return Take.JUMP
         if self.position is None or last[1] < position[1]:
             self.position = position
@@ -106,7 +106,7 @@ class Cursor:
         last = self._last(position)
         if position[0] == last[0] and position[1] <= last[1]:
             return False
-        self.position = last
+        self._stand(last)
         return True
 
     def _last(self, position: Position) -> Position:
@@ -117,17 +117,35 @@ class Cursor:
         before = self.before
         return before if before is not None and before[0] == position[0] else (position[0], 0)
 
+    def _stand(self, last: Position) -> None:
+        """Something after `last` is missing. Where it was in another epoch, it is asked for from there: the server
+        knows what of that epoch is in this one too."""
+        if self.before is None or self.before[0] == last[0]:
+            self.position = last
+
+    @property
+    def place(self) -> tuple[Position | None, Position | None]:
+        """Where it stands, and, as long as that is nowhere, where it was."""
+        return self.position, None if self.position else self.before
+
+    @property
+    def known(self) -> Position | None:
+        """From where on it is asked for."""
+        return self.position or self.before
+
     def makes_no_progress(self, now: float) -> bool:
         """Whether it was asked for from where it still is, a moment ago."""
-        return self.asked_from == self.position and now - self.asked_at < SOON
+        return self.asked_from == self.known and now - self.asked_at < SOON
 
     def answered(self, position: Position | None, recovered: bool) -> bool:
         """The server has said yes; whether something is lost."""
         again, self.began, self.asking, self.refusals = self.began, True, False, 0
         self.until = 0 if position is None else position[1]
-        if not recovered and not self.is_pattern:
+        if recovered:
+            self.position = self.known
+        elif not self.is_pattern:
             if position is None:
-                self.before = self.position or self.before
+                self.before = self.known
             self.position = position
         return again and not recovered
 
@@ -138,4 +156,4 @@ class Cursor:
 
     def joins(self, other: Cursor) -> bool:
         """Whether both stand at the same place, and nothing is under way."""
-        return self.began and other.began and not (self.asking or other.asking) and self.position == other.position
+        return self.began and other.began and not (self.asking or other.asking) and self.place == other.place

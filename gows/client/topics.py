@@ -293,14 +293,14 @@ class TopicClient:
     def _request(self, cursor: Cursor) -> None:
         """Ask for a subscription, from the position on that was heard last."""
         request: dict[str, Any] = {"type": "subscribe", "topic": cursor.name}
-        if cursor.position is not None:
-            request["epoch"], request["offset"] = cursor.position
+        if cursor.known is not None:
+            request["epoch"], request["offset"] = cursor.known
         histories = [subscription.history for subscription in cursor.subscriptions if subscription.history is not None]
         if cursor.began and cursor.position is None and not cursor.is_pattern:
             request["history"] = EVERYTHING  # nothing was kept when it was there last: all that is kept now is news
         elif histories:  # after a loss, too: what comes then is newer than all that was heard
             request["history"] = max(histories)
-        cursor.asked_from, cursor.asked_at = cursor.position, self._client.loop.time()
+        cursor.asked_from, cursor.asked_at = cursor.known, self._client.loop.time()
         cursor.asking = self._ask(request, lambda message, error: self._subscribed(cursor, message, error))
 
     def _recover(self, cursor: Cursor) -> None:

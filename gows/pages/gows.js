@@ -153,8 +153,8 @@ class Gows {
     if (!this.open) return;
     const wanted = Math.max(...cursor.subscriptions.map((subscription) => subscription.history ?? 0)) || undefined;
     const history = cursor.began && !cursor.position && !cursor.isPattern ? 10000 : wanted; // nothing was kept: all is news
-    Object.assign(cursor, { asking: true, askedFrom: cursor.position, askedAt: Date.now() });
-    const request = { type: "subscribe", topic: cursor.name, history, ...cursor.position };
+    Object.assign(cursor, { asking: true, askedFrom: cursor.known, askedAt: Date.now() });
+    const request = { type: "subscribe", topic: cursor.name, history, ...cursor.known };
     this._ask(request, (answer) => this._subscribed(cursor, answer), (error) => this._notSubscribed(cursor, error));
   }
   _recover(cursor) { // something is missing; it is not asked for at full speed where the answers do not help
@@ -324,40 +324,44 @@ class GowsCursor {
     const last = this.last(position);
     const jump = position.epoch !== last.epoch || position.offset > Math.max(last.offset, this.until) + 1;
     if (!jump && position.offset <= last.offset) return "drop";
-    this.position = jump ? last : position;
+    if (jump) this.stand(last); else this.position = position;
     return jump ? "jump" : "deliver";
   }
   move(position, after = 0) { // nothing is missing from the offset `after` up to there
     if (!this.began || this.asking) return "drop";
     const last = this.last(position);
     const jump = last.epoch !== position.epoch || after > Math.max(last.offset, this.until);
-    if (jump || !this.position || last.offset < position.offset) this.position = jump ? last : position;
+    if (jump) this.stand(last); else if (!this.position || last.offset < position.offset) this.position = position;
     return jump ? "jump" : "drop";
   }
   misses(position) { // whether a `lost` tells what is not known, and can be asked for
     if (!position) return this.position !== null;
     const last = this.last(position);
     if (position.epoch === last.epoch && position.offset <= last.offset) return false;
-    this.position = last;
+    this.stand(last);
     return true;
   }
   // Where it stands: if no epoch is known, before the first message of the one that comes, or where it was in that epoch.
   last({ epoch }) { return this.position ?? (this.before?.epoch === epoch ? this.before : { epoch, offset: 0 }); }
+  stand(last) { if (!this.before || this.before.epoch === last.epoch) this.position = last; } // else it is asked for from before
+  get known() { return this.position ?? this.before; } // from where on it is asked for
   makesNoProgress() { // it was asked for from where it still is, a moment ago
-    return GowsCursor.same(this.askedFrom, this.position) && Date.now() - this.askedAt < GowsCursor.SOON;
+    return GowsCursor.same(this.askedFrom, this.known) && Date.now() - this.askedAt < GowsCursor.SOON;
   }
   answered(answer) { // whether something is lost
     const { epoch, offset = 0, recovered } = answer;
     const lost = this.began && !recovered;
     Object.assign(this, { began: true, asking: false, refusals: 0, answer, until: offset });
-    if (!recovered && !this.isPattern) {
-      if (epoch === undefined) this.before = this.position ?? this.before; // another process may know it
+    if (recovered) this.position = this.known;
+    else if (!this.isPattern) {
+      if (epoch === undefined) this.before = this.known; // another process may know it
       this.position = epoch === undefined ? null : { epoch, offset };
     }
     return lost;
   }
-  joins({ began, asking, position }) {
-    return began && this.began && !asking && !this.asking && GowsCursor.same(this.position, position);
+  joins({ began, asking, position, before }) {
+    const same = GowsCursor.same(this.position, position) && (position || GowsCursor.same(this.before, before));
+    return began && this.began && !asking && !this.asking && same;
   }
   matches(words) {
     const wanted = this.words;
