@@ -12,7 +12,6 @@ object. The number leads back to the entry when the stream ends, by which time t
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from gows.protocol.proxy import VERSIONS
 from gows.protocol.rates import Rate
 from gows.reactor import Loop, Stream
 from gows.reactor.networks import NetworkLike, Networks, PeerAddress, ip_number, subnet
+from gows.reactor.waits import inner_lock
 
 DESCRIPTOR_RESERVE = 64
 """Descriptors kept free for files, pipes and databases of the user's own: the server stops accepting before they
@@ -105,7 +105,7 @@ class Admission:
         if handshake_rate is not None:
             self._rate = Rate(handshake_rate, handshake_burst or max(1.0, handshake_rate))
         self._full_at = 0.0
-        self._lock = threading.RLock()  # a signal handler may come amid it, and end connections
+        self._lock = inner_lock()  # a signal handler may come amid it, and end connections
         self._loop: Loop | None = None
         self._clients: list[int | None] = []  # by descriptor: the number of the client that it counts for
         self._by_ip: dict[int, int] = {}

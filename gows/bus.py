@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from gows.errors import ConnectError, LoopClosedError, UsageError
 from gows.reactor import Loop, Observer, Stream
 from gows.reactor.sockets import remove_stale
+from gows.reactor.waits import inner_lock
 
 logger = logging.getLogger("gows")
 
@@ -187,7 +188,7 @@ class Bus:
         self._met = threading.Event()
         self._questions: dict[int, _Question] = {}
         self._numbers = itertools.count(self._nanoseconds())  # a process that had our name before asked with others
-        self._lock = threading.RLock()  # of `dropped`; a signal handler may send within a send
+        self._lock = inner_lock()  # of `dropped`; a signal handler may send within a send
         self._changing = threading.Lock()  # of start and close
         self._started = False
         self._leaving = False
@@ -579,7 +580,7 @@ class _Question:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.done = threading.Event()
-        self._lock = threading.RLock()
+        self._lock = inner_lock()
         self._open = set(names)  # from whom something may still come
         self._answers: dict[str, bytes] = {}
         if not self._open:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from gows.errors import LoopClosedError, QueueFullError
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
+from gows.reactor.waits import inner_lock
 from gows.websocket import WebSocket
 
 logger = logging.getLogger("gows")
@@ -87,7 +87,7 @@ class Fanout:
         """`share`: how much of `DELIVERIES_PER_TURN` it takes, for what may wait when others have much to send."""
         self._loop = loop
         self._share = share
-        self._lock = threading.RLock()  # a finaliser or a signal handler may come amid it, and publish
+        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and publish
         self._rounds: deque[_Round] = deque()  # the first one is under way
         self.waiting = 0
         """Bytes of the messages that are not with everybody yet."""

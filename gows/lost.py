@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterable
 from functools import partial
 
@@ -17,6 +16,7 @@ from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
 from gows.overflow import Overflow
 from gows.patterns import stands_for
 from gows.protocol.prepared import PreparedMessage
+from gows.reactor.waits import inner_lock
 from gows.topics import Position, Subscriptions, to_json
 from gows.websocket import WebSocket
 
@@ -46,7 +46,7 @@ class Lost:
     def __init__(self, subscriptions: Subscriptions, overflow: Overflow) -> None:
         self._subscriptions = subscriptions
         self._overflow = overflow
-        self._lock = threading.RLock()  # a finaliser may publish amid it
+        self._lock = inner_lock()  # a finaliser may publish amid it
         self._noted: dict[WebSocket, Noted] = {}
         self.missed = 0
         """Messages of topics that subscribers of gows.v1 did not get."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gows.errors import LoopClosedError
 from gows.reactor import Loop, Stream
+from gows.reactor.waits import inner_lock
 
 if TYPE_CHECKING:
     from gows.session import Session
@@ -116,7 +117,7 @@ class Overflow:
         self.on_drop: Callable[[Session, bytes], object] | None = None
         """Called with the payload of each message that was kept back and is dropped, under the lock of the stream."""
         self._loop = loop
-        self._lock = threading.RLock()  # a finaliser or a signal handler may come amid it, and write
+        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and write
         self._notices: dict[Session, Callable[[], object]] = {}
         self._waiting: dict[Session, list[threading.Event]] = {}
         self._grown = 0  # bytes since the last look, at most

@@ -133,8 +133,12 @@ class Publishing:
             self._fanout.check(publication.bare)
             self.lock.in_turn(self._publish_in_turn, envelope, own, done)
             return
-        with self.lock:
+        if not self.lock.enter(self._publish_in_turn, envelope, own, done):
+            return
+        try:
             finished = self._publish(envelope, own, done)
+        finally:
+            self.lock.__exit__()
         if finished and done is not None:
             done(None)
 

@@ -10,13 +10,13 @@ again. If nothing becomes free, since all that is held is unfinished, the one th
 
 from __future__ import annotations
 
-import threading
 from typing import Protocol
 
 from gows.codes import CloseCause, CloseCode
 from gows.errors import LoopClosedError, ProtocolError
 from gows.reactor import Loop, Stream, Timer
 from gows.reactor.timers import TICKS_PER_SECOND
+from gows.reactor.waits import inner_lock
 
 MAX_RECEIVED = 64 << 20
 """Bytes that may be held for all connections of a loop, unless something else is said."""
@@ -93,7 +93,7 @@ class Receiving:
         self._loop = loop
         self._large = loop.scratch
         self._small = bytearray(min(READ_SIZE, len(loop.scratch)))  # what is read into while much is held
-        self._lock = threading.RLock()  # of `total` and `_held`: workers tell what they took
+        self._lock = inner_lock()  # of `total` and `_held`: workers tell what they took
         self._held: dict[Holder, list[int]] = {}  # bytes unfinished, waiting, and with a handler
         self._paused: dict[Holder, None] = {}
         self._freed_at = 0.0

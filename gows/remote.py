@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -28,6 +27,7 @@ from gows.protocol.frames import MAX_CONTROL, encode_close_body
 from gows.protocol.prepared import PreparedMessage
 from gows.publishing import Publishing
 from gows.reactor import Loop, Stream
+from gows.reactor.waits import inner_lock
 from gows.topics import Subscriptions
 from gows.websocket import Data, WebSocket
 
@@ -282,7 +282,7 @@ class Numbers:
     """Gives numbers to connections of a loop, and finds those that have one. Any thread."""
 
     def __init__(self, loop: Loop) -> None:
-        self._lock = threading.RLock()  # a finaliser or a signal handler may come amid it, and publish
+        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and publish
         self._loop = loop
         self._known: list[ref[WebSocket] | None] = []  # by descriptor: who was seen there last
         self._seen: list[int] = []  # … and how many before

@@ -205,6 +205,7 @@ class Server:
         self._metrics_from = Networks(metrics_from)
         self._remote: Remote | None = None
         self._broadcasting = HubLock()  # so that the order is the same in all processes
+        self._broadcasting.guards.append(self.loop.holds_lock)
         self.loop.guard(self._broadcasting.held)
         self.broker = broker or LocalBroker()
         self.publishing = Publishing(
@@ -356,9 +357,11 @@ class Server:
         if self._broadcasting.held():  # this call came amid another one, by a finaliser or a signal handler
             self.fanout.check(message)
             self._broadcasting.in_turn(self._broadcast, message, group, exclude)
-        else:
-            with self._broadcasting:
+        elif self._broadcasting.enter(self._broadcast, message, group, exclude):
+            try:
                 self._broadcast(message, group, exclude)
+            finally:
+                self._broadcasting.__exit__()
 
     def _broadcast(
         self, message: PreparedMessage, group: str | None, exclude: WebSocket | RemoteConnection | None

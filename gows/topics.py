@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import copy
 import math
-import threading
 from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from gows.patterns import ONE, REST, Patterns, is_pattern
 from gows.protocol.connection import to_bytes
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
+from gows.reactor.waits import inner_lock
 from gows.websocket import WebSocket
 
 MAX_TOPICS = 128
@@ -226,7 +226,7 @@ class Subscriptions:
         """… and when the last has left."""
         self.on_end: Callable[[WebSocket, tuple[str, ...]], object] = nobody
         """Called when a connection that had subscriptions is over, with these."""
-        self._lock = threading.RLock()  # a finaliser or a signal handler may come amid it, and publish
+        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and publish
         self._listening = False  # to the loop, for connections that end
         self._of: dict[WebSocket, tuple[str, ...]] = {}
         self._members: dict[str, dict[WebSocket, None]] = {}  # by topic or pattern, in the order in which they came

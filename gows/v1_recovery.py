@@ -7,7 +7,6 @@ rest is told as `lost` when that has gone out, and the client asks again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from weakref import ref
@@ -16,6 +15,7 @@ from gows.codes import Opcode
 from gows.protocol.frames import MAX_HEADER
 from gows.protocol.prepared import PreparedMessage
 from gows.protocol.rates import Meter
+from gows.reactor.waits import inner_lock
 from gows.topics import Position, Publication, position_event
 from gows.websocket import WebSocket
 
@@ -42,7 +42,7 @@ class Budget:
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
         self._meter = Meter(rate, burst, clock)
-        self._lock = threading.RLock()
+        self._lock = inner_lock()
 
     def left(self, ws: WebSocket) -> int:
         """Return how much there is."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from gows.reactor.waits import holds_inner_lock
+
 logger = logging.getLogger("gows")
 
 
@@ -21,9 +23,11 @@ class HubLock:
     wait, or is the user's, is left to `afterwards`.
     """
 
-    __slots__ = ("_afterwards", "_depth", "_in_turn", "_lock", "_owner")
+    __slots__ = ("_afterwards", "_depth", "_in_turn", "_lock", "_owner", "guards")
 
     def __init__(self) -> None:
+        self.guards: list[Callable[[], bool]] = []
+        """Say, beside `holds_inner_lock`, whether the calling thread has a lock that is taken under this one."""
         self._lock = threading.RLock()
         self._owner: int | None = None
         self._depth = 0
@@ -33,6 +37,21 @@ class HubLock:
     def held(self) -> bool:
         """Return whether the calling thread holds it."""
         return self._owner == threading.get_ident()
+
+    def enter(self, call: Callable[..., object], *arguments: Any) -> bool:
+        """Take the lock, and return True. But a caller that may not wait for it, since it came amid something that the
+        lock's holder may be waiting for, leaves `call(*arguments)` to be called with the lock held, and gets False."""
+        if self._lock.acquire(blocking=False):
+            self._taken()
+            return True
+        if not (holds_inner_lock() or any(held() for held in self.guards)):
+            self.__enter__()
+            return True
+        self._in_turn.append(partial(call, *arguments))
+        if self._lock.acquire(blocking=False):  # its holder may have looked for calls for the last time before
+            self._taken()
+            self.__exit__()
+        return False
 
     def in_turn(self, call: Callable[..., object], *arguments: Any) -> None:
         """Have `call(*arguments)` called with the lock held, when what goes on under it now is complete. Lock held."""
@@ -44,9 +63,12 @@ class HubLock:
 
     def __enter__(self) -> HubLock:
         self._lock.acquire()
+        self._taken()
+        return self
+
+    def _taken(self) -> None:
         self._depth += 1
         self._owner = threading.get_ident()
-        return self
 
     def __exit__(self, *error: object) -> None:
         calls: deque[Callable[[], object]] | None = None

@@ -37,7 +37,7 @@ class Budget:
     def __init__(self, most: int) -> None:
         self.most = most
         self.taken = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def take(self, size: int) -> bool:
         """Count so many more, if they may be."""
@@ -155,7 +155,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._outlets: set[Outlet] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def add(self, outlet: Outlet) -> None:
         """The outlet's thread begins to wait."""
@@ -188,7 +188,7 @@ class Outlet:
         self.stream = stream
         self._pool = pool
         self._high_water = high_water
-        self._lock = threading.Lock()  # of the three below
+        self._lock = threading.RLock()  # of the three below
         self._spool = Spool()
         self._owed = False  # `drained` will be called; else the spool is empty
         self._then: Callable[[], object] | None = None

@@ -296,6 +296,11 @@ class Loop:
         """Have `may_wait` forbid it also to a thread in which `held()` is true: it has a lock that others need."""
         self._guards.append(held)
 
+    def holds_lock(self) -> bool:
+        """Return whether the caller's thread has a lock of one of this loop's streams, as a finaliser may that runs
+        within a write."""
+        return any(lock._is_owned() for lock in self._locks)  # type: ignore[attr-defined]
+
     def may_wait(self) -> bool:
         """Return whether the caller's thread may wait for a peer. It may not if it runs a loop, if it said so
         (`never_wait`), or if it has a lock that others need, as in a finaliser that runs within a write."""

@@ -1,13 +1,40 @@
-"""Waits: which threads may wait for a peer. The program's own may, and workers that step aside; no other thread of ours
-may, for others need it."""
+"""Waits: which threads may wait, and for what.
+
+For a peer the program's own threads may wait, and workers that step aside; no other thread of ours may, for others need
+it. For the lock of the hub no thread may wait that has a lock which is taken under it (`inner_lock`): that is a
+finaliser or a signal handler that came amid something, and the hub's holder may be waiting for just that lock.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from weakref import ref
 
 _here = threading.local()  # .never: how many `never_wait` this thread is in
+
+_inner: list[ref[Any]] = []
+_making = threading.RLock()  # of `_inner`, which is read without
+
+
+def inner_lock() -> Any:
+    """Return a re-entrant lock that may be taken by a thread that has the hub's, and known to `holds_inner_lock`."""
+    global _inner
+    lock = threading.RLock()
+    with _making:
+        _inner = [each for each in _inner if each() is not None] + [ref(lock)]
+    return lock
+
+
+def holds_inner_lock() -> bool:
+    """Return whether the calling thread has one of them."""
+    for each in _inner:
+        lock = each()
+        if lock is not None and lock._is_owned():  # what `threading.Condition` calls
+            return True
+    return False
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from contextvars import Context
 from queue import SimpleQueue
 from typing import Protocol
 
+from gows.reactor.waits import inner_lock
+
 logger = logging.getLogger("gows")
 
 LOOK_INTERVAL = 0.002
@@ -120,7 +122,7 @@ class WorkerPool:
         self.idle: deque[_Worker] = deque()
         self.stopping = False
         self._wake = wake
-        self._lock = threading.RLock()  # of the two below; a finaliser may come amid it, and write
+        self._lock = inner_lock()  # of the two below; a finaliser may come amid it, and write
         self.size = workers  # how many there may be: one more for each that has stepped aside
         self.workers: list[_Worker] = []  # replaced, not changed: the loop goes through it without the lock
         self._limit = workers + MAX_ASIDE

@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from gows.brokers.hublock import HubLock
+from gows.reactor import waits
+from gows.reactor.waits import inner_lock
 
 
 def test_who_comes_amid_something_waits_until_it_is_complete() -> None:
@@ -74,3 +76,75 @@ def test_others_wait() -> None:
         thread.join(10)
     assert set(most) == {1}
     assert len(most) == 800
+
+
+@pytest.mark.parametrize("way", ["inner lock", "guard"])
+def test_who_may_not_wait_leaves_its_call_to_the_holder(way: str) -> None:
+    """A finaliser that came amid something, whose lock the holder of the hub's may be waiting for."""
+    lock = HubLock()
+    inner = inner_lock()
+    guarded = threading.Lock()
+    lock.guards.append(guarded.locked)
+    taken, done = threading.Event(), threading.Event()
+    steps: list[str] = []
+
+    def holder() -> None:
+        with lock:
+            taken.set()
+            assert done.wait(10)
+            steps.append("complete")
+
+    thread = threading.Thread(target=holder)
+    thread.start()
+    assert taken.wait(10)
+    with inner if way == "inner lock" else guarded:
+        assert not lock.enter(steps.append, "left")
+    assert steps == []
+    done.set()
+    thread.join(10)
+    assert steps == ["complete", "left"]
+
+
+def test_who_may_wait_waits() -> None:
+    lock = HubLock()
+    taken, done = threading.Event(), threading.Event()
+    steps: list[str] = []
+
+    def holder() -> None:
+        with lock:
+            taken.set()
+            assert done.wait(10)
+            steps.append("complete")
+
+    threads = [threading.Thread(target=holder)]
+    threads[0].start()
+    assert taken.wait(10)
+
+    def waiting() -> None:
+        assert lock.enter(steps.append, "never")
+        steps.append("entered")
+        lock.__exit__()
+
+    threads.append(threading.Thread(target=waiting))
+    threads[1].start()
+    done.set()
+    for thread in threads:
+        thread.join(10)
+    assert steps == ["complete", "entered"]
+
+
+def test_a_lock_that_is_free_is_taken_whatever_else_is_held() -> None:
+    lock = HubLock()
+    with inner_lock():
+        assert lock.enter(print)
+        assert lock.held()
+        lock.__exit__()
+    assert not lock.held()
+
+
+def test_locks_that_are_gone_are_forgotten() -> None:
+    before = len(waits._inner)
+    for _ in range(100):
+        inner_lock()
+    assert len(waits._inner) <= before + 1
+    assert not waits.holds_inner_lock()
