@@ -173,7 +173,8 @@ class Bus:
         `on_down` and `on_missed`."""
         self.on_down: list[Callable[[str], object]] = []
         """Called with the name of a process from which nothing comes any more, nor goes there. If it is still there, it
-        comes up again; what was sent meanwhile may be lost."""
+        comes up again; what was sent meanwhile may be lost. Also of one that was never up, when it has sent something,
+        or was there for so long that its `start` waited for us no more: we were stopped meanwhile."""
         self.on_missed: list[Callable[[str], object]] = []
         """Called with the name of a process that did not read, lost messages (`dropped`), and reads again."""
         self.on_leave: list[Callable[[], object]] = []
@@ -427,9 +428,12 @@ class Bus:
 
     def on_inbound_lost(self, inbound: Inbound) -> None:
         """A connection to us is gone."""
-        if self._inbound.get(inbound.name) is inbound:
-            del self._inbound[inbound.name]
-            self._look_whether_down(inbound.name)
+        name = inbound.name
+        if self._inbound.get(name) is inbound:
+            del self._inbound[name]
+            if name not in self._present and self._nanoseconds() - inbound.number > START_TIMEOUT * 1e9:
+                self._heard.add(name)  # it has not waited for us any longer, and served
+            self._look_whether_down(name)
 
     def _leave(self) -> None:
         for call in self.on_leave:

@@ -92,15 +92,19 @@ def test_who_was_heard_and_died_before_it_could_be_reached_is_told_to_be_down() 
     a.on_up.append(lambda name: told.append(f"{name} is up"))
     a.on_down.append(lambda name: told.append(f"{name} is down"))
     a.start()
-    for spoken in (True, False):
+    for age, spoken, expected in (
+        (0.0, True, ["b says rain", "b is down"]),
+        (0.0, False, []),
+        (gows.bus.START_TIMEOUT + 1.0, False, ["b is down"]),  # `a` was stopped meanwhile: it did not wait any longer
+    ):
         told.clear()
         b, _ = world.network.dial(Target(socket.AF_UNIX, "/bus/a.sock"))
-        b.send(encode(0, 1, "", b"b"))  # its greeting
+        b.send(encode(0, int((a.loop.time() - age) * 1e9), "", b"b"))  # its greeting
         if spoken:
             b.send(encode(1, 0, "news", b"rain"))
         b.close()
         world.run_for(3.0)
-        assert told == (["b says rain", "b is down"] if spoken else [])
+        assert told == expected
     a.close()
     world.close()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from gows.brokers import Envelope
 from gows.brokers.local_core import LAG_LIMIT, Message
 from gows.brokers.local_state import Answer, Ballot, Claim, Origin, Request, Topic, Unconfirmed
-from gows.brokers.local_sync import KeptSync, is_newer, read_position
+from gows.brokers.local_sync import PAGE, KeptSync, is_newer, read_position
 from gows.topics import Position
 
 RETRY = 0.05
@@ -196,13 +196,33 @@ class KeptHome(KeptSync):
             if topic.promised.name in self.up:
                 self._send(topic.promised.name, {"do": "gap", "topic": topic.name})
             return
-        requests = topic.take_back()
-        self._tails.discard(topic.name)
-        topic.promised = Ballot(topic.promised.number + 1, self.name)
-        self._begin_epoch(topic)
-        self._send(None, {"do": "beat", "topics": self._standings([topic.name])})
-        for request in requests:
-            self._record(topic, request)
+        self._renew([topic])
+
+    def _doubt(self) -> None:
+        """A process is gone that was there without us, or that has not said what it had of late: it may have numbered
+        topics by itself, of which nobody has heard."""
+        self._uncertain = True
+        active: list[Topic] = []
+        for topic in self._topics.values():
+            if topic.active:
+                active.append(topic)
+            elif topic.promised.name not in self.up:
+                topic.behind = True
+        for at in range(0, len(active), PAGE):
+            self._renew(active[at : at + PAGE])
+
+    def _renew(self, topics: list[Topic]) -> None:
+        """Begin another epoch of topics of which we are the home, and say so."""
+        taken = []
+        for topic in topics:
+            taken.append(topic.take_back())
+            self._tails.discard(topic.name)
+            topic.promised = Ballot(topic.promised.number + 1, self.name)
+            self._begin_epoch(topic)
+        self._send(None, {"do": "beat", "topics": self._standings([topic.name for topic in topics])})
+        for topic, requests in zip(topics, taken, strict=True):
+            for request in requests:
+                self._record(topic, request)
 
     # ------------------------------------------------------------------ becoming the home
 

@@ -219,7 +219,8 @@ class KeptTopics(KeptHome):
 
     def peer_down(self, name: str) -> None:
         """It is gone, or cut off."""
-        if name not in self.up:
+        if name not in self.up:  # we were stopped while it was there
+            self._doubt()
             return
         self.up.discard(name)
         self._gone[name] = self._peers.now(), name in self._byes
@@ -228,7 +229,7 @@ class KeptTopics(KeptHome):
         if name in self._greeting:  # it may have had what we have not heard of
             self._greeting.discard(name)
             self._unsure.add(name)
-            self._uncertain = True
+            self._doubt()
         for by_peer in (self._pages, self._acks, self._dones, self._acked_at, self._heard_at):
             by_peer.pop(name, None)
         self._lagging.discard(name)

@@ -200,6 +200,50 @@ def test_a_process_that_was_stopped_while_the_home_died_says_that_it_does_not_kn
     assert told(other, topic)[-2:] == [None, data]
 
 
+def test_a_process_that_was_stopped_while_another_came_and_died_says_that_it_does_not_know() -> None:
+    net = KeptNet(0)
+    home = net.start()
+    topic, fresh = net.topics
+    first = net.publish(home, topic)
+    net.run(1.0)
+    home.stopped = True
+    other = net.start()
+    net.links.clear()
+    net.run(2.0)
+    vanished = [net.publish(other, name) for name in (topic, fresh)]
+    net.run(1.0)
+    assert [net.results[data] for data in vanished] == [[None]] * 2
+    net.kill(other)
+    home.stopped = False
+    home.do(home.kept.peer_down, other.name)
+    last = [net.publish(home, name) for name in (topic, fresh)]
+    net.run(1.0)
+    assert told(home, topic) == [first, None, last[0]]
+    assert told(home, fresh) == [None, last[1]]
+    net.check()
+
+
+@pytest.mark.parametrize("is_home", [True, False])
+def test_a_process_that_was_cut_off_and_is_gone_before_it_could_tell_may_have_numbered(is_home: bool) -> None:
+    net, (home, other), topic = several(2)
+    first = net.publish(home, topic)
+    net.run(1.0)
+    net.links.clear()
+    here, gone = (home, other) if is_home else (other, home)
+    here.do(here.kept.peer_down, gone.name)
+    gone.do(gone.kept.peer_down, here.name)
+    vanished = net.publish(gone, topic)
+    net.run(1.0)
+    assert net.results[vanished] == [None]
+    here.do(here.kept.peer_up, gone.name)
+    here.do(here.kept.peer_down, gone.name)
+    net.kill(gone)
+    last = net.publish(here, topic)
+    net.run(3.0)
+    assert told(here, topic) == [first, None, last]
+    net.check()
+
+
 def test_a_newcomer_has_the_history_and_a_home_that_forgot_learns_it_again() -> None:
     net, (home, other), topic = several(2)
     data = [net.publish(other, topic) for _ in range(20)]

@@ -335,7 +335,13 @@ PROMISES: dict[str, tuple[Check, ...]] = {
         process_order,
         one_order,
     ),
-    "A message that was acknowledged is not lost by the death of one process.": (survives_a_death, all_or_lost),
+    "A message that was acknowledged is not lost by the death of one process, if others were there that answered.": (
+        survives_a_death,
+        all_or_lost,
+    ),
+    "Two processes that live and lose each other, which the kernel does to no connection on one machine, both go on, "
+    "and what one of them took in alone is given up when they meet: clients are told `lost`, but not when it dies "
+    "before that.": (same_history, all_or_lost),  # with the fault "bus"
     "Subscriptions end with their connection.": (subscriptions_end, presence),
 }
 """By sentence of the page: what looks whether it is kept. Not simulated: Redis."""
