@@ -23,6 +23,8 @@ timeout. One that takes a byte now and then would otherwise hold the memory, and
 likes."""
 LOOKS = 8
 """Looks in the time after which a peer that takes nothing is given up: how exactly that time is kept."""
+CARRIED = 30.0
+"""Seconds for which it counts that a peer took more than that."""
 MUCH = 16384
 """Bytes that the kernel holds from which on they are a reason for a late answer to a ping."""
 
@@ -35,7 +37,7 @@ class Progress:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._taken: dict[Stream, tuple[int, int]] = {}  # the kernel's count, and the tick at which it last grew
-        self._closing: dict[Stream, int] = {}  # what the peer had not taken
+        self._closing: dict[Stream, tuple[int, float]] = {}  # what the peer had not taken
         self._answers: dict[Stream, tuple[int, int]] = {}  # the kernel's count when a time began, and that tick
 
     def begin(self, stream: Stream, *, least: int = 1) -> None:
@@ -68,16 +70,21 @@ class Progress:
 
     def begin_close(self, stream: Stream) -> None:
         """Nothing more will be sent: what is left now is what the peer has to take."""
-        self._closing[stream] = stream.untaken()
+        self._closing[stream] = stream.untaken(), 0.0
 
     def goes_on(self, stream: Stream, seconds: float) -> bool:
         """Whether the peer has taken enough in the `seconds` since this, or `begin_close`, was called. If neither was,
-        it has so many seconds more when there is much to take."""
+        it has so many seconds more when there is much to take. What it took beyond `LEAST_RATE` counts for the
+        `CARRIED` seconds after: the window of a slow peer opens in lumps, of 64 kB on loopback."""
         before = self._closing.get(stream)
-        left = self._closing[stream] = stream.untaken()
+        left = stream.untaken()
         if before is None:
+            self._closing[stream] = left, 0.0
             return left >= MUCH
-        return before - left >= max(1.0, LEAST_RATE * seconds)
+        last, ahead = before
+        ahead += last - left - LEAST_RATE * seconds
+        self._closing[stream] = left, min(ahead, LEAST_RATE * CARRIED)
+        return ahead >= 0.0
 
     def begin_answer(self, stream: Stream) -> None:
         """The kernel takes no more: the time begins in which the peer has to take enough, see `too_slow`."""
