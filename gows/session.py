@@ -111,6 +111,7 @@ MAX_QUEUED_PONGS = 16
 latest)."""
 
 
+_SERVER = Role.SERVER
 TIMEOUTS = ("read_timeout", "write_timeout")
 """The options that one connection may change for itself."""
 
@@ -252,8 +253,8 @@ def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = 
     def make(options: AcceptOptions) -> SessionContext:
         return SessionContext(loop, options, role, owner)
 
-    # a context holds its owner, so the id cannot be another's
-    return _contexts(loop).find((role, id(owner)), options, make)
+    # a context holds its owner, so the id cannot be another's; to hash a Role, or look one up, takes Python long
+    return _contexts(loop).find((role is _SERVER, id(owner)), options, make)
 
 
 def _contexts(loop: Loop) -> Contexts[SessionContext]:
