@@ -369,7 +369,7 @@ class RLock(Lock):
     """threading.RLock."""
 
     reentrant = True
-    __slots__ = ()
+    __slots__ = ("__weakref__",)
 
 
 class Event:
@@ -599,6 +599,8 @@ def installed(new: Machine) -> Iterator[None]:
     for name, attribute, stand_in in (
         ("gows.session", "random", numbers.random),  # the tests' fixture may have another in its place
         ("gows.reactor.workers", "_here", Local()),
+        ("gows.reactor.waits", "_here", Local()),
+        ("gows.reactor.waits", "_inner", []),  # not those of other runs
     ):
         module = sys.modules[name]
         if (module, attribute) not in [(changed_module, changed_name) for changed_module, changed_name, _ in changed]:

@@ -189,12 +189,20 @@ def test_a_thread_is_interrupted_between_any_two_lines(machine: Machine, host: H
 
 def test_the_modules_of_gows_are_as_before() -> None:
     import gows.bus
+    import gows.reactor.waits
     import gows.reactor.workers
-    import gows.topics
 
-    before = gows.topics.threading, gows.bus.threading, gows.reactor.workers._here, gows.reactor.workers.SimpleQueue
+    waits, workers = gows.reactor.waits, gows.reactor.workers
+
+    def standing() -> list[object]:
+        return [waits.threading, gows.bus.threading, workers._here, workers.SimpleQueue, waits._here, waits._inner]
+
+    before = standing()
     with installed(Machine(random.Random(1))):
-        assert gows.topics.threading is not before[0]
-        assert gows.reactor.workers.SimpleQueue is SimpleQueue
-    after = gows.topics.threading, gows.bus.threading, gows.reactor.workers._here, gows.reactor.workers.SimpleQueue
-    assert after == before
+        assert not any(one is other for one, other in zip(standing(), before, strict=True))
+        assert workers.SimpleQueue is SimpleQueue
+        lock = waits.inner_lock()
+        with lock:
+            assert waits.holds_inner_lock()
+        assert not waits.holds_inner_lock()
+    assert all(one is other for one, other in zip(standing(), before, strict=True))
