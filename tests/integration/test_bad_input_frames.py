@@ -209,7 +209,7 @@ def test_valid_close_code_is_echoed(server: Serving, code: int) -> None:
     with server.upgraded() as peer:
         peer.send(GOOD, wire.close(code, "güle güle"))
         assert peer.read_text() == "before"
-        assert peer.expect_close(code).reason == ""
+        assert peer.expect_close(code).reason == "güle güle"
     handler = server.wait_closed()
     assert (handler.close_code, handler.close_reason) == (code, "güle güle")
 
