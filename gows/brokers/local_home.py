@@ -147,7 +147,9 @@ class KeptHome(KeptSync):
             self._ack(topic)  # it came with what we fetched
             return
         if where.offset == 1 and (last is None or last.epoch != where.epoch):
-            self._reset(topic, Position(where.epoch, 0), lost=last is not None or self._forgot or self._uncertain)
+            lost = last is not None or topic.behind or self._forgot or self._uncertain
+            self._reset(topic, Position(where.epoch, 0), lost=lost)
+            topic.behind = False
         elif last is None and self._forgot:  # there was no room for it: it is not fetched again and again
             self._reset(topic, Position(where.epoch, where.offset - 1), lost=True)
         elif (
@@ -316,7 +318,9 @@ class KeptHome(KeptSync):
         accepted, position, _ = candidates[best]
         sure = any(answer.sure for answer in candidates.values() if answer.accepted.name == accepted.name)
         if position is None:
-            self._reset(topic, Position(self._hub.history.new_epoch(), 0), lost=self._forgot or self._uncertain)
+            known = all(answer.sure for answer in candidates.values()) and not claim.waiting and not claim.unseen
+            lost = self._forgot or self._uncertain or not known
+            self._reset(topic, Position(self._hub.history.new_epoch(), 0), lost=lost)
             topic.accepted = topic.promised
             self._become_home(topic)
             return

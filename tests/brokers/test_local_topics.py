@@ -223,6 +223,38 @@ def test_a_process_that_was_stopped_while_another_came_and_died_says_that_it_doe
     net.check()
 
 
+@pytest.mark.parametrize("claims", ["who heard of it", "another"])
+def test_a_topic_of_which_no_more_than_its_name_was_heard_begins_with_lost(claims: str) -> None:
+    net = KeptNet(0)
+    home = net.start()
+    topic = net.topics[0]
+    vanished = net.publish(home, topic)
+    net.run(1.0)
+    assert net.results[vanished] == [None]
+    other, third = net.start(), net.start()
+    del net.links[home.name, third.name], net.links[third.name, home.name]
+    while topic not in other.kept._fetches:
+        net.step()
+    net.links[home.name, other.name].clear()
+    net.kill(home)
+    net.run(0.5)
+    here = other if claims == "who heard of it" else third
+    here.do(here.kept._claim, here.kept._topic(topic), [])
+    net.run(1.0)
+    data = net.publish(here, topic)
+    net.run(1.0)
+    assert net.results[data] == [None]
+    assert told(here, topic) == [None, data]
+    assert told(other, topic) == [None, data]
+
+
+def test_a_topic_of_which_nothing_was_heard_begins_without() -> None:
+    net, (home, other), topic = several(2)
+    data = net.publish(home, topic)
+    net.run(1.0)
+    assert told(home, topic) == told(other, topic) == [data]
+
+
 @pytest.mark.parametrize("is_home", [True, False])
 def test_a_process_that_was_cut_off_and_is_gone_before_it_could_tell_may_have_numbered(is_home: bool) -> None:
     net, (home, other), topic = several(2)
