@@ -155,12 +155,15 @@ class Receiving:
 
     def forget(self, holder: Holder) -> None:
         """The connection is over, or something else."""
-        with self._lock:
-            counted = self._held.get(holder)
-            if counted is not None:
-                self._change(holder, counted, 0, 0, 0)
-        self._paused.pop(holder, None)
-        self._unfinished.pop(holder, None)  # type: ignore[call-overload]
+        if holder in self._held:
+            with self._lock:
+                counted = self._held.get(holder)
+                if counted is not None:
+                    self._change(holder, counted, 0, 0, 0)
+        if self._paused:
+            self._paused.pop(holder, None)
+        if self._unfinished:
+            self._unfinished.pop(holder, None)  # type: ignore[call-overload]
 
     def came(self, holder: Unfinished, n: int) -> None:
         """Note that `n` bytes have come, and a message is unfinished."""

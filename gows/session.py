@@ -249,12 +249,12 @@ def _connection_config(
 
 def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> SessionContext:
     """The context that all connections of one owner on `loop` share whose options are equal. Any thread."""
-
-    def make(options: AcceptOptions) -> SessionContext:
-        return SessionContext(loop, options, role, owner)
-
     # a context holds its owner, so the id cannot be another's; to hash a Role, or look one up, takes Python long
-    return _contexts(loop).find((role is _SERVER, id(owner)), options, make)
+    return _contexts(loop).find((role is _SERVER, id(owner)), options, _make_context, loop, role, owner)
+
+
+def _make_context(options: AcceptOptions, loop: Loop, role: Role, owner: object) -> SessionContext:
+    return SessionContext(loop, options, role, owner)
 
 
 def _contexts(loop: Loop) -> Contexts[SessionContext]:
@@ -506,6 +506,8 @@ class Session:
         """Set the stream's deadline to the next moment at which there is something to look at."""
         options, stream = self.context.options, self.stream
         if self.connection.state is not ConnectionState.OPEN:
+            if stream.closed:  # which bounds what is left to do by itself
+                return
             with stream.lock:
                 self._flags |= _LEAVING
             stream.loop.progress.begin_close(stream)
@@ -977,7 +979,7 @@ class Session:
             self._flags |= _CLOSED
         self._blame(CloseCause.LOST)
         assert self._cause is not None
-        self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause.name.lower())
+        self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause._name_.lower())
         try:
             self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
         except BaseException as error:

@@ -61,7 +61,7 @@ def accept(
     may not be sent, ConnectionClosedError when the peer has gone, UsageError for a socket that cannot be taken over.
     Uncaught in a route of a Server, a HandshakeError becomes the HTTP answer.
     """
-    extra = check_headers(headers or ())
+    extra = check_headers(headers) if headers else []
     if isinstance(source, dict):
         source = source.get("gows.request") or source
     if isinstance(source, Request):
@@ -105,7 +105,8 @@ class Agreement:
         self.subprotocol = choose_subprotocol(head, options.subprotocols)
         self.params: DeflateParams | None = None
         extensions: str | None = None
-        offers = parse_extensions(head.headers.joined("sec-websocket-extensions") or "")
+        offered = head.headers.joined("sec-websocket-extensions")
+        offers = parse_extensions(offered) if offered else []
         if offers and options.compression:
             chosen = negotiate(offers, self.context.deflate_options)
             if chosen is not None:
@@ -133,7 +134,8 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
     if carrier is None:
         raise UsageError("this request did not come by a connection that can be upgraded")
     app, stream = carrier.app, carrier.stream
-    if app.proxies is not None:
+    proxies = app.proxies
+    if proxies is not None:
         try:
             _ = request.remote_addr
         except HttpError as error:
@@ -142,7 +144,7 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
         options = app.options if isinstance(app, Server) else default_options()
     agreement = Agreement(request, stream.loop, options, headers, app)
     ws = _websocket(stream, agreement, request)
-    if app.proxies is None or not app.proxies.trusts(stream.peer_address):
+    if proxies is None or not proxies.trusts(stream.peer_address):
         carrier.upgrade(agreement.answer, ws)
     else:
         _upgrade_for_proxy(carrier, agreement, ws)

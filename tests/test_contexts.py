@@ -16,7 +16,7 @@ import gows
 from gows import AcceptOptions, Request, Server, WebSocket
 from gows.client.blocking import BlockingWebSocket
 from gows.client.plan import make_plan
-from gows.contexts import KEPT, NAMES, Contexts
+from gows.contexts import KEPT, NAMES, Contexts, values_of
 from gows.protocol.connection import Role
 from gows.reactor import Loop
 from gows.session import SessionContext, context_for
@@ -32,6 +32,20 @@ def loop() -> Iterator[Loop]:
     world = World()
     yield world.loop()
     world.close()
+
+
+def test_values_are_those_of_the_names_in_their_order() -> None:
+    options = AcceptOptions(subprotocols=("chat",), max_message_size=77, group="hall")
+    assert values_of(options) == tuple(getattr(options, name) for name in NAMES)
+    assert {("chat",), 77, "hall"} <= set(values_of(options))
+
+
+def test_server_and_client_share_no_context(loop: Loop) -> None:
+    options = AcceptOptions()
+    server, client = context_for(loop, options, Role.SERVER), context_for(loop, options, Role.CLIENT)
+    assert (server.role, client.role) == (Role.SERVER, Role.CLIENT)
+    assert context_for(loop, options, Role.SERVER) is server
+    assert context_for(loop, options, Role.CLIENT) is client
 
 
 def living() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -10,7 +11,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 import gows
-from gows.handler import check_handler
+from gows.handler import _checked, check_handler
 from gows.http.router import Router
 from gows.options import AcceptOptions, check_answer, check_plain_function, set_origin_check_func
 
@@ -245,3 +246,17 @@ def test_retry_if_that_returns_no_bool_does_not_go_on(server: gows.Server, caplo
     assert client.wait(5.0)
     assert ended
     assert "retry_if returned coroutine" in caplog.text
+
+
+def test_a_class_that_has_ended_was_looked_at_for_no_other() -> None:
+    def look_at_one() -> int:
+        class Passing(gows.Handler):
+            pass
+
+        check_handler(Passing())
+        assert id(Passing) in _checked
+        return id(Passing)
+
+    number = look_at_one()
+    gc.collect()
+    assert number not in _checked  # another class may have its id

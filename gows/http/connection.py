@@ -74,6 +74,9 @@ class Application(Protocol):
     body_timeout: float
     keep_alive_timeout: float
 
+    receiving: Receiving
+    """Counts what is held of what came."""
+
     @property
     def draining(self) -> bool:
         """Whether the end has begun: each answer is the last of its connection."""
@@ -192,16 +195,16 @@ class HttpConnection(Observer):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The stream is gone; an answer that was waiting for it is let go, by a worker: that may run user code."""
-        Receiving.of(self.stream.loop).forget(self)
+        self.app.receiving.forget(self)
         self._go_on()
 
     # ------------------------------------------------------------------ what is held of what came (loop thread)
 
     def _count_held(self) -> None:
         """Have it counted, unless it is little."""
-        receiving = Receiving.of(self.stream.loop)
+        receiving = self.app.receiving
         held = self._parser.held + len(self._stash)
-        if held >= SMALL or receiving.counts_for(self):
+        if held >= SMALL or (receiving.total and receiving.counts_for(self)):
             at_work = self._phase not in (_HEAD, _BODY, _IDLE)
             receiving.set(self, 0 if at_work else held, held if at_work else 0)
 
@@ -244,14 +247,15 @@ class HttpConnection(Observer):
             if self._phase == _IDLE and parser.started:
                 self._phase = _HEAD
                 stream.set_deadline(self.app.head_timeout)
-        elif self._phase != _BODY:
-            self._phase = _BODY
-            stream.set_deadline(self.app.body_timeout)
-            if parser.expect_continue:
-                stream.write(_CONTINUE)
-        if parser.more:
-            stream.pause_reading()
-            stream.loop.call_soon(self._feed_rest)
+        else:
+            if self._phase != _BODY:
+                self._phase = _BODY
+                stream.set_deadline(self.app.body_timeout)
+                if parser.expect_continue:
+                    stream.write(_CONTINUE)
+            if parser.more:
+                stream.pause_reading()
+                stream.loop.call_soon(self._feed_rest)
 
     def _feed_rest(self) -> None:
         """Go on with a body of which the parser left something for a later turn."""
@@ -401,7 +405,7 @@ class HttpConnection(Observer):
             if not upgraded:
                 self._phase = _ANSWERING
         if upgraded:
-            Receiving.of(self.stream.loop).forget(self)
+            self.app.receiving.forget(self)
             self._let_go(response)
         elif refusal is not None:
             self._let_go(None)

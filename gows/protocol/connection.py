@@ -83,6 +83,8 @@ INFLATER_SIZE = 45056
 INFLATE_COST = 4
 """Frames that one counts for where it may have to be inflated: zlib takes so much longer for a small one."""
 
+_NO_CLOSE: int = CloseCode.ABNORMAL_CLOSURE.value
+
 Event = tuple[int, Any]
 Data = bytes | bytearray | memoryview | ByteBuffer
 
@@ -99,7 +101,7 @@ class Connection:
         self._out = READY
         self._assembly: Assembly | None = None
         self._sent_text: Utf8Validator | None = None
-        self.close_code: int = CloseCode.ABNORMAL_CLOSURE.value
+        self.close_code: int = _NO_CLOSE
         """The code of the peer's close frame, 1005 when it had none; 1006 as long as none came (RFC 6455 §7.1.5)."""
         self.close_reason = ""
 

@@ -113,7 +113,8 @@ class _Fields:
         self.reason = ""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.decode("latin-1"), value.decode("latin-1")))
+        # "latin-1" is looked up each time, UTF-8 is not; httptools takes no name that is not ASCII
+        self.fields.append((name.decode(), value.decode() if value.isascii() else value.decode("latin-1")))
 
     def on_status(self, reason: bytes) -> None:
         self.reason = reason.decode("latin-1")

@@ -11,6 +11,7 @@ from gows.http.connection import HttpConnection
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.reactor import Stream, Target
+from gows.receiving import Receiving
 from tests.fakes import MemorySocket, World
 
 ADDRESS = ("10.0.0.9", 80)
@@ -30,6 +31,7 @@ class App:
     proxies: Proxies | None = None
     draining: bool = False
     requests: list[Request] = field(default_factory=list)
+    receiving: Receiving = field(init=False)
 
     def answers_at_once(self, request: Request) -> bool:
         return request.path == "/at-once"
@@ -53,6 +55,7 @@ class Site:
         self.app = App(view, **settings)
         self.world = World()
         self.loop = self.world.loop()
+        self.app.receiving = Receiving.of(self.loop)
         self.streams: list[Stream] = []
         self.connections: list[HttpConnection] = []
         self.browsers: list[Browser] = []
