@@ -20,6 +20,7 @@ from gows.protocol.frames import encode_frame
 from gows.protocol.masking import mask
 from gows.protocol.utf8 import is_utf8
 from gows.reactor import Loop
+from gows.session import MAX_PORTION
 
 Operation = Callable[[], object]
 
@@ -45,7 +46,7 @@ def split(data: bytes, size: int) -> list[bytes]:
 
 def receiving(*reads: bytes) -> Operation:
     """A server's connection is given these bytes, read by read; what it makes of them is thrown away."""
-    connection = Connection(ConnectionConfig(Role.SERVER))
+    connection = Connection(ConnectionConfig(Role.SERVER, portion=MAX_PORTION))
     buffers = [bytearray(read) for read in reads]
 
     def receive() -> None:
@@ -58,7 +59,7 @@ def receiving(*reads: bytes) -> Operation:
 
 def receiving_one(read: bytes) -> Operation:
     """The same by the short way."""
-    connection = Connection(ConnectionConfig(Role.SERVER))
+    connection = Connection(ConnectionConfig(Role.SERVER, portion=MAX_PORTION))
     buffer = bytearray(read)
 
     def receive() -> None:
@@ -115,7 +116,7 @@ def visited() -> Iterator[Operation]:
 @contextmanager
 def operations() -> Iterator[dict[str, tuple[Operation, int]]]:
     """By name: what to call, and how many messages one call is."""
-    server, client = (Connection(ConnectionConfig(role)) for role in (Role.SERVER, Role.CLIENT))
+    server, client = (Connection(ConnectionConfig(role, portion=MAX_PORTION)) for role in (Role.SERVER, Role.CLIENT))
     pieces = masked(BINARY_16K, 2)
     text = TEXT_32.encode()
     with echoing(1, 32) as echo_one, echoing(16, 32) as echo_many, visited() as visit:

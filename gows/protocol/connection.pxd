@@ -22,7 +22,7 @@ cdef class Connection:
 
     cpdef ByteBuffer receive_one(self, object buf, Py_ssize_t pos, Py_ssize_t n)
 
-    @cython.locals(assembly=Assembly, config=Config, whole=WholeMessages, left=Py_ssize_t, known=Py_ssize_t, cost=Py_ssize_t)
+    @cython.locals(assembly=Assembly, config=Config, whole=WholeMessages, left=Py_ssize_t, known=Py_ssize_t)
     cpdef receive(self, object buf, Py_ssize_t n, list events, Py_ssize_t pos=*)
 
     @cython.locals(assembly=Assembly)

@@ -151,24 +151,30 @@ class Connection:
         config = self.config
         whole = config.whole
         left = config.portion
-        budget, cost = (0, 1) if self.deflate is None else (config.budget, INFLATE_COST)
+        budget = 0 if self.deflate is None else config.budget
         try:
             while pos < n and self._in == READING:
                 if left <= 0:
                     self._put_aside(buf, pos, n)
                     return
-                known = len(events)
                 if self._assembly is None and self._out != SENT_CLOSE:
+                    known = len(events)
                     pos = whole.take(buf, pos, n, events, left)
                     if pos == n:
                         return
                     left -= len(events) - known
                     if left <= 0:
                         continue
-                    known = len(events)
-                left -= cost
+                if not budget:
+                    pos = self._advance(buf, pos, n, events)
+                    if pos == n:
+                        return
+                    left -= 1
+                    continue
+                left -= INFLATE_COST
+                known = len(events)
                 pos = self._advance(buf, pos, n, events)
-                if budget and len(events) != known:
+                if len(events) != known:
                     budget = max(budget - _decoded_size(events[-1]), 0)
                     if not budget:
                         left = 0
