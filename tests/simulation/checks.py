@@ -86,13 +86,17 @@ def process_order(simulation: Simulation) -> Iterator[str]:
 
 
 def one_order(simulation: Simulation) -> Iterator[str]:
-    """Those of a topic that is kept come in one order everywhere."""
+    """Those of a topic that is kept come in one order everywhere. Who is told `lost` may hear some again: what comes
+    before that, and after, are in order each by itself."""
     log = simulation.log
     orders: dict[str, list[tuple[Subscriber, dict[str, int]]]] = {}
     for subscriber in (*log.subscriptions, *log.connections):
         by_topic: dict[str, dict[str, int]] = {}
-        for event in _messages(subscriber):
-            if log.messages[event.id].kept:
+        for event in subscriber.events:
+            if event.kind == "lost":
+                for topic in [topic for topic in by_topic if event.topic in (topic, subscriber.pattern)]:
+                    orders.setdefault(topic, []).append((subscriber, by_topic.pop(topic)))
+            elif event.kind == "message" and log.messages[event.id].kept:
                 places = by_topic.setdefault(event.topic, {})
                 places.setdefault(event.id, len(places))
         for topic, places in by_topic.items():
@@ -209,7 +213,8 @@ def survives_a_death(simulation: Simulation) -> Iterator[str]:
 
 
 def newest_by_key(simulation: Simulation) -> Iterator[str]:
-    """With "latest", a message with a key takes the place of the one with the same key that still waits."""
+    """With "latest", a message with a key takes the place of the one with the same key that still waits; the oldest go
+    when there is too much all the same."""
     log = simulation.log
     for connection in log.connections:
         if connection.policy != "latest":
@@ -225,6 +230,8 @@ def newest_by_key(simulation: Simulation) -> Iterator[str]:
             last[place] = max(last.get(place, 0), message.seq)
         if connection.ended is not None or connection.host not in simulation.serving:
             continue
+        if simulation.serving[connection.host].server.overflow.counts["dropped_oldest"]:
+            continue  # too much waited, whatever its keys: it may have been that
         publisher = f"{connection.host}/main"  # between processes, what is not kept may be lost
         newest = {
             (message.topic, message.key): message

@@ -116,6 +116,22 @@ def test_one_order(run: Run) -> None:
     assert len(run.found(checks.one_order)) == 1
 
 
+def test_one_order_after_lost(run: Run) -> None:
+    one, other = run.subscribe("kept.a", "client0"), run.subscribe("kept.*", "client1")
+    ids = [run.publish("kept.a") for _ in range(3)]
+    run.hear(one, *ids)
+    run.hear(other, ids[1])
+    other.lost("kept.*")
+    run.hear(other, *ids)
+    assert run.found(checks.one_order) == []
+    other.lost("kept.b")
+    run.hear(other, ids[0])
+    assert run.found(checks.one_order) == []
+    other.lost("kept.a")
+    run.hear(other, ids[2], ids[1])
+    assert len(run.found(checks.one_order)) > 0
+
+
 def test_a_message_that_is_missed(run: Run) -> None:
     subscriber = run.subscribe("kept.a")
     missed, heard = run.publish("kept.a"), run.publish("kept.a")
@@ -200,7 +216,8 @@ def _latest(run: Run) -> Subscriber:
     connection = run.log.connection("bare0/1", "latest")
     connection.host = "0.1"
     connection.since["price.f"] = 0.5
-    run.serving["0.1"] = SimpleNamespace()
+    counts = {"dropped_oldest": 0}
+    run.serving["0.1"] = SimpleNamespace(server=SimpleNamespace(overflow=SimpleNamespace(counts=counts)))
     return connection
 
 
@@ -209,6 +226,10 @@ def test_newest_by_key(run: Run) -> None:
     ids = [run.publish("price.f", "0.1/main") for _ in range(4)]  # their keys take turns
     run.hear(connection, ids[2])
     assert [ids[3] in text for text in run.found(checks.newest_by_key)] == [True]
+    counts = run.serving["0.1"].server.overflow.counts
+    counts["dropped_oldest"] = 1
+    assert run.found(checks.newest_by_key) == []
+    counts["dropped_oldest"] = 0
     run.hear(connection, ids[3])
     assert run.found(checks.newest_by_key) == []
     run.hear(connection, ids[1])
