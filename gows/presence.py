@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from gows.errors import UsageError
-from gows.topics import to_json
+from gows.topics import is_text, to_json
 from gows.websocket import WebSocket
 
 Describe = Callable[[WebSocket, str], Any]
@@ -233,7 +233,7 @@ def _read(data: bytes) -> dict[str, Any]:
     """What a process tells, checked: by a Redis others may speak, too."""
     try:
         message = json.loads(data)
-        to_json(message)  # raises for NaN and for half of a surrogate pair, which could not be told to anybody
+        to_json(message)  # raises for NaN, which could not be told to anybody
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if isinstance(message, dict) and len(message) == 1:
@@ -259,4 +259,8 @@ def _is_member(value: Any) -> bool:
 
 
 def _are_strings(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(isinstance(each, str) for each in value)
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(each, str) and is_text(each) for each in value)
+    )

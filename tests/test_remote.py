@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import ast
 import json
 import os
 import signal
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import gows
 import gows.bus
 import gows.remote
 from gows import AcceptOptions, Opcode, RemoteConnection, Server, TopicHandler, UsageError, WebSocket, accept
@@ -193,11 +194,20 @@ def test_whatever_is_written_to_a_connection_elsewhere_arrives(make_parts: MakeP
             wrong()
 
 
-@pytest.mark.parametrize("name", [name for name in dir(WebSocket) if name.startswith("write_")])
-def test_a_connection_elsewhere_is_written_to_with_the_same_arguments(name: str) -> None:
+def arguments(module: str, class_name: str) -> dict[str, str]:
+    """The arguments of the write methods of a class, as its source has them: compiled ones do not tell."""
+    source = (Path(gows.__file__).parent / f"{module}.py").read_text()
+    (found,) = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef) and n.name == class_name)
+    methods = (n for n in found.body if isinstance(n, ast.FunctionDef) and n.name.startswith("write_"))
+    return {method.name: ast.unparse(method.args) for method in methods}
+
+
+def test_a_connection_elsewhere_is_written_to_with_the_same_arguments() -> None:
     """So `for ws in server.connections: ws.write_json(x, key="price")` works in one process and in many."""
-    here, there = (inspect.signature(getattr(kind, name)).parameters for kind in (WebSocket, RemoteConnection))
-    assert [(p.name, p.default) for p in here.values()] == [(p.name, p.default) for p in there.values()]
+    here = arguments("websocket", "WebSocket")
+
+    assert len(here) == 7
+    assert arguments("remote", "RemoteConnection") == here
 
 
 def test_keys_and_control_frames_reach_a_connection_elsewhere(
