@@ -16,6 +16,7 @@ from gows.http.request import Request
 from gows.http.response import Response
 from gows.http.wsgi import WsgiApp
 from gows.reactor import Loop, Stream
+from gows.receiving import Receiving
 from tests.http.site import App, get
 from tests.http.test_connection import Pieces, Upgraded
 from tests.waiting import wait_until
@@ -29,6 +30,7 @@ class LiveServer:
     def __init__(self, view: Callable[[Request], Any], workers: int = 2) -> None:
         self.app = App(view)
         self.loop = Loop(workers=workers)
+        self.app.receiving = Receiving.of(self.loop)
         self.streams: list[Stream] = []
         self.listener = self.loop.listen("127.0.0.1:0", self._accept)
         self.loop.start()
