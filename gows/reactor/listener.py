@@ -128,7 +128,7 @@ class Listener:
             else:
                 self.loop.sockets.stop_listening(acceptor.sock)
             self.loop.displace(acceptor.fd)
-            acceptor.sock.close()
+            acceptor.disown()
         self._acceptors = []
         if self._timer is not None:
             self._timer.cancel()
@@ -218,6 +218,11 @@ class Listener:
         self._watch()
 
 
+_listening: set[Sock] = set()
+"""Sockets that are not closed. Held here, none is in a cycle of garbage with a loop that was never run: CPython may end
+the socket first, with a ResourceWarning, before the loop closes it."""
+
+
 class _Acceptor(Endpoint):
     """One listening socket."""
 
@@ -228,6 +233,7 @@ class _Acceptor(Endpoint):
         self.sock = sock
         self.fd = sock.fileno()
         self._watched = False
+        _listening.add(sock)
 
     def watch(self, wanted: bool) -> None:
         poller = self.listener.loop.poller
@@ -252,7 +258,8 @@ class _Acceptor(Endpoint):
         self.on_readable(scratch, ticks)
 
     def disown(self) -> None:
-        """Release the descriptor in a forked child."""
+        """Release the descriptor: at the end, or in a forked child."""
+        _listening.discard(self.sock)
         self.sock.close()
 
     def fail(self, error: Exception) -> None:
