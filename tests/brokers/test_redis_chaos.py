@@ -61,6 +61,9 @@ class Listener:
         self._seen: dict[str, tuple[str, int]] = {}
         """By topic, the position after which the next one is expected."""
         self._numbers: dict[str, int] = {}
+        """By topic, the last number of this subscription."""
+        self._positions: dict[tuple[str, int], tuple[str, int]] = {}
+        """By topic and number, where that message stands."""
         self.thread = threading.Thread(target=self._listen)
 
     def _listen(self) -> None:
@@ -83,9 +86,11 @@ class Listener:
             self._numbers.clear()
         elif before is not None and self._random.random() < 0.8:
             more = {"epoch": before[0], "offset": before[1]}
-        elif self._random.random() < 0.5:
-            more = {"history": self._random.choice([1, 20, 200])}
+        else:
+            # Without a position it begins where this process stands, which may be behind the one asked before.
             self._numbers.clear()
+            if self._random.random() < 0.5:
+                more = {"history": self._random.choice([1, 20, 200])}
         answer = client.subscribe(self._topic, **more)
         if answer.get("recovered"):
             assert before is not None
@@ -119,6 +124,8 @@ class Listener:
             self.faults.append(f"{topic}: {here} follows {seen}")
         if message["data"] <= self._numbers.get(topic, -1):
             self.faults.append(f"{topic}: {message['data']} comes after {self._numbers[topic]}")
+        if self._positions.setdefault((topic, message["data"]), here) != here:
+            self.faults.append(f"{topic}: {message['data']} stands at {self._positions[topic, message['data']]} and {here}")
         self._seen[topic] = here
         self._numbers[topic] = message["data"]
 
