@@ -19,19 +19,19 @@ COMPILED = [
     "gows.protocol.assembly",
     "gows.protocol.config",
     "gows.protocol.connection",
+    "gows.protocol.fastpath",
     "gows.protocol.frames",
     "gows.protocol.masking",
     "gows.protocol.utf8",
-    "gows.protocol.whole",
     "gows.reactor.endpoint",
     "gows.reactor.kernel",
     "gows.reactor.lock",
     "gows.reactor.stream",
     "gows.reactor.tls",
     "gows.reactor.turn",
-    "gows.session",
-    "gows.traffic",
-    "gows.websocket",
+    "gows.session.session",
+    "gows.session.traffic",
+    "gows.session.websocket",
 ]
 
 VECTORS = ["gows.protocol.masking"]

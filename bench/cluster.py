@@ -33,7 +33,7 @@ import gows
 from bench.holding import say
 from bench.serving import free_port
 from bench.usage import cpu_seconds, family
-from gows.brokers.redis import RedisBroker
+from gows.brokers.redis.broker import RedisBroker
 
 KEPT = gows.Keep(1000, 600.0)
 DRAIN = 10.0

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--tolerance", type=float, default=TOLERANCE, metavar="PART", help="how much more is worse (default: 0.05)"
     )
     chosen = parser.parse_args(arguments)
-    pure = chosen.plain or not is_compiled("gows.session")
+    pure = chosen.plain or not is_compiled("gows.session.session")
     key = environment(pure=pure)
     known = stored()
     try:

@@ -20,7 +20,7 @@ from bench.holding import Holder, say
 from bench.serving import fetch, serving
 from bench.tools import Unavailable
 from bench.usage import family, user_bytes
-from gows.server import Server
+from gows.server.server import Server
 
 POLICIES = ("refuse", "drop", "drop_oldest", "latest", "close")
 FILL = 16 << 20

@@ -21,7 +21,6 @@ from gows import variant
 
 variant.choose()  # before anything else is imported
 
-from gows.admission import Admission
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect
 from gows.client.topics import TopicClient, TopicSubscription
@@ -47,8 +46,6 @@ from gows.errors import (
     UsageError,
     WriterBusyError,
 )
-from gows.handler import Handler
-from gows.history import Keep
 from gows.http.request import Request
 from gows.http.response import Response
 from gows.options import (
@@ -61,12 +58,15 @@ from gows.options import (
     use_flate,
 )
 from gows.processes import run
-from gows.remote import RemoteConnection
-from gows.server import Server
-from gows.topic_routes import serve_topics
-from gows.upgrade import accept
-from gows.v1 import TopicHandler
-from gows.websocket import MessageWriter, WebSocket
+from gows.server.accept import accept
+from gows.server.admission import Admission
+from gows.server.remote import RemoteConnection
+from gows.server.routes import serve_topics
+from gows.server.server import Server
+from gows.session.handler import Handler
+from gows.session.websocket import MessageWriter, WebSocket
+from gows.topics.history import Keep
+from gows.topics.subprotocol import TopicHandler
 
 __version__ = "0.1.0"
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gows.reactor import Loop, live_loops
-from tests.stage import MakeStage, Stage
-from tests.waiting import wait_until
+from tests.support.stage import MakeStage, Stage
+from tests.support.waiting import wait_until
 
 # What a script without job control starts in the background ignores SIGINT, and hands that down (POSIX shell, 2.11):
 # the programs that the tests interrupt would never hear of it. CI is such a script.
@@ -26,7 +26,7 @@ def _our_threads() -> list[str]:
 @pytest.fixture(autouse=True)
 def punctual_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pings go out exactly at their interval, and not up to a quarter earlier."""
-    monkeypatch.setattr("gows.session.random", lambda: 0.0)
+    monkeypatch.setattr("gows.session.session.random", lambda: 0.0)
 
 
 @pytest.fixture(autouse=True)

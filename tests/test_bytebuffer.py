@@ -9,7 +9,7 @@ import pytest
 
 from gows.bufferpool import BufferPool
 from gows.errors import BufferReleasedError
-from tests.twins import is_compiled, twins
+from tests.support.twins import is_compiled, twins
 
 KINDS = [bytes, bytearray]
 

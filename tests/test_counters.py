@@ -19,23 +19,24 @@ import pytest
 import gows
 from gows import Opcode
 from gows.protocol.prepared import PreparedMessage
-from gows.traffic import Traffic
-from tests.stage import Stage
+from gows.session.traffic import Traffic
+from tests.support.stage import Stage
 
 SOURCE = Path(gows.__file__).parent
 
 OWN = {
-    "brokers/local_home.py KeptHome._on_promise",
+    "brokers/local/home.py KeptHome._on_promise",
     "client/opening.py Opening",
     "http/connection.py HttpConnection._next_piece",
     "http/outlet.py Spool",
     "http/response.py Response",
     "processes/channel.py Channel",
+    "http1/",
     "protocol/",
-    "session.py Session._begun",
-    "session.py Session._take_rest",
-    "session.py Session.data_received",
-    "websocket.py MessageWriter.write",
+    "session/session.py Session._begun",
+    "session/session.py Session._take_rest",
+    "session/session.py Session.data_received",
+    "session/websocket.py MessageWriter.write",
 }
 """What only one thread changes at a time, and nothing that may come amid a change is not put off until after it."""
 

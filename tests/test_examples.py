@@ -20,8 +20,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import gows
-from tests.needs import need_module
-from tests.processes import ROOT, START_SECONDS, Children
+from tests.support.needs import need_module
+from tests.support.processes import ROOT, START_SECONDS, Children
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

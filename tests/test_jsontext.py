@@ -11,9 +11,9 @@ import pytest
 
 from gows import Response
 from gows.jsontext import to_json_text
-from gows.topics import to_json
-from tests import wire
-from tests.stage import Stage
+from gows.topics.subscriptions import to_json
+from tests.support import wire
+from tests.support.stage import Stage
 
 HALVES = ["\ud83d", "\ude00", {"cut \ud83d": ["ä\udfff"]}, ["\ud83d", "🎉"]]
 

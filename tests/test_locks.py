@@ -15,12 +15,12 @@ import pytest
 import gows
 from gows.reactor import Loop, WorkerPool
 from gows.reactor.workers import _Worker
-from tests.reactor.recorder import Recorder
+from tests.support.recorder import Recorder
 
 ONE_AT_A_TIME = {
-    "bus.py": 1,  # start and close, which are not called amid themselves
+    "bus/bus.py": 1,  # start and close, which are not called amid themselves
     "client/reconnect.py": 2,
-    "server.py": 1,  # stop, the same
+    "server/server.py": 1,  # stop, the same
     "commands/screen.py": 1,  # of the command line
 }
 """Plain locks, by file: who takes one again in the same thread waits for itself."""

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests import needs
+from tests.support import needs
 
 
 def test_the_first_program_found_is_returned() -> None:

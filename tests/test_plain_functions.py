@@ -11,9 +11,9 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 import gows
-from gows.handler import _checked, check_handler
 from gows.http.router import Router
 from gows.options import AcceptOptions, check_answer, check_plain_function, set_origin_check_func
+from gows.session.handler import _checked, check_handler
 
 
 async def coroutine(*_: Any, **__: Any) -> bool:
@@ -186,7 +186,7 @@ def test_a_class_of_handlers_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) 
         pass
 
     check_handler(Mine())
-    monkeypatch.setattr("gows.handler.check_plain_function", None)
+    monkeypatch.setattr("gows.session.handler.check_plain_function", None)
     check_handler(Mine())
 
 

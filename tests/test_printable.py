@@ -16,9 +16,9 @@ from gows.client.opening import closed_error
 from gows.client.url import parse_url
 from gows.errors import HandshakeError, HttpError
 from gows.printable import printable, show_address, show_path, show_url
-from tests.brokers.redis_server import free_port
-from tests.processes import ROOT
-from tests.waiting import wait_until
+from tests.support.processes import ROOT
+from tests.support.redis_server import free_port
+from tests.support.waiting import wait_until
 
 
 def test_what_can_be_seen_stays() -> None:

@@ -28,13 +28,13 @@ from websockets.sync.client import connect
 import gows
 from gows import errors
 from gows.__main__ import COMMANDS
-from gows.bus import Bus
+from gows.bus.bus import Bus
 from gows.codes import may_travel
 from gows.reactor import Loop, shared_loop
-from tests.brokers.redis_server import RedisServer
-from tests.needs import need_module
-from tests.processes import ROOT, Children
-from tests.waiting import wait_until
+from tests.support.needs import need_module
+from tests.support.processes import ROOT, Children
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
 
 README = (ROOT / "README.md").read_text("utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gows.variant import PlainFinder, plain_wanted
-from tests.needs import need_module
+from tests.support.needs import need_module
 
 ROOT = Path(__file__).resolve().parent.parent
 

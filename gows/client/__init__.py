@@ -11,18 +11,18 @@ from typing import Literal, overload
 from gows.client.blocking import BlockingWebSocket
 from gows.client.exit import flush_at_exit
 from gows.client.opening import Opening, refuse_in_loop
-from gows.client.plan import HeaderRule, Plan, Url, changes, make_plan
 from gows.client.reconnect import Reconnect, ReconnectingClient
+from gows.client.request import HeaderRule, Plan, Url, changes, make_plan
 from gows.errors import ConnectTimeoutError, GowsError, LoopClosedError
-from gows.handler import Handler, check_handler
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection
 from gows.reactor.loop import Loop
 from gows.reactor.shared import shared_loop
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
-from gows.session import SessionContext
-from gows.websocket import WebSocket
+from gows.session.handler import Handler, check_handler
+from gows.session.session import SessionContext
+from gows.session.websocket import WebSocket
 
 __all__ = ["BlockingWebSocket", "Reconnect", "ReconnectingClient", "connect"]
 

@@ -18,7 +18,7 @@ from gows.errors import LoopClosedError
 from gows.protocol.connection import Role
 from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
-from gows.websocket import WebSocket
+from gows.session.websocket import WebSocket
 
 STALL_SECONDS = 5.0
 """The exit does not wait longer than this for peers that take nothing of what is queued."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from gows.client.plan import Plan
+from gows.client.request import Plan
 from gows.errors import (
     ConnectError,
     ConnectionClosedError,
@@ -24,20 +24,20 @@ from gows.errors import (
     LoopClosedError,
     UsageError,
 )
-from gows.handler import Handler
+from gows.http1.chunked import ChunkedDecoder
+from gows.http1.head import ResponseHead, ResponseParser
 from gows.printable import printable
-from gows.protocol.chunked import ChunkedDecoder
 from gows.protocol.connection import Connection
 from gows.protocol.deflate import DeflateParams
 from gows.protocol.handshake import check_response, new_key
-from gows.protocol.http import ResponseHead, ResponseParser
 from gows.reactor.loop import Loop
 from gows.reactor.observer import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND
 from gows.reactor.workers import current_task
-from gows.session import SessionContext
-from gows.websocket import WebSocket
+from gows.session.handler import Handler
+from gows.session.session import SessionContext
+from gows.session.websocket import WebSocket
 
 logger = logging.getLogger("gows")
 

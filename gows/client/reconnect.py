@@ -16,20 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gows.client.opening import Opening, closed_error, refuse_in_callback, refuse_in_loop
-from gows.client.plan import Plan
+from gows.client.request import Plan
 from gows.codes import CloseCode
 from gows.errors import ConnectError, ConnectionClosedError, GowsError, HandshakeError, LoopClosedError
-from gows.handler import Handler
+from gows.http1.dates import parse_date
 from gows.options import check_answer, check_plain_function, check_seconds
 from gows.protocol.connection import Connection
-from gows.protocol.dates import parse_date
 from gows.protocol.frames import encode_close_body
 from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND, Timer
 from gows.reactor.workers import stepping_aside
-from gows.session import SessionContext
-from gows.websocket import WebSocket
+from gows.session.handler import Handler
+from gows.session.session import SessionContext
+from gows.session.websocket import WebSocket
 
 logger = logging.getLogger("gows")
 

@@ -19,15 +19,15 @@ from gows.bytebuffer import ByteBuffer
 from gows.client import Reconnect, connect
 from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
-from gows.client.plan import Url
+from gows.client.request import Url
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
-from gows.handler import Handler
 from gows.jsontext import to_json_text
 from gows.options import check_plain_function
 from gows.reactor.loop import Loop
 from gows.reactor.workers import stepping_aside
-from gows.websocket import WebSocket
+from gows.session.handler import Handler
+from gows.session.websocket import WebSocket
 
 logger = logging.getLogger("gows")
 

@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import gows
-from gows.admission import DESCRIPTOR_RESERVE
 from gows.protocol.deflate import LIBRARY
 from gows.reactor.poller import make_poller
+from gows.server.admission import DESCRIPTOR_RESERVE
 from gows.variant import plain_wanted
 
 BACKLOG = 4096

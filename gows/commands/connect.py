@@ -31,11 +31,11 @@ from gows.client import connect
 from gows.codes import CloseCode, Opcode
 from gows.commands.screen import Screen, end_output
 from gows.errors import ConnectError, GowsError, HandshakeError, QueueFullError
-from gows.handler import Handler
 from gows.options import AcceptOptions
 from gows.printable import printable
 from gows.reactor.loop import Loop
-from gows.websocket import WebSocket
+from gows.session.handler import Handler
+from gows.session.websocket import WebSocket
 
 MAX_MESSAGE_SIZE = 16 << 20
 CLOSE_TIMEOUT = 5.0

@@ -33,13 +33,13 @@ from gows import (
     WebSocket,
     serve_topics,
 )
-from gows.brokers.redis import RedisBroker
+from gows.brokers.redis.broker import RedisBroker
 from gows.commands.echo import add_processes
 from gows.commands.screen import say
 from gows.errors import HttpError, UsageError
-from gows.presence import Member
 from gows.processes import run as run_processes
 from gows.processes.interpreter import dedicate
+from gows.topics.presence import Member
 
 NAME_LIMIT = 40
 """Longest name, in characters, of somebody and of a room; longer ones are cut."""

@@ -18,14 +18,14 @@ from gows.bytebuffer import ByteBuffer
 from gows.codes import Opcode
 from gows.commands.screen import say
 from gows.errors import UsageError
-from gows.handler import Handler
 from gows.http.request import Request
 from gows.options import AcceptOptions
 from gows.processes import run as run_processes
 from gows.processes.interpreter import dedicate
-from gows.server import Server
-from gows.upgrade import accept
-from gows.websocket import WebSocket
+from gows.server.accept import accept
+from gows.server.server import Server
+from gows.session.handler import Handler
+from gows.session.websocket import WebSocket
 
 MAX_MESSAGE_SIZE = 16 << 20
 

@@ -29,16 +29,16 @@ from gows.http.outlet import Outlet
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.http.response import BODILESS, Response, as_response, error_response
+from gows.http1.head import RequestParser
 from gows.printable import show_address, show_path
 from gows.protocol.handshake import response_error
-from gows.protocol.http import RequestParser
 from gows.reactor.networks import PeerAddress
 from gows.reactor.observer import Observer
 from gows.reactor.progress import LOOKS
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
 from gows.reactor.workers import WorkerPool
-from gows.receiving import SMALL, ReceiveError, Receiving
+from gows.session.receiving import SMALL, ReceiveError, Receiving
 
 logger = logging.getLogger("gows")
 access_logger = logging.getLogger("gows.access")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from gows.errors import HttpError
-from gows.protocol.dates import format_date, parse_date
-from gows.protocol.headers import Headers
+from gows.http1.dates import format_date, parse_date
+from gows.http1.headers import Headers
 
 PIECE = 65536
 """Bytes read of a file at a time."""

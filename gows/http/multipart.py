@@ -18,7 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from gows.errors import HttpError
-from gows.protocol.headers import parse_parameters
+from gows.http1.headers import parse_parameters
 
 MAX_PARTS = 1000
 """Fields and files in one form; more are answered with 400."""

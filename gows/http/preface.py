@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gows.http.connection import HttpConnection
-from gows.protocol.proxy import ProxyError, parse_proxy
+from gows.http1.proxy_protocol import ProxyError, parse_proxy
 from gows.reactor.observer import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gows.errors import HttpError
-from gows.protocol.forwarded import Hop, forwarded, x_forwarded_for, x_forwarded_host, x_forwarded_proto
-from gows.protocol.headers import Headers
-from gows.protocol.http import is_host
+from gows.http1.forwarded import Hop, forwarded, x_forwarded_for, x_forwarded_host, x_forwarded_proto
+from gows.http1.head import is_host
+from gows.http1.headers import Headers
 from gows.reactor.networks import NetworkLike, Networks, PeerAddress
 
 FIELDS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")

@@ -9,9 +9,9 @@ from urllib.parse import unquote
 from gows.errors import HttpError
 from gows.http.forms import UploadedFile, Values, parse_cookies, parse_multipart, parse_query
 from gows.http.proxies import Client
+from gows.http1.head import RequestHead
+from gows.http1.headers import Headers
 from gows.printable import show_path
-from gows.protocol.headers import Headers
-from gows.protocol.http import RequestHead
 
 if TYPE_CHECKING:
     from gows.http.connection import HttpConnection

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 from gows.errors import HttpError, InvalidHeaderError
 from gows.http.files import PIECE, FileBody, path_below
+from gows.http1.dates import format_date
+from gows.http1.head import RequestHead
+from gows.http1.headers import HeaderSource, check_field, header_pairs
 from gows.jsontext import to_json_text
-from gows.protocol.dates import format_date
 from gows.protocol.handshake import status_phrase
-from gows.protocol.headers import HeaderSource, check_field, header_pairs
-from gows.protocol.http import RequestHead
 from gows.reactor.address import ascii_host
 
 _OWNED = frozenset({"connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"})

@@ -15,8 +15,8 @@ from typing import Any
 
 from gows.errors import HttpError
 from gows.http.response import Response
+from gows.http1.headers import is_token
 from gows.options import check_plain_function
-from gows.protocol.headers import is_token
 
 View = Callable[..., Any]
 

@@ -21,7 +21,7 @@ from typing import Any
 from gows.processes.channel import Channel
 from gows.processes.listening import Listening
 from gows.processes.worker import SIGNALS, Job, flush_output, run_worker
-from gows.server import SECOND_SIGNAL
+from gows.server.server import SECOND_SIGNAL
 
 logger = logging.getLogger("gows")
 

@@ -18,14 +18,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from gows.bus import Bus
+from gows.bus.bus import Bus
 from gows.errors import UsageError
 from gows.options import check_plain_function
 from gows.processes.channel import Channel
 from gows.processes.interpreter import begin_anew, dedicate, leave
 from gows.reactor import Listener, Sock, live_loops
 from gows.reactor.loop import SIGNAL_INTERVAL
-from gows.server import Server
+from gows.server.server import Server
 
 logger = logging.getLogger("gows")
 

@@ -1,4 +1,4 @@
-from gows.protocol.whole cimport WholeMessages
+from gows.protocol.fastpath cimport WholeMessages
 
 
 cdef class ConnectionConfig:

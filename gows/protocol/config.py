@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gows.bufferpool import BufferPool
+from gows.protocol.fastpath import WholeMessages
 from gows.protocol.states import Role
-from gows.protocol.whole import WholeMessages
 
 if TYPE_CHECKING:
     from gows.protocol.rates import Rates

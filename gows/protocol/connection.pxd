@@ -4,7 +4,7 @@ from gows.bytebuffer cimport ByteBuffer
 from gows.protocol.assembly cimport Assembly
 from gows.protocol.config cimport ConnectionConfig as Config  # under its own name it would be no attribute of the module
 from gows.protocol.utf8 cimport Utf8Validator
-from gows.protocol.whole cimport WholeMessages, data_frame, text_frame
+from gows.protocol.fastpath cimport WholeMessages, data_frame, text_frame
 
 
 cdef int READING, GOT_CLOSE, FAULT, ENDED, READY, MESSAGE, DEFLATED, SENT_CLOSE, FIN, RSV1, MAX_CONTROL

@@ -24,6 +24,7 @@ from gows.errors import ProtocolError
 from gows.protocol.assembly import Assembly, not_utf8
 from gows.protocol.config import ConnectionConfig
 from gows.protocol.deflate import PerMessageDeflate
+from gows.protocol.fastpath import data_frame, text_frame
 from gows.protocol.frames import (
     FIN,
     MAX_CONTROL,
@@ -59,7 +60,6 @@ from gows.protocol.states import (
     Role,
 )
 from gows.protocol.utf8 import Utf8Validator, is_utf8
-from gows.protocol.whole import data_frame, text_frame
 
 __all__ = [
     "BINARY",

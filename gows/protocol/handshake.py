@@ -16,10 +16,10 @@ from hashlib import sha1
 from http import HTTPStatus
 
 from gows.errors import HandshakeError, HttpError, InvalidHeaderError
+from gows.http1.head import RequestHead, ResponseHead, is_host
+from gows.http1.headers import Headers, HeaderSource, header_pairs, is_token
 from gows.protocol.deflate import DeflateOptions, DeflateParams, accept_answer
 from gows.protocol.extensions import parse_extensions
-from gows.protocol.headers import Headers, HeaderSource, header_pairs, is_token
-from gows.protocol.http import RequestHead, ResponseHead, is_host
 
 VERSION = "13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3

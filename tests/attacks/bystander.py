@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 
-from tests import wire
-from tests.integration.raw import RawPeer
+from tests.support import wire
+from tests.support.raw import RawPeer
 
 PAUSE = 0.05
 PATIENCE = 10.0

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
-from tests import wire
 from tests.attacks.victim import Victim
-from tests.integration.raw import RawPeer
+from tests.support import wire
+from tests.support.raw import RawPeer
 
 PATIENCE = 0.2
 """Seconds for which a send waits for a server that does not read."""

@@ -30,7 +30,7 @@ from pathlib import Path
 import trustme
 
 import gows
-from tests import wire
+from tests.support import wire
 
 CLIENTS = 8
 PATHS = ("echo", "inline", "chunk", "slow", "writer", "closer", "rate", "live", "live")

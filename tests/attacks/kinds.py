@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests import wire
 from tests.attacks.crowd import Crowd, topics_frame
+from tests.support import wire
 
 MEBIBYTE = 1 << 20
 NO_MASK = bytes(4)

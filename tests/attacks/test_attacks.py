@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests import wire
 from tests.attacks.crowd import Crowd
 from tests.attacks.kinds import ATTACKS, Attack
 from tests.attacks.run import MAX_THREADS, judge, run
 from tests.attacks.victim import Cost
+from tests.support import wire
 
 FINE = Cost(memory=0, cpu=1.0, threads=0, echo=0.01, echo_median=0.01, page=0.01, sent=1)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tests import wire
-from tests.integration.raw import RawPeer
-from tests.processes import ROOT
+from tests.support import wire
+from tests.support.processes import ROOT
+from tests.support.raw import RawPeer
 
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 MEGABYTE = 1_000_000

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bench import micro
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 @pytest.mark.parametrize(

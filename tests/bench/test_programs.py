@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import need
-from tests.processes import ROOT
+from tests.support.needs import need
+from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 

@@ -11,8 +11,8 @@ import pytest
 
 from bench import topics
 from bench.servers import FLOOR
-from tests.needs import need
-from tests.processes import ROOT
+from tests.support.needs import need
+from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 

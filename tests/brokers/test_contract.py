@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from gows.brokers.redis import RedisBroker
-from tests.brokers.nodes import Client, Nodes, ProcessNodes, ServerNodes
-from tests.brokers.redis_server import RedisServer
-from tests.needs import need, need_module
-from tests.processes import Children
-from tests.waiting import wait_until
+from gows.brokers.redis.broker import RedisBroker
+from tests.support.needs import need, need_module
+from tests.support.nodes import Client, Nodes, ProcessNodes, ServerNodes
+from tests.support.processes import Children
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.brokers.nodes import ProcessNodes
-from tests.processes import Children
+from tests.support.nodes import ProcessNodes
+from tests.support.processes import Children
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gows.brokers.local import home_of
+from gows.brokers.local.broker import home_of
 from gows.errors import BrokerError, QueueFullError
-from tests.brokers.kept_net import KeptNet, Process
+from tests.support.kept_net import KeptNet, Process
 
 SEEDS = int(os.environ.get("GOWS_SEEDS", "50"))
 
@@ -375,7 +375,7 @@ def test_an_end_in_order_loses_nothing_and_ends_all_waiting() -> None:
 
 
 def test_what_waits_to_be_acknowledged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gows.brokers.local_topics.MAX_WAITING", 1000)
+    monkeypatch.setattr("gows.brokers.local.topics.MAX_WAITING", 1000)
     net, (home, other), topic = several(2)
     home.stopped = True
     found = [net.publish(other, topic) for _ in range(20)]
@@ -385,4 +385,4 @@ def test_what_waits_to_be_acknowledged_is_bounded(monkeypatch: pytest.MonkeyPatc
     net.run(6.0)
     assert other.kept.waiting == 0
     with pytest.raises(ValueError, match="at most"):
-        monkeypatch.setattr("gows.bus.MAX_FRAME", 30_000) or net.publish(other, topic, "x" * 20_000)
+        monkeypatch.setattr("gows.bus.bus.MAX_FRAME", 30_000) or net.publish(other, topic, "x" * 20_000)

@@ -21,15 +21,15 @@ from typing import Any
 import pytest
 
 import gows
-import gows.brokers.redis
+import gows.brokers.redis.broker
 from gows import BrokerError, QueueFullError, RemoteConnection
-from gows.brokers.redis import RedisBroker
-from gows.brokers.redis_topics import Topics
-from tests.brokers.nodes import Client, ServerNodes
-from tests.brokers.redis_server import RedisServer, free_port
-from tests.needs import need, need_module
-from tests.processes import Children
-from tests.waiting import wait_until
+from gows.brokers.redis.broker import RedisBroker
+from gows.brokers.redis.topics import Topics
+from tests.support.needs import need, need_module
+from tests.support.nodes import Client, ServerNodes
+from tests.support.processes import Children
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -490,11 +490,11 @@ def test_what_somebody_tells_about_members_is_checked(make_redis: MakeRedis, mak
     with redis_py.Redis(port=redis.port) as admin:
         for junk in NO_GREETINGS:
             admin.publish("gows:{nodes}", junk)
-        for number in range(gows.brokers.redis.MOST_PEERS + 10):
+        for number in range(gows.brokers.redis.broker.MOST_PEERS + 10):
             admin.publish("gows:{nodes}", b"\1hello n%d \n" % number)
         wait_until(lambda: broker.counters()["foreign"] >= len(NO_GREETINGS) + 10, 10.0)
     assert here.members("room.a") == [me]
-    assert len(broker.peers) == gows.brokers.redis.MOST_PEERS
+    assert len(broker.peers) == gows.brokers.redis.broker.MOST_PEERS
     assert broker.counters()["reconnects"] == 0
 
 
@@ -617,7 +617,7 @@ def test_what_waits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_nothing_else_shows_is_found_by_a_look_into_redis(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis_topics, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(gows.brokers.redis.topics, "CHECK_INTERVAL", 0.1)
     redis_py = need_module("redis")
     redis = make_redis()
     nodes = make_nodes(redis.url)
@@ -658,7 +658,7 @@ def test_a_topic_that_gave_way_to_others_does_not_come_again(make_redis: MakeRed
 def test_a_huge_history_is_read_in_portions(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis_topics, "PORTION", 5000)
+    monkeypatch.setattr(gows.brokers.redis.topics, "PORTION", 5000)
     redis = make_redis(durable=False)
     nodes = make_nodes(redis.url, outage="queue")
     here, there = nodes.client(0), nodes.client(1)
@@ -732,7 +732,7 @@ def test_nobody_waits_for_a_client_that_does_not_read(make_redis: MakeRedis) -> 
 def test_requests_of_one_connection_are_bounded_and_others_have_their_turn(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis_jobs, "MOST_REQUESTS", 20)
+    monkeypatch.setattr(gows.brokers.redis.jobs, "MOST_REQUESTS", 20)
     nodes = make_nodes(make_redis(durable=False).url, 1)
     (broker,) = brokers(nodes)
     many, one = nodes.client(), nodes.client()
@@ -767,8 +767,8 @@ def test_requests_of_one_connection_are_bounded_and_others_have_their_turn(
 
 PROGRAM = """
 import sys
-from gows.brokers.redis import RedisBroker
-from tests.brokers.nodes import make_server
+from gows.brokers.redis.broker import RedisBroker
+from tests.support.nodes import make_server
 server = make_server(RedisBroker(sys.argv[1]))
 server.start("127.0.0.1:0")
 print(server.addresses[0][1], flush=True)
@@ -779,13 +779,13 @@ sys.stdin.read()
 def test_those_of_a_process_that_is_killed_are_gone_after_a_time(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis, "BEAT", 0.2)
-    monkeypatch.setattr(gows.brokers.redis, "GONE", 1.0)
+    monkeypatch.setattr(gows.brokers.redis.broker, "BEAT", 0.2)
+    monkeypatch.setattr(gows.brokers.redis.broker, "GONE", 1.0)
     redis = make_redis()
     nodes = make_nodes(redis.url, 1)
     here = nodes.client()
     here.subscribe("room.a")
-    fast = PROGRAM.replace("from tests", "import gows.brokers.redis as r\nr.BEAT = 0.2\nfrom tests")
+    fast = PROGRAM.replace("from tests", "import gows.brokers.redis.broker as r\nr.BEAT = 0.2\nfrom tests")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
         [sys.executable, "-c", fast, redis.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
@@ -807,7 +807,7 @@ def test_those_of_a_process_that_is_killed_are_gone_after_a_time(
 def test_who_was_taken_for_dead_and_is_not_tells_all_again(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis, "BEAT", 0.2)
+    monkeypatch.setattr(gows.brokers.redis.broker, "BEAT", 0.2)
     nodes = make_nodes(make_redis(durable=False).url)
     here, there = nodes.client(0), nodes.client(1)
     here.subscribe("room.a")

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-import gows.brokers.redis_topics
+import gows.brokers.redis.topics
 from gows import BrokerError, QueueFullError, Server
-from gows.brokers.redis import RedisBroker
-from tests.brokers.nodes import Client, ServerNodes
-from tests.brokers.redis_server import RedisServer
-from tests.needs import need, need_module
-from tests.processes import Children
+from gows.brokers.redis.broker import RedisBroker
+from tests.support.needs import need, need_module
+from tests.support.nodes import Client, ServerNodes
+from tests.support.processes import Children
+from tests.support.redis_server import RedisServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -125,7 +125,9 @@ class Listener:
         if message["data"] <= self._numbers.get(topic, -1):
             self.faults.append(f"{topic}: {message['data']} comes after {self._numbers[topic]}")
         if self._positions.setdefault((topic, message["data"]), here) != here:
-            self.faults.append(f"{topic}: {message['data']} stands at {self._positions[topic, message['data']]} and {here}")
+            self.faults.append(
+                f"{topic}: {message['data']} stands at {self._positions[topic, message['data']]} and {here}"
+            )
         self._seen[topic] = here
         self._numbers[topic] = message["data"]
 
@@ -134,8 +136,8 @@ class Listener:
 def test_nothing_is_missed_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     need("redis-server")
     redis_py = need_module("redis")
-    monkeypatch.setattr(gows.brokers.redis_topics, "CHECK_INTERVAL", 0.3)
-    monkeypatch.setattr(gows.brokers.redis_topics, "PORTION", 5000)
+    monkeypatch.setattr(gows.brokers.redis.topics, "CHECK_INTERVAL", 0.3)
+    monkeypatch.setattr(gows.brokers.redis.topics, "PORTION", 5000)
     chosen = random.Random(seed)
     ended = threading.Event()
     with Children() as children:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gows.brokers.redis
+import gows.brokers.redis.broker
 from gows import Keep
-from gows.brokers import Envelope
-from gows.brokers.redis_wire import (
+from gows.brokers.base import Envelope
+from gows.brokers.redis.wire import (
     COMPLAINT_INTERVAL,
     Complaints,
     read_entry,
@@ -26,7 +26,7 @@ from gows.brokers.redis_wire import (
     read_heading,
     read_offset,
 )
-from gows.topics import Position, Publication
+from gows.topics.subscriptions import Position, Publication
 
 
 def pack(data: bytes = b"1", **fields: Any) -> bytes:
@@ -180,7 +180,7 @@ def test_what_is_foreign_is_in_the_log_once_a_minute() -> None:
 def test_nothing_is_awaited_with_a_lock_held() -> None:
     held = [
         node
-        for module in (gows.brokers.redis, gows.brokers.redis_topics)
+        for module in (gows.brokers.redis.broker, gows.brokers.redis.topics)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.With) and "lock" in ast.unparse(node.items[0])
     ]

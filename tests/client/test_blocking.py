@@ -15,9 +15,9 @@ from gows.codes import Opcode
 from gows.errors import ConnectionClosedError, QueueFullError, ReceiveTimeoutError, UsageError
 from gows.options import AcceptOptions
 from gows.reactor.loop import Loop
-from gows.session import _FULL
-from tests.client.scripted import Peer, ScriptedServer, close_frame, frame
-from tests.waiting import wait_until
+from gows.session.session import _FULL
+from tests.support.scripted import Peer, ScriptedServer, close_frame, frame
+from tests.support.waiting import wait_until
 
 Script = Callable[[Peer], None]
 

@@ -33,9 +33,9 @@ from gows.reactor.observer import Observer
 from gows.reactor.shared import shared_loop
 from gows.reactor.sockets import SocketLayer
 from gows.reactor.stream import Stream
-from tests.client.recording import Recorder
-from tests.client.scripted import Peer, ScriptedServer, close_frame, frame
-from tests.waiting import wait_until
+from tests.support.recording import Recorder
+from tests.support.scripted import Peer, ScriptedServer, close_frame, frame
+from tests.support.waiting import wait_until
 
 _RST = struct.pack("ii", 1, 0)
 

@@ -17,8 +17,8 @@ from gows import serve_topics as serve
 from gows.client import exit as leaving
 from gows.client import topics
 from gows.reactor import Loop
-from tests.client.scripted import Peer, ScriptedServer
-from tests.waiting import wait_until
+from tests.support.scripted import Peer, ScriptedServer
+from tests.support.waiting import wait_until
 
 BIG = 3 << 20
 

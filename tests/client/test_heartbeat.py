@@ -8,15 +8,15 @@ from gows.client import connect
 from gows.http.request import Request
 from gows.options import AcceptOptions
 from gows.reactor.loop import Loop
-from gows.server import Server
-from gows.session import _FULL
-from gows.upgrade import accept
-from gows.websocket import WebSocket
-from tests.client.recording import Recorder
-from tests.client.scripted import Peer, ScriptedServer, frame
-from tests.fakes import World
-from tests.fakes.network import MemorySocket
-from tests.waiting import wait_until
+from gows.server.accept import accept
+from gows.server.server import Server
+from gows.session.session import _FULL
+from gows.session.websocket import WebSocket
+from tests.support.fakes import World
+from tests.support.fakes.network import MemorySocket
+from tests.support.recording import Recorder
+from tests.support.scripted import Peer, ScriptedServer, frame
+from tests.support.waiting import wait_until
 
 
 class PingCounter(Recorder):

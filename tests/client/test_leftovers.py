@@ -16,8 +16,8 @@ import pytest
 
 from gows import GowsError, Handler, Reconnect, Server, TopicClient, accept, connect
 from gows.reactor import Loop
-from tests.topic_server import topic_server
-from tests.waiting import wait_until
+from tests.support.topic_server import topic_server
+from tests.support.waiting import wait_until
 
 
 def descriptors() -> int:

@@ -23,17 +23,17 @@ from gows.errors import (
     InvalidCloseCodeError,
     UsageError,
 )
-from gows.handler import Handler
 from gows.http.request import Request
 from gows.options import AcceptOptions
 from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
-from gows.server import Server
-from gows.upgrade import accept
-from gows.websocket import WebSocket
-from tests.client.recording import Recorder
-from tests.client.scripted import Peer, ScriptedServer, close_frame
-from tests.fakes import World
+from gows.server.accept import accept
+from gows.server.server import Server
+from gows.session.handler import Handler
+from gows.session.websocket import WebSocket
+from tests.support.fakes import World
+from tests.support.recording import Recorder
+from tests.support.scripted import Peer, ScriptedServer, close_frame
 
 URL = "ws://10.0.0.1:80/"
 

@@ -11,10 +11,10 @@ from gows import ConnectError, Handler, Reconnect, Server, TopicClient, TopicErr
 from gows.client import topics
 from gows.client.topics import TopicSubscription, _stands_for
 from gows.reactor import Loop
-from gows.topics import Position
-from tests.topic_server import PATTERNS, topic_server
-from tests.topic_vectors import VECTORS, Script, play, scripted_topics
-from tests.waiting import wait_until
+from gows.topics.subscriptions import Position
+from tests.support.topic_server import PATTERNS, topic_server
+from tests.support.topic_vectors import VECTORS, Script, play, scripted_topics
+from tests.support.waiting import wait_until
 
 QUICK = Reconnect(initial=0.05, maximum=0.2)
 

@@ -12,7 +12,7 @@ import pytest
 from gows import Handler, Reconnect, Server, TopicClient, UsageError, WebSocket, accept, connect
 from gows.client import ReconnectingClient
 from gows.reactor import Loop
-from tests.topic_server import topic_server
+from tests.support.topic_server import topic_server
 
 Url = Callable[[str], str]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gows.commands import check
-from tests.needs import need_module
+from tests.support.needs import need_module
 
 UNLIMITED = resource.RLIM_INFINITY
 WIDE = [1024, 65535]
@@ -109,7 +109,7 @@ def test_plain_python_is_told_from_compiled(monkeypatch: pytest.MonkeyPatch) -> 
     assert check.engine() == "plain Python"
     monkeypatch.setenv("GOWS_PURE", "1")
     assert check.engine() == "plain Python (GOWS_PURE is set)"
-    monkeypatch.setattr(check, "is_compiled", lambda name: name in {"gows.session", "gows.protocol.http"})
+    monkeypatch.setattr(check, "is_compiled", lambda name: name in {"gows.session.session", "gows.http1.head"})
     assert check.engine() == "compiled (2 modules)"
 
 

@@ -24,9 +24,9 @@ from gows.bytebuffer import ByteBuffer
 from gows.codes import Opcode
 from gows.commands.connect import Talk
 from gows.commands.screen import Screen
-from tests.client.scripted import Peer, ScriptedServer, close_frame, frame
-from tests.processes import ROOT
-from tests.waiting import wait_until
+from tests.support.processes import ROOT
+from tests.support.scripted import Peer, ScriptedServer, close_frame, frame
+from tests.support.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "gows", "connect"]
 

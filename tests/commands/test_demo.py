@@ -24,13 +24,13 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from gows.commands import demo
-from gows.topics import check_topic
-from tests import wire
-from tests.brokers.redis_server import RedisServer, free_port
-from tests.demos import demo_command, start_demo
-from tests.needs import need_module
-from tests.processes import Children
-from tests.waiting import wait_until
+from gows.topics.subscriptions import check_topic
+from tests.support import wire
+from tests.support.demos import demo_command, start_demo
+from tests.support.needs import need_module
+from tests.support.processes import Children
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.waiting import wait_until
 
 WAIT = 10.0  # seconds for something that is due at once
 

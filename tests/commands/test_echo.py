@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests import processes
-from tests.needs import need_module
-from tests.processes import ROOT, Children, start_echo
+from tests.support import processes
+from tests.support.needs import need_module
+from tests.support.processes import ROOT, Children, start_echo
 
 Start = Callable[..., int]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gows
 from tests.conformance import suite
-from tests.processes import Children, stop_on_sigterm
+from tests.support.processes import Children, stop_on_sigterm
 
 START_SECONDS = 20
 CASE_SECONDS = 500

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from tests.conformance import suite
-from tests.processes import Children, start_echo, stop_on_sigterm
+from tests.support.processes import Children, start_echo, stop_on_sigterm
 
 
 def main() -> int:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests import processes
-from tests.processes import ROOT, Children
+from tests.support import processes
+from tests.support.processes import ROOT, Children
 
 HERE = Path(__file__).resolve().parent
 HOME = ROOT / ".conformance"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conformance import suite
-from tests.processes import Children
+from tests.support.processes import Children
 
 KNOWN = ["1.1.1", "1.1.10", "6.4.1", "9.1.1", "10.1.1", "12.1.1", "12.1.2", "12.1.11", "12.10.1", "13.7.5", "13.7.15"]
 

@@ -7,7 +7,7 @@ import urllib.request
 
 from websockets.sync.client import connect
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 def test_two_talk() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 import gows
 from gows.reactor import shared_loop
-from tests.integration.warming import start_all_workers
-from tests.processes import ROOT
+from tests.support.processes import ROOT
+from tests.support.warming import start_all_workers
 
 PROGRAM = ROOT / "examples" / "client.py"
 

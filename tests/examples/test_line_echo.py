@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from gows.reactor import Target
-from tests.fakes import World
-from tests.processes import ROOT
-from tests.reactor.bench import Peer
+from tests.support.fakes import World
+from tests.support.processes import ROOT
+from tests.support.reactor_bench import Peer
 
 PROGRAM = ROOT / "examples" / "line_echo.py"
 EXAMPLE: dict[str, Any] = runpy.run_path(str(PROGRAM))

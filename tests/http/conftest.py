@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.http.site import Site
+from tests.support.http_site import Site
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import gows
 from gows.http.request import Request
 from gows.http.router import Router
-from tests.http.site import Site, get
+from tests.support.http_site import Site, get
 
 MakeSite = Callable[..., Site]
 

@@ -16,7 +16,7 @@ from gows.http.connection import HttpConnection
 from gows.http.request import Request
 from gows.http.response import Response
 from gows.reactor import Observer
-from tests.http.site import Browser, Site, get
+from tests.support.http_site import Browser, Site, get
 
 MakeSite = Callable[..., Site]
 

@@ -16,10 +16,10 @@ from gows.http.request import Request
 from gows.http.response import Response
 from gows.http.wsgi import WsgiApp
 from gows.reactor import Loop, Stream
-from gows.receiving import Receiving
-from tests.http.site import App, get
+from gows.session.receiving import Receiving
 from tests.http.test_connection import Pieces, Upgraded
-from tests.waiting import wait_until
+from tests.support.http_site import App, get
+from tests.support.waiting import wait_until
 
 MakeServer = Callable[..., "LiveServer"]
 

@@ -13,7 +13,7 @@ from gows.errors import HttpError, InvalidHeaderError
 from gows.http import files as module
 from gows.http.files import PIECE, FileBody
 from gows.http.response import Response
-from tests.http.site import Answer, Site, get
+from tests.support.http_site import Answer, Site, get
 
 MakeSite = Callable[..., Site]
 

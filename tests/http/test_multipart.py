@@ -16,8 +16,8 @@ from gows.http import multipart as module
 from gows.http.forms import MAX_FIELDS, UploadedFile, parse_multipart
 from gows.http.multipart import MAX_PART_HEAD, MAX_PART_HEADERS, SPOOL_SIZE
 from gows.http.request import Request
-from gows.protocol.headers import parse_parameters
-from tests.http.site import Site, get
+from gows.http1.headers import parse_parameters
+from tests.support.http_site import Site, get
 
 TYPE = "multipart/form-data; boundary=b"
 

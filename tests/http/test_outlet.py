@@ -16,9 +16,9 @@ from gows.http import outlet as module
 from gows.http.connection import HIGH_WATER
 from gows.http.outlet import BATCH, BUDGET, FILES, MAX_SPOOL, Budget, Spool
 from gows.http.wsgi import WsgiApp
-from tests.http.site import get
 from tests.http.test_connection_threads import LiveServer, body_of, make_server, receive  # noqa: F401
-from tests.waiting import wait_until
+from tests.support.http_site import get
+from tests.support.waiting import wait_until
 
 MakeServer = Callable[..., LiveServer]
 

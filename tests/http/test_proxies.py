@@ -8,7 +8,7 @@ import pytest
 
 from gows.errors import HttpError
 from gows.http.proxies import MAX_HOPS, Client, Proxies
-from gows.protocol.headers import Headers
+from gows.http1.headers import Headers
 
 NEAR, FAR = ("10.0.0.5", 40000), "10.0.0.6"
 X = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")

@@ -7,8 +7,8 @@ import pytest
 from gows.errors import HttpError
 from gows.http.forms import UploadedFile
 from gows.http.request import Request
-from gows.protocol.http import RequestParser
-from tests.http.site import get
+from gows.http1.head import RequestParser
+from tests.support.http_site import get
 
 
 def request(wire: bytes) -> Request:

@@ -11,7 +11,7 @@ import pytest
 from gows.http.request import Request
 from gows.http.router import Router
 from gows.http.static import StaticFolder
-from tests.http.site import Answer, Site, get
+from tests.support.http_site import Answer, Site, get
 
 MakeSite = Callable[..., Site]
 Fetch = Callable[[str], Answer]

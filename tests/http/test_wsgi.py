@@ -11,9 +11,9 @@ import pytest
 
 from gows.http.wsgi import WsgiApp, make_environ
 from gows.reactor import Observer
-from tests.http.site import Site, get
 from tests.http.test_connection import Upgraded
 from tests.http.test_request import request
+from tests.support.http_site import Site, get
 
 MakeSite = Callable[..., Site]
 Environ = dict[str, Any]

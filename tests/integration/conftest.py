@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests import wire
-from tests.integration.serving import Recorder, Serving
-from tests.integration.warming import start_all_workers
-from tests.needs import need, need_module
+from tests.support import wire
+from tests.support.needs import need, need_module
+from tests.support.serving import Recorder, Serving
+from tests.support.warming import start_all_workers
 
 MakeServer = Callable[..., Serving]
 

@@ -15,14 +15,14 @@ import pytest
 
 from gows import AcceptOptions, WebSocket
 from gows.reactor import Stream
-from tests import wire
 from tests.integration.conftest import MakeServer
-from tests.integration.raw import RawPeer
-from tests.integration.serving import Recorder, Serving
-from tests.processes import Children
-from tests.stage import Echo, Stage
-from tests.waiting import wait_until
-from tests.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
+from tests.support import wire
+from tests.support.processes import Children
+from tests.support.raw import RawPeer
+from tests.support.serving import Recorder, Serving
+from tests.support.stage import Echo, Stage
+from tests.support.waiting import wait_until
+from tests.support.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
 
 MEBIBYTE = 1 << 20
 KEY = bytes(4)  # masks nothing, so that large messages are made quickly

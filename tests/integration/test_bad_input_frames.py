@@ -7,10 +7,10 @@ import zlib
 
 import pytest
 
-from tests import wire
-from tests.integration.raw import RawPeer
-from tests.integration.serving import Serving
-from tests.wire import BINARY, CLOSE, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
+from tests.support import wire
+from tests.support.raw import RawPeer
+from tests.support.serving import Serving
+from tests.support.wire import BINARY, CLOSE, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
 
 LIMIT = 1 << 20
 GOOD = frame(TEXT, "before")

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from gows import AcceptOptions, ByteBuffer, ConnectionClosedError, Handler, Opcode, WebSocket, WriterBusyError
-from tests import wire
 from tests.integration.conftest import MakeServer
-from tests.integration.raw import RawPeer
-from tests.integration.serving import Recorder, Serving
-from tests.waiting import wait_until
-from tests.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
+from tests.support import wire
+from tests.support.raw import RawPeer
+from tests.support.serving import Recorder, Serving
+from tests.support.waiting import wait_until
+from tests.support.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
 
 # ---------------------------------------------------------------------- handlers that raise
 
@@ -410,7 +410,7 @@ class NoHandler:
 
 @pytest.mark.slow
 def test_what_is_no_handler(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gows.session.SERVE_TIMEOUT", 0.2)
+    monkeypatch.setattr("gows.session.session.SERVE_TIMEOUT", 0.2)
     server.make_handler = NoHandler  # type: ignore[assignment]
     with server.upgraded() as peer:
         peer.expect_close(1011)

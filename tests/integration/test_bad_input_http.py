@@ -8,10 +8,10 @@ import threading
 import pytest
 
 from gows import Request, Response
-from tests import wire
 from tests.integration.conftest import MakeServer
-from tests.integration.serving import Serving
-from tests.wire import DEFLATE, request
+from tests.support import wire
+from tests.support.serving import Serving
+from tests.support.wire import DEFLATE, request
 
 
 def refused(server: Serving, head: bytes) -> wire.Answer:

@@ -12,12 +12,12 @@ import pytest
 import trustme
 
 from gows import AcceptOptions, ConnectionClosedError, Opcode, Request, WebSocket, accept
-from tests import wire
 from tests.integration.conftest import MakeServer
-from tests.integration.raw import RawPeer
-from tests.integration.serving import Recorder, Serving
-from tests.waiting import wait_until
-from tests.wire import BINARY, CONTINUE, DEFLATE, TEXT, frame
+from tests.support import wire
+from tests.support.raw import RawPeer
+from tests.support.serving import Recorder, Serving
+from tests.support.waiting import wait_until
+from tests.support.wire import BINARY, CONTINUE, DEFLATE, TEXT, frame
 
 HEAD = wire.request("/ws")
 VANISHING: dict[str, Callable[[RawPeer], None]] = {"FIN": RawPeer.close, "RST": RawPeer.reset}
@@ -264,7 +264,7 @@ def test_peer_that_never_answers_our_close(make_server: MakeServer) -> None:
 
 @pytest.mark.slow
 def test_peer_that_is_never_served(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gows.session.SERVE_TIMEOUT", 0.2)
+    monkeypatch.setattr("gows.session.session.SERVE_TIMEOUT", 0.2)
     server = make_server()
     kept: list[WebSocket] = []
     server.view = lambda request: kept.append(accept(request, server.options))

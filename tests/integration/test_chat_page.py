@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.demos import start_demo
 from tests.integration.conftest import WAIT
-from tests.needs import need_module
-from tests.processes import ARTIFACTS, Children
+from tests.support.demos import start_demo
+from tests.support.needs import need_module
+from tests.support.processes import ARTIFACTS, Children
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -12,16 +12,16 @@ import pytest
 
 from gows import AcceptOptions, ByteBuffer, Handler, Opcode, Request, WebSocket
 from gows.http.connection import HttpConnection
+from gows.http1.head import RequestHead, RequestParser
 from gows.protocol.assembly import Assembly
 from gows.protocol.connection import Connection
-from gows.protocol.http import RequestHead, RequestParser
 from gows.reactor import Stream
-from tests import wire
-from tests.integration.raw import RawPeer
-from tests.integration.serving import Serving
-from tests.living import living, no_collector
-from tests.waiting import wait_until
-from tests.wire import BINARY, CONTINUE, DEFLATE, PING, TEXT, frame
+from tests.support import wire
+from tests.support.living import living, no_collector
+from tests.support.raw import RawPeer
+from tests.support.serving import Serving
+from tests.support.waiting import wait_until
+from tests.support.wire import BINARY, CONTINUE, DEFLATE, PING, TEXT, frame
 
 OF_ONE_CONNECTION = (
     WebSocket,

@@ -11,18 +11,18 @@ from collections.abc import Iterator
 import pytest
 
 import gows
-from tests.needs import need_module
-from tests.waiting import wait_until
+from tests.support.needs import need_module
+from tests.support.waiting import wait_until
 
 need_module("django")
 
 from websockets.exceptions import InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
-from tests.integration.django_site import app  # noqa: E402
 from tests.integration.test_flask import HANDSHAKE, fetch  # noqa: E402
 from tests.integration.test_wsgi_servers import gunicorn  # noqa: E402
-from tests.integration.warming import start_all_workers  # noqa: E402
+from tests.support.django_site import app  # noqa: E402
+from tests.support.warming import start_all_workers  # noqa: E402
 
 MEGABYTE = 1 << 20
 
@@ -169,7 +169,7 @@ def test_a_refused_upgrade_is_answered_as_the_middleware_likes(browser: http.cli
 
 @pytest.mark.slow
 def test_under_gunicorn() -> None:
-    with gunicorn("--threads", "2", target="tests.integration.django_site:app") as port:
+    with gunicorn("--threads", "2", target="tests.support.django_site:app") as port:
         url = f"ws://127.0.0.1:{port}"
         with connect(f"{url}/ws/ann") as ann, connect(f"{url}/chat", additional_headers=session_of(port)) as ben:
             assert ann.recv(10) == "welcome ann to /ws/ann"

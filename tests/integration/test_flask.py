@@ -16,16 +16,16 @@ from wsgiref.validate import validator
 import pytest
 
 import gows
-from tests.needs import need_module
-from tests.waiting import wait_until
+from tests.support.needs import need_module
+from tests.support.waiting import wait_until
 
 need_module("flask")
 
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
-from tests.integration.flask_site import app  # noqa: E402
-from tests.integration.warming import start_all_workers  # noqa: E402
+from tests.support.flask_site import app  # noqa: E402
+from tests.support.warming import start_all_workers  # noqa: E402
 
 MEGABYTE = 1 << 20
 LARGE = 12 * MEGABYTE

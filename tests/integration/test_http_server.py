@@ -14,10 +14,10 @@ from websockets.sync.client import connect
 
 import gows
 from gows.reactor import Loop
-from tests import wire
-from tests.integration.raw import RawPeer
-from tests.integration.warming import start_all_workers
-from tests.waiting import wait_until
+from tests.support import wire
+from tests.support.raw import RawPeer
+from tests.support.waiting import wait_until
+from tests.support.warming import start_all_workers
 
 
 class Echo(gows.Handler):

@@ -12,7 +12,7 @@ import pytest
 
 from gows import AcceptOptions, HandshakeError
 from gows.client import connect
-from tests.integration.interop import (
+from tests.support.interop import (
     MESSAGES,
     SECONDS,
     Echo,
@@ -23,8 +23,8 @@ from tests.integration.interop import (
     running_loop,
     server_tls,
 )
-from tests.needs import need_module
-from tests.waiting import wait_until
+from tests.support.needs import need_module
+from tests.support.waiting import wait_until
 
 need_module("aiohttp")
 

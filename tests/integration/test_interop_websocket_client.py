@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gows import AcceptOptions
-from tests.integration.interop import MESSAGES, SECONDS, OurServer
-from tests.needs import need_module
-from tests.waiting import wait_until
+from tests.support.interop import MESSAGES, SECONDS, OurServer
+from tests.support.needs import need_module
+from tests.support.waiting import wait_until
 
 websocket = need_module("websocket")
 

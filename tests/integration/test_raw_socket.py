@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import gows
-from gows import upgrade
 from gows.reactor import Loop, live_loops, shared_loop
-from tests import wire
-from tests.integration.raw import RawPeer
-from tests.integration.serving import Recorder
-from tests.waiting import wait_until
+from gows.server import accept as accept_module
+from tests.support import wire
+from tests.support.raw import RawPeer
+from tests.support.serving import Recorder
+from tests.support.waiting import wait_until
 
 Outcome = gows.WebSocket | Exception
 
@@ -166,7 +166,7 @@ def test_a_refusal_is_answered_and_raised(loop: Loop, door: Door, sent: bytes, s
 
 
 def test_a_head_that_does_not_come(loop: Loop, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upgrade, "HEAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(accept_module, "HEAD_TIMEOUT", 0.05)
     door.open(lambda sock: gows.accept(sock, loop=loop))
     with RawPeer(door.address) as peer:
         peer.send(b"GET / HTTP/1.1\r\n")
@@ -211,7 +211,7 @@ def test_a_peer_that_leaves_at_once_is_heard(loop: Loop, door: Door, when: str) 
 
 
 def test_what_is_never_served_is_closed(loop: Loop, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gows.session.SERVE_TIMEOUT", 0.1)
+    monkeypatch.setattr("gows.session.session.SERVE_TIMEOUT", 0.1)
     door.open(lambda sock: gows.accept(sock, loop=loop))
     with RawPeer(door.address) as peer:
         peer.upgrade("/")
@@ -235,7 +235,7 @@ def test_what_is_no_source_is_a_type_error(source: Any) -> None:
 
 
 def test_a_request_without_a_connection() -> None:
-    parser = gows.upgrade.RequestParser()
+    parser = gows.server.accept.RequestParser()
     parser.feed(wire.request("/"))
     assert parser.head is not None
     with pytest.raises(gows.UsageError, match="did not come by a connection"):

@@ -12,10 +12,10 @@ import pytest
 import gows
 from gows.reactor import Loop
 from gows.reactor import stream as stream_module
-from tests import wire
-from tests.integration.interop import client_tls, server_tls
-from tests.integration.raw import SECONDS, RawPeer
-from tests.waiting import wait_until
+from tests.support import wire
+from tests.support.interop import client_tls, server_tls
+from tests.support.raw import SECONDS, RawPeer
+from tests.support.waiting import wait_until
 
 SIZE = 2_000_000
 SHORT = 0.7

@@ -11,10 +11,10 @@ import pytest
 
 from gows import ConnectionClosedError, Response, Server
 from gows.client.reconnect import is_temporary
-from gows.topics import Position
-from tests.topic_server import PATTERNS, topic_server
-from tests.topic_vectors import VECTORS, Script, play, scripted_topics
-from tests.waiting import wait_until
+from gows.topics.subscriptions import Position
+from tests.support.topic_server import PATTERNS, topic_server
+from tests.support.topic_vectors import VECTORS, Script, play, scripted_topics
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

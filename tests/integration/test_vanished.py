@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from gows import AcceptOptions, ByteBuffer, CloseCause, Handler, Opcode, Request, Server, WebSocket, accept
-from tests.integration.raw import RawPeer
-from tests.waiting import wait_until
-from tests.wire import PING, PONG, TEXT, frame
+from tests.support.raw import RawPeer
+from tests.support.waiting import wait_until
+from tests.support.wire import PING, PONG, TEXT, frame
 
 pytestmark = [
     pytest.mark.slow,

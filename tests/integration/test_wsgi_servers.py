@@ -18,8 +18,8 @@ import pytest
 
 import gows
 from gows.reactor import shared_loop
-from tests.needs import need_module
-from tests.processes import START_SECONDS, Children
+from tests.support.needs import need_module
+from tests.support.processes import START_SECONDS, Children
 
 need_module("flask")
 need_module("gunicorn")
@@ -29,10 +29,10 @@ from websockets.sync.client import connect  # noqa: E402
 from werkzeug.serving import WSGIRequestHandler as WerkzeugHandler  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 
-from tests import wire  # noqa: E402
-from tests.integration.flask_site import app  # noqa: E402
-from tests.integration.raw import RawPeer  # noqa: E402
-from tests.integration.warming import start_all_workers  # noqa: E402
+from tests.support import wire  # noqa: E402
+from tests.support.flask_site import app  # noqa: E402
+from tests.support.raw import RawPeer  # noqa: E402
+from tests.support.warming import start_all_workers  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -60,7 +60,7 @@ def werkzeug(ssl_context: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 @contextmanager
-def gunicorn(*flags: str, target: str = "tests.integration.flask_site:app") -> Iterator[int]:
+def gunicorn(*flags: str, target: str = "tests.support.flask_site:app") -> Iterator[int]:
     """The site under gunicorn; the port."""
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--graceful-timeout", "1", *flags, target]
     with Children() as children:

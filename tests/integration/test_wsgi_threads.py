@@ -15,7 +15,7 @@ import pytest
 
 import gows
 from gows.reactor import workers as workers_module
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 Environ = dict[str, Any]
 MakeServer = Callable[..., gows.Server]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from bench.tools import Unavailable, build
-from tests.processes import Children, start_echo, stop_on_sigterm
+from tests.support.processes import Children, start_echo, stop_on_sigterm
 
 
 def allow_descriptors(wanted: int) -> None:

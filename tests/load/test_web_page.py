@@ -14,10 +14,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.brokers.redis_server import free_port
-from tests.needs import missing
-from tests.processes import Children, start_echo
-from tests.waiting import wait_until
+from tests.support.needs import missing
+from tests.support.processes import Children, start_echo
+from tests.support.redis_server import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

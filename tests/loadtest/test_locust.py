@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from gows import ByteBuffer, CloseCode, Handler, Opcode, Request, Server, WebSocket, accept
-from tests import processes
-from tests.needs import missing
-from tests.processes import ROOT, Children, start_echo
+from tests.support import processes
+from tests.support.needs import missing
+from tests.support.processes import ROOT, Children, start_echo
 
 pytestmark = pytest.mark.slow
 

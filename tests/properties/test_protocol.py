@@ -33,7 +33,7 @@ from gows.protocol.extensions import format_extension, parse_extensions
 from gows.protocol.frames import encode_close_body, frame_header, parse_close_body, parse_header
 from gows.protocol.masking import mask, rotate
 from gows.protocol.utf8 import Utf8Validator
-from tests.protocol.feeding import feed, frame, take
+from tests.support.feeding import feed, frame, take
 
 bounded = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 stateful = settings(bounded, max_examples=25, stateful_step_count=30)

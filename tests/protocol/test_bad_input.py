@@ -16,7 +16,7 @@ import pytest
 
 from gows.protocol.connection import BINARY, CLOSE, FAIL, PING, TEXT, Connection, ConnectionConfig, Role
 from gows.protocol.deflate import DeflateParams
-from tests.protocol.feeding import check, client, feed, frame, plain, server
+from tests.support.feeding import check, client, feed, frame, plain, server
 
 NO_TAKEOVER = DeflateParams(True, True)
 TAKEOVER = DeflateParams()

@@ -25,7 +25,7 @@ from gows.protocol.connection import (
     Role,
 )
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
-from tests.protocol.feeding import at_random, check, client, feed, frame, plain, server, take
+from tests.support.feeding import at_random, check, client, feed, frame, plain, server, take
 
 NO_TAKEOVER = DeflateParams(True, True)
 TAKEOVER = DeflateParams()

@@ -25,7 +25,7 @@ from gows.protocol.deflate import (
     negotiate,
 )
 from gows.protocol.extensions import parse_extensions
-from tests.needs import need_module
+from tests.support.needs import need_module
 
 ANY = DeflateOptions(server_no_context_takeover=False, client_no_context_takeover=False)
 STRICT = DeflateOptions()

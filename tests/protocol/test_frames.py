@@ -8,7 +8,7 @@ import pytest
 from gows.codes import CloseCode, may_travel
 from gows.errors import InvalidCloseCodeError, ProtocolError
 from gows.protocol.frames import encode_close_body, encode_frame, frame_header, parse_close_body, parse_header
-from tests.protocol.feeding import KEY, frame
+from tests.support.feeding import KEY, frame
 
 SIZES = [0, 1, 124, 125, 126, 127, 65535, 65536, 65537]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gows.errors import HandshakeError, HttpError, InvalidHeaderError
+from gows.http1.head import RequestHead, RequestParser, ResponseHead, ResponseParser
 from gows.protocol.deflate import DeflateOptions, DeflateParams
 from gows.protocol.handshake import (
     accept_key,
@@ -22,7 +23,6 @@ from gows.protocol.handshake import (
     same_origin,
     status_phrase,
 )
-from gows.protocol.http import RequestHead, RequestParser, ResponseHead, ResponseParser
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 §1.3
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.twins import is_compiled, twins
+from tests.support.twins import is_compiled, twins
 
 KEY = b"\x01\x80\xff\x3c"
 

@@ -12,7 +12,7 @@ from gows.protocol import prepared as module
 from gows.protocol.connection import BINARY, CLOSE, TEXT, Connection
 from gows.protocol.deflate import DeflateParams
 from gows.protocol.prepared import PreparedMessage
-from tests.protocol.feeding import client, feed, frame, server
+from tests.support.feeding import client, feed, frame, server
 
 NO_TAKEOVER = DeflateParams(True, True)
 SMALL_WINDOW = DeflateParams(True, True, server_max_window_bits=9)

@@ -14,9 +14,9 @@ from gows.codes import CloseCause, CloseCode
 from gows.protocol.connection import CHUNK, CLOSE, FAIL, PING, PONG, TEXT, ConnectionConfig, ConnectionState, Role
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
 from gows.protocol.rates import Meter, MeteredConnection, Rate, RateError, Rates
-from tests import wire
-from tests.fakes import VirtualClock
-from tests.wire import frame
+from tests.support import wire
+from tests.support.fakes import VirtualClock
+from tests.support.wire import frame
 
 Make = Callable[..., MeteredConnection]
 

@@ -13,7 +13,7 @@ from gows.errors import ConnectionClosedError, InvalidCloseCodeError, WriterBusy
 from gows.protocol import connection as module
 from gows.protocol.connection import BINARY, CLOSE, PING, PONG, TEXT, Connection
 from gows.protocol.deflate import DeflateParams
-from tests.protocol.feeding import KEY, client, feed, frame, server
+from tests.support.feeding import KEY, client, feed, frame, server
 
 NO_TAKEOVER = DeflateParams(True, True)
 TAKEOVER = DeflateParams()

@@ -22,7 +22,7 @@ from gows.protocol.states import (
     SENT_CLOSE,
     STATES,
 )
-from tests.protocol.feeding import feed, frame, server
+from tests.support.feeding import feed, frame, server
 
 RECEIVING: dict[int, Callable[[Connection], object]] = {
     READING: lambda c: None,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from gows.reactor import Loop, available_pollers
-from tests.fakes import World
-from tests.reactor.bench import Bench, MemoryBench, RealBench
+from tests.support.fakes import World
+from tests.support.reactor_bench import Bench, MemoryBench, RealBench
 
 
 @pytest.fixture(params=available_pollers())

@@ -13,9 +13,9 @@ import pytest
 
 from gows.errors import ConnectError
 from gows.reactor import Loop
-from tests.fakes import World
-from tests.reactor.recorder import Acceptor, Recorder, echo
-from tests.waiting import turn_until
+from tests.support.fakes import World
+from tests.support.recorder import Acceptor, Recorder, echo
+from tests.support.waiting import turn_until
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.twins import is_compiled, twins
+from tests.support.twins import is_compiled, twins
 
 
 @pytest.fixture(params=twins("gows.reactor.kernel"), ids=lambda module: "compiled" if is_compiled(module) else "plain")

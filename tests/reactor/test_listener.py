@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from gows.reactor import Loop, Observer, Stream, Target
-from tests.fakes import MemorySocket, World
-from tests.reactor.recorder import Acceptor, Recorder, echo
-from tests.waiting import turn_until, wait_until
+from tests.support.fakes import MemorySocket, World
+from tests.support.recorder import Acceptor, Recorder, echo
+from tests.support.waiting import turn_until, wait_until
 
 
 def dial(world: World, port: int = 80) -> MemorySocket:

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.twins import is_compiled, twins
+from tests.support.twins import is_compiled, twins
 
 
 @pytest.fixture(params=twins("gows.reactor.lock"), ids=lambda module: "compiled" if is_compiled(module) else "plain")

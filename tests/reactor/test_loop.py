@@ -15,10 +15,10 @@ import pytest
 
 from gows.errors import LoopClosedError, UsageError
 from gows.reactor import Loop, live_loops, make_poller
-from tests.fakes import World
-from tests.reactor.bench import Peer, tcp_pair
-from tests.reactor.recorder import Acceptor, Recorder, echo
-from tests.waiting import turn_until, wait_until
+from tests.support.fakes import World
+from tests.support.reactor_bench import Peer, tcp_pair
+from tests.support.recorder import Acceptor, Recorder, echo
+from tests.support.waiting import turn_until, wait_until
 
 # ---------------------------------------------------------------------- jobs
 

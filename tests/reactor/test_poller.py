@@ -14,7 +14,7 @@ import pytest
 
 from gows.reactor import READ, WRITE, Poller, available_pollers, make_poller
 from gows.reactor.poller import SelectorPoller
-from tests.fakes import MemoryNetwork, MemoryPoller, VirtualClock
+from tests.support.fakes import MemoryNetwork, MemoryPoller, VirtualClock
 
 
 @dataclass

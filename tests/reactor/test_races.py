@@ -10,10 +10,10 @@ import threading
 import pytest
 
 from gows.reactor import Loop, Stream
-from tests.fakes import World
-from tests.reactor.bench import Peer, tcp_pair
-from tests.reactor.recorder import Acceptor, Recorder, echo
-from tests.waiting import wait_until
+from tests.support.fakes import World
+from tests.support.reactor_bench import Peer, tcp_pair
+from tests.support.recorder import Acceptor, Recorder, echo
+from tests.support.waiting import wait_until
 
 
 def torment(streams: list[Stream], seed: int) -> None:

@@ -14,10 +14,10 @@ from gows.reactor import SocketLayer, Stream, Target
 from gows.reactor.listener import Listener
 from gows.reactor.loop import Loop
 from gows.reactor.reserve import LEAST_CONNECTIONS, Reserve
-from tests.fakes import MemorySocket, World
-from tests.fakes.network import FIRST_DESCRIPTOR
-from tests.reactor.recorder import Recorder
-from tests.stage import Log
+from tests.support.fakes import MemorySocket, World
+from tests.support.fakes.network import FIRST_DESCRIPTOR
+from tests.support.recorder import Recorder
+from tests.support.stage import Log
 
 ADDRESS = ("10.0.0.1", 80)
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from gows.reactor import Loop, shared_loop
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 def test_it_is_one_and_runs() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from gows.reactor import SocketLayer, Target, parse_address, sockets
 from gows.reactor.kernel import Socket
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from gows.reactor import Loop, workers
 from gows.reactor.workers import WorkerPool
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 class Waiter:

@@ -11,9 +11,9 @@ import pytest
 
 from gows.reactor import Stream
 from gows.reactor.stream import JOIN_SIZE, drop_sent, join_small
-from tests.fakes.lock import MeddlingLock
-from tests.reactor.bench import Bench, Peer
-from tests.reactor.recorder import Recorder
+from tests.support.fakes.lock import MeddlingLock
+from tests.support.reactor_bench import Bench, Peer
+from tests.support.recorder import Recorder
 
 BIG = bytes(range(256)) * 4096  # 1 MiB: more than any socket buffer of these tests
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gows.reactor import WRITE, Loop, Stream
-from tests.fakes import World
-from tests.reactor.bench import Peer
-from tests.reactor.recorder import Recorder
+from tests.support.fakes import World
+from tests.support.reactor_bench import Peer
+from tests.support.recorder import Recorder
 
 BIG = bytes(1 << 20)
 

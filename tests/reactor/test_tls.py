@@ -14,10 +14,10 @@ import trustme
 from gows.errors import ConnectError
 from gows.reactor import Loop, Stream, Target, TLSStream
 from gows.reactor.tls import PIECE, PORTION
-from tests.fakes import World
-from tests.reactor.bench import Peer, tcp_pair
-from tests.reactor.recorder import Acceptor, Recorder, echo
-from tests.waiting import turn_until
+from tests.support.fakes import World
+from tests.support.reactor_bench import Peer, tcp_pair
+from tests.support.recorder import Acceptor, Recorder, echo
+from tests.support.waiting import turn_until
 
 BIG = bytes(range(256)) * 4096
 

@@ -11,8 +11,8 @@ import pytest
 
 from gows.reactor import InlinePool, Loop, WorkerPool
 from gows.reactor.workers import LOOK_INTERVAL
-from tests.fakes import World
-from tests.waiting import wait_until
+from tests.support.fakes import World
+from tests.support.waiting import wait_until
 
 
 class Job:

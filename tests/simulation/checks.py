@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from gows.fanout import Audience
+from gows.session.fanout import Audience
 from tests.simulation.log import Event, Message, Subscriber
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gows
-from gows.bus import Bus
+from gows.bus.bus import Bus
 from gows.reactor import Loop
 from gows.reactor import loop as loop_module
 from tests.simulation.machine import Host, SimpleQueue

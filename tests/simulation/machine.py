@@ -27,7 +27,7 @@ from typing import Any
 
 import greenlet
 
-from tests.fakes import VirtualClock
+from tests.support.fakes import VirtualClock
 
 INTERRUPTED = 0.3
 """The part of the calls that are interrupted, of functions that may be."""
@@ -597,7 +597,7 @@ def installed(new: Machine) -> Iterator[None]:
             stand_in = replaced.get(id(real))
             setattr(module, attribute, LOCKS[type(real)]() if stand_in is None else stand_in)
     for name, attribute, stand_in in (
-        ("gows.session", "random", numbers.random),  # the tests' fixture may have another in its place
+        ("gows.session.session", "random", numbers.random),  # the tests' fixture may have another in its place
         ("gows.reactor.workers", "_here", Local()),
         ("gows.reactor.waits", "_here", Local()),
         ("gows.reactor.waits", "_inner", []),  # not those of other runs

@@ -11,10 +11,10 @@ from typing import Any
 
 from gows.reactor import ERROR, Address, Poller, SocketLayer, Target, Wakeup
 from gows.reactor.poller import Events
-from tests.fakes import MemoryFolder, MemoryNetwork, MemorySocket
-from tests.fakes.network import MemoryListener, MemoryWakeup
-from tests.fakes.pipe import Pipe
 from tests.simulation.machine import Host, Machine, Thread
+from tests.support.fakes import MemoryFolder, MemoryNetwork, MemorySocket
+from tests.support.fakes.network import MemoryListener, MemoryWakeup
+from tests.support.fakes.pipe import Pipe
 
 
 class SimulatedPipe(Pipe):

@@ -21,11 +21,11 @@ from typing import Any
 from unittest import mock
 
 import gows
-import gows.brokers.local_sync
-import gows.bus
-import gows.fanout
-import gows.presence
+import gows.brokers.local.sync
+import gows.bus.bus
 import gows.protocol.prepared
+import gows.session.fanout
+import gows.topics.presence
 from tests.simulation.checks import AT_REST, AT_THE_END, Fault, check
 from tests.simulation.hosts import BareProcess, ClientProcess, Process, ServerProcess
 from tests.simulation.log import Log
@@ -46,16 +46,16 @@ AFTERWARDS = 8.0
 """Seconds that the last messages have."""
 INTERRUPTED = (
     *("/gows/",) * 2,
-    *("/gows/topics.py",) * 4,
-    *("/gows/publishing.py",) * 2,
-    *("/gows/presence.py",) * 2,
+    *("/gows/topics/subscriptions.py",) * 4,
+    *("/gows/server/publisher.py",) * 2,
+    *("/gows/topics/presence.py",) * 2,
     *("/gows/brokers/",) * 3,
     *("/gows/bus",) * 2,
-    "/gows/fanout.py",
-    "/gows/history.py",
-    "/gows/v1",
-    "/gows/session.py",
-    "/gows/server.py",
+    "/gows/session/fanout.py",
+    "/gows/topics/history.py",
+    "/gows/topics/subprotocol.py",
+    "/gows/session/session.py",
+    "/gows/server/server.py",
     *("/gows/client/",) * 2,
 )
 """Where threads are interrupted; each run has one of these."""
@@ -523,11 +523,11 @@ class Simulation:
 
         with ExitStack() as stack:
             for module, name, value in (
-                (gows.bus, "MAX_QUEUED", scenario.max_queued),
-                (gows.brokers.local_sync, "CHUNK", min(256 << 10, scenario.max_queued // 10)),
-                (gows.presence, "PART_SIZE", min(256 << 10, scenario.max_queued // 10)),
-                (gows.fanout, "DELIVERIES_PER_TURN", scenario.deliveries),
-                (gows.fanout, "MAX_JOINED", min(32, scenario.deliveries // 2)),
+                (gows.bus.bus, "MAX_QUEUED", scenario.max_queued),
+                (gows.brokers.local.sync, "CHUNK", min(256 << 10, scenario.max_queued // 10)),
+                (gows.topics.presence, "PART_SIZE", min(256 << 10, scenario.max_queued // 10)),
+                (gows.session.fanout, "DELIVERIES_PER_TURN", scenario.deliveries),
+                (gows.session.fanout, "MAX_JOINED", min(32, scenario.deliveries // 2)),
                 (gows.protocol.prepared, "encode_frame", counted),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))

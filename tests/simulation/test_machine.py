@@ -188,14 +188,14 @@ def test_a_thread_is_interrupted_between_any_two_lines(machine: Machine, host: H
 
 
 def test_the_modules_of_gows_are_as_before() -> None:
-    import gows.bus
+    import gows.bus.bus
     import gows.reactor.waits
     import gows.reactor.workers
 
     waits, workers = gows.reactor.waits, gows.reactor.workers
 
     def standing() -> list[object]:
-        return [waits.threading, gows.bus.threading, workers._here, workers.SimpleQueue, waits._here, waits._inner]
+        return [waits.threading, gows.bus.bus.threading, workers._here, workers.SimpleQueue, waits._here, waits._inner]
 
     before = standing()
     with installed(Machine(random.Random(1))):

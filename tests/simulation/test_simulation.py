@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-import gows.lost
-import gows.topics
-from gows.brokers.local_topics import KeptTopics
+import gows.topics.lost
+import gows.topics.subscriptions
+from gows.brokers.local.topics import KeptTopics
 from gows.reactor import SocketLayer
-from gows.websocket import WebSocket
-from tests.fakes import MemoryNetwork
-from tests.processes import ROOT
+from gows.session.websocket import WebSocket
 from tests.simulation import checks
 from tests.simulation.__main__ import main
 from tests.simulation.network import HostLayer
 from tests.simulation.run import simulate
+from tests.support.fakes import MemoryNetwork
+from tests.support.processes import ROOT
 
 
 def test_each_sentence_of_what_is_promised_has_a_check() -> None:
@@ -79,7 +79,7 @@ def _found(check: str, seeds: range, **changes: Any) -> int | None:
 
 @pytest.mark.slow
 def test_it_finds_who_stays_when_its_connection_ends_while_it_subscribes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def look_without_the_lock(subscriptions: gows.topics.Subscriptions, stream: Any) -> None:
+    def look_without_the_lock(subscriptions: gows.topics.subscriptions.Subscriptions, stream: Any) -> None:
         ws = stream.observer
         if isinstance(ws, WebSocket) and ws in subscriptions._of:
             with subscriptions._lock:
@@ -89,13 +89,13 @@ def test_it_finds_who_stays_when_its_connection_ends_while_it_subscribes(monkeyp
             subscriptions.on_end(ws, patterns)
 
     changes: dict[str, Any] = {
-        "interrupted": "/gows/topics.py",
+        "interrupted": "/gows/topics/subscriptions.py",
         "function": "add",
         "preemption": 1.0,
         "faults": ("reset", "race"),
     }
     with monkeypatch.context() as taken_out:
-        taken_out.setattr(gows.topics.Subscriptions, "_ended", look_without_the_lock)
+        taken_out.setattr(gows.topics.subscriptions.Subscriptions, "_ended", look_without_the_lock)
         seed = _found("subscriptions_end", range(100), **changes)
     assert seed is not None
     assert _found("subscriptions_end", range(seed, seed + 1), **changes) is None
@@ -130,7 +130,7 @@ def test_it_finds_a_slow_client_that_is_not_told_what_it_misses(monkeypatch: pyt
         "faults": ("burst", "freeze client"),
     }
     with monkeypatch.context() as taken_out:
-        taken_out.setattr(gows.lost.Lost, "note", lambda *arguments: None)
+        taken_out.setattr(gows.topics.lost.Lost, "note", lambda *arguments: None)
         seed = _found("all_or_lost", range(20), **changes)
     assert seed is not None
     assert _found("all_or_lost", range(seed, seed + 1), **changes) is None

@@ -1,0 +1,130 @@
+"""Plan: what every attempt of one client has in common."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gows.client.url import WebSocketUrl, parse_url
+from gows.http1.headers import HeaderSource
+from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
+from gows.printable import show_url
+from gows.protocol.connection import Role
+from gows.protocol.deflate import DeflateOptions, make_offer
+from gows.protocol.handshake import check_headers, new_key, request_bytes
+from gows.reactor.loop import Loop
+from gows.session.session import SessionContext, context_for
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where and how to connect; checked. Made by `make_plan`."""
+
+    url: WebSocketUrl
+    context: SessionContext
+    subprotocols: tuple[str, ...]
+    deflate: DeflateOptions | None
+    extensions: str | None
+    """The offer that says `deflate`."""
+    origin: str | None
+    headers: tuple[tuple[str, str], ...]
+    ssl_context: ssl.SSLContext | None
+    timeout: float
+
+    def request(self, key: str) -> bytes:
+        """The request of one attempt. Raises InvalidHeaderError for what may not be sent."""
+        return request_bytes(
+            self.url.host,
+            self.url.target,
+            key,
+            subprotocols=self.subprotocols,
+            extensions=self.extensions,
+            origin=self.origin,
+            headers=self.headers,
+        )
+
+
+Url = str | Callable[[], str]
+HeaderRule = HeaderSource | Callable[[], HeaderSource]
+
+
+def changes(url: Url, headers: HeaderRule | None) -> bool:
+    """Whether the next attempt may have another URL, or other headers."""
+    return callable(url) or callable(headers) or isinstance(headers, Mapping)
+
+
+def make_plan(
+    url: Url,
+    loop: Loop,
+    *,
+    options: AcceptOptions | None,
+    subprotocols: Sequence[str],
+    headers: HeaderRule | None,
+    origin: str | None,
+    compression: bool | None,
+    ssl_context: ssl.SSLContext | None,
+    timeout: float,
+) -> Plan:
+    """Check the arguments of `connect` (see there). Raises ValueError, TypeError, InvalidHeaderError."""
+    for name, rule in (("url", url), ("headers", headers)):
+        if callable(rule):
+            check_plain_function(name, rule)
+    if callable(url):
+        url = url()
+    if callable(headers):
+        headers = headers()
+    where = parse_url(url)
+    options = options or default_options()
+    if isinstance(subprotocols, str):
+        raise TypeError("subprotocols must be a sequence of strings, not one string")
+    if ssl_context is not None and not where.secure:
+        raise ValueError(f"ssl_context is given, but {show_url(url)!r} is not encrypted; write wss://")
+    check_seconds("timeout", timeout, optional=False)
+    if where.secure:
+        ssl_context = _checked(ssl_context or _default_ssl_context(), where.server_hostname)
+    context = context_for(loop, options, Role.CLIENT)
+    deflate = context.deflate_options if (options.compression if compression is None else compression) else None
+    plan = Plan(
+        url=where,
+        context=context,
+        subprotocols=tuple(subprotocols) or tuple(options.subprotocols),
+        deflate=deflate,
+        extensions=None if deflate is None else make_offer(deflate),
+        origin=origin,
+        headers=_headers(where, headers, origin),
+        ssl_context=ssl_context,
+        timeout=timeout,
+    )
+    plan.request(new_key())  # raises now what could not be sent later
+    return plan
+
+
+def _headers(url: WebSocketUrl, headers: HeaderSource | None, origin: str | None) -> tuple[tuple[str, str], ...]:
+    pairs = check_headers(headers or ())
+    names = {name.lower() for name, _ in pairs}
+    if origin is not None and "origin" in names:
+        raise ValueError("Origin is given twice: in headers and as origin")
+    if url.authorization is not None:
+        if "authorization" in names:
+            raise ValueError("Authorization is given twice: in headers and in the URL")
+        pairs.append(("Authorization", url.authorization))
+    return tuple(pairs)
+
+
+def _checked(ssl_context: ssl.SSLContext, server_hostname: str) -> ssl.SSLContext:
+    """Return a context with which a client can begin. Raises TypeError and ValueError for any other."""
+    if not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
+    try:
+        ssl_context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_hostname)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(f"ssl_context cannot be used to connect to {server_hostname!r}: {error}") from None
+    return ssl_context
+
+
+@lru_cache(maxsize=1)
+def _default_ssl_context() -> ssl.SSLContext:
+    """Made once: reading the system's authorities takes tens of milliseconds and megabytes."""
+    return ssl.create_default_context()

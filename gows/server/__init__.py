@@ -1,0 +1,1 @@
+"""The server: listeners, upgrades, limits, health, metrics, publishing, and how it ends."""

@@ -1,0 +1,678 @@
+"""Server: pages and WebSockets on one port, in a process of its own or inside one that exists already."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from gows.brokers.base import Broker, Done
+from gows.brokers.hublock import HubLock
+from gows.brokers.local.broker import LocalBroker
+from gows.bus.bus import Bus
+from gows.codes import Opcode
+from gows.errors import HandshakeError, HttpError, LoopClosedError, UsageError
+from gows.http.connection import HttpConnection, access_logger
+from gows.http.preface import ProxyPreface
+from gows.http.proxies import Proxies
+from gows.http.request import Request
+from gows.http.router import Router
+from gows.http.static import StaticFolder
+from gows.http.wsgi import WsgiApp
+from gows.http1.proxy_protocol import ProxyError
+from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
+from gows.printable import show_address
+from gows.protocol.connection import to_bytes
+from gows.protocol.handshake import response_error
+from gows.protocol.prepared import PreparedMessage
+from gows.reactor import Listener, Loop, Observer, Stream
+from gows.reactor.loop import SIGNAL_INTERVAL
+from gows.reactor.networks import NetworkLike, Networks
+from gows.reactor.reserve import Reserve
+from gows.server.admission import MAX_CONNECTIONS, Admission, Refusal
+from gows.server.drain import Drain
+from gows.server.health import HEALTH_PATHS, health_answer
+from gows.server.metrics import NEIGHBOURS, Metrics
+from gows.server.metrics import PATH as METRICS_PATH
+from gows.server.publisher import KeepRule, Publishing
+from gows.server.remote import Remote, RemoteConnection
+from gows.session.fanout import Audience, Fanout
+from gows.session.overflow import Overflow
+from gows.session.receiving import MAX_RECEIVED, Receiving
+from gows.session.traffic import Traffic
+from gows.session.websocket import Data, WebSocket
+from gows.topics.history import MAX_HISTORY, History, Keep
+from gows.topics.lost import Lost
+from gows.topics.presence import Describe, Member
+from gows.topics.subscriptions import MAX_LENGTH, MAX_TOPICS, May, Publication, Subscriptions, check_topic
+
+logger = logging.getLogger("gows")
+
+View = Callable[..., Any]
+V = TypeVar("V", bound=View)
+
+SECOND_SIGNAL = 0.3
+"""Seconds after the first signal from which on another one counts: timeout(1) and some supervisors send each signal
+twice, to the process and to its group."""
+NEWS_SHARE = 0.25
+"""How much of a turn's deliveries who joins and leaves topics may take: a hall of thousands that fills is millions of
+them, and publications do not wait for those."""
+MAX_REFUSED = 512
+"""Refused connections that are left time to read their answer; more are cut off, for each takes a descriptor."""
+
+_replaced: list[dict[signal.Signals, Any]] = []
+"""The signal handlers in whose place servers of this process have put theirs."""
+
+
+def _put_back(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        # None: not installed by Python, which cannot put it back either
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _disown_signals() -> None:
+    """In a forked process (fork(2)) the server does not go on. What ends its program is to end a child, too."""
+    while _replaced:
+        _put_back(_replaced.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_signals)
+
+
+class Server:
+    """An HTTP and WebSocket server on one loop.
+
+    `listen_and_serve(address)` runs it in the calling thread; `start(address)` in a thread of its own, until `stop()`.
+    Addresses: ":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/path/to/socket"; port 0 takes a free one, see
+    `addresses`.
+
+    - `workers`: threads that run routes and callbacks; 0 runs them in the loop's thread, where they must not block.
+    - `options`: what `accept` goes by in routes of this server when it is given none; see AcceptOptions.
+    - `wsgi`: a WSGI application that answers what no route does.
+    - `ssl_context`: a server-side SSLContext: everything is served over TLS.
+    - `max_body_size`: bytes of a request body; larger ones get 413.
+    - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after), for
+      its body, and for the next request to begin on a kept connection.
+    - `max_connections`: more get 503. None: as many as there are descriptors; near the limit, the others wait.
+    - `max_queued`: bytes that may wait for slow peers, of all connections together; more meets
+      `AcceptOptions.overflow`.
+    - `max_received`: bytes that may be held of what clients sent, for all connections of the loop together: messages
+      and requests that are unfinished, or wait. Over it, those that hold the most are not read from. None: no limit.
+    - `admission`: who may connect: caps per client, a rate, trusted proxies, the descriptor reserve; see Admission.
+    - `metrics`: answer `/-/metrics` before any route, for Prometheus; needs `gows[metrics]`. `metrics_from`: the
+      networks whose hosts may ask; others get 404.
+    - `health`: answer `/-/live` and `/-/ready` before any route; `gows.run` sets it.
+    - `max_topics`, `max_topic_length`: subscriptions of one connection, and characters of a topic's name.
+    - `may_subscribe(ws, topic)`, `may_publish(ws, topic)`: whether a client may (`ws.subscribe`, `ws.publish`), True or
+      False; anything else is a no, and logged. Called in the thread that asks. See `recheck` for rights that change.
+    - `keep(topic)`: how much of a topic is kept for clients that come back, as `publish(history=…)` takes it; None:
+      nothing. `max_history`: bytes that a process keeps of all topics.
+    - `presence(ws, topic)`: what others in a topic are told of a connection that subscribes to it, something that JSON
+      can write; None: nothing, it is not listed. See `members`.
+    - `broker`: how what is published gets to other processes and machines: None for the processes of `gows.run`, or a
+      `gows.brokers.redis.RedisBroker`. It belongs to this server.
+    - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 4,
+        options: AcceptOptions | None = None,
+        wsgi: Callable[..., Iterable[bytes]] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_body_size: int = 1 << 20,
+        max_head_size: int = 16384,
+        max_headers: int = 100,
+        head_timeout: float = 10.0,
+        body_timeout: float = 60.0,
+        keep_alive_timeout: float = 75.0,
+        max_connections: int | None = None,
+        max_queued: int | None = None,
+        max_received: int | None = MAX_RECEIVED,
+        admission: Admission | None = None,
+        health: bool = False,
+        metrics: bool = False,
+        metrics_from: Iterable[NetworkLike] = NEIGHBOURS,
+        max_topics: int = MAX_TOPICS,
+        max_topic_length: int = MAX_LENGTH,
+        may_subscribe: May | None = None,
+        may_publish: May | None = None,
+        keep: KeepRule | None = None,
+        max_history: int = MAX_HISTORY,
+        presence: Describe | None = None,
+        broker: Broker | None = None,
+        loop: Loop | None = None,
+    ) -> None:
+        for name, function in (
+            ("may_subscribe", may_subscribe),
+            ("may_publish", may_publish),
+            ("keep", keep),
+            ("presence", presence),
+        ):
+            if function is not None:
+                check_plain_function(name, function)
+        for name, value in (
+            ("head_timeout", head_timeout),
+            ("body_timeout", body_timeout),
+            ("keep_alive_timeout", keep_alive_timeout),
+        ):
+            check_seconds(name, value, optional=False)
+        self._options = options
+        self.ssl_context = ssl_context
+        self.max_body_size = max_body_size
+        self.max_head_size = max_head_size
+        self.max_headers = max_headers
+        self.head_timeout = head_timeout
+        self.body_timeout = body_timeout
+        self.keep_alive_timeout = keep_alive_timeout
+        self.max_connections = max_connections
+        self.admission = admission or Admission()
+        if self.admission.attached:
+            raise UsageError("an Admission counts for one server; make another")
+        self.health = health
+        self.router = Router()
+        self._wsgi = None if wsgi is None else WsgiApp(wsgi)
+        self._own_loop = loop is None
+        self.loop = loop or Loop(workers=workers, read_buffer_size=self.options.frame_read_buffer_size)
+        self.admission.attach(self.loop)
+        self.overflow = Overflow(self.loop, max_queued)
+        """Counts what slow peers did not take; see Overflow."""
+        self.receiving = Receiving.of(self.loop)
+        """Counts what is held of what peers sent; see Receiving."""
+        self.receiving.limit(max_received)
+        self._listeners: list[Listener] = []
+        self.fanout = Fanout(self.loop)
+        self.news = Fanout(self.loop, NEWS_SHARE)
+        self.subscriptions = Subscriptions(
+            self.loop, most=max_topics, longest=max_topic_length, may_subscribe=may_subscribe, may_publish=may_publish
+        )
+        self.traffic = Traffic()
+        """Counts what its WebSockets receive and send, and how they end; see Traffic."""
+        self._metrics = Metrics(self) if metrics else None
+        self._metrics_from = Networks(metrics_from)
+        self._remote: Remote | None = None
+        self._broadcasting = HubLock()  # so that the order is the same in all processes
+        self._broadcasting.guards.append(self.loop.holds_lock)
+        self.loop.guard(self._broadcasting.held)
+        self.broker = broker or LocalBroker()
+        self.publishing = Publishing(
+            self.loop,
+            self.fanout,
+            self.news,
+            self.subscriptions,
+            History(max_history),
+            keep,
+            self._broadcasting,
+            self.broker,
+            presence,
+            Lost(self.subscriptions, self.overflow),
+        )
+        self._refused = _Refused()
+        self._reserve = Reserve(
+            self.loop,
+            self._listeners,
+            self.admission.descriptor_reserve,
+            partial(self.admission.count, "descriptors"),
+        )
+        self._stop_lock = threading.Lock()  # of who starts or stops
+        self._stopper: int | None = None  # the thread that has it
+        self._leaving = False  # whoever sends work here is to look elsewhere
+        self._stopping = False
+        self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
+        self._stopped = False
+        self._signalled_at = -math.inf
+
+    @property
+    def options(self) -> AcceptOptions:
+        """What `accept` goes by when it is given no options: the server's own, else `gows.default_options()`."""
+        return self._options or default_options()
+
+    # ------------------------------------------------------------------ what is served
+
+    def route(self, pattern: str, methods: Iterable[str] = ("GET",)) -> Callable[[V], V]:
+        """Decorator: the view answers requests for `pattern` ("/", "/room/{name}", "/files/{rest:path}").
+
+        A view takes the Request and, by name, the pattern's parameters. It returns a Response, or a str (HTML), bytes,
+        dict or list (JSON); or it upgrades the connection with `gows.accept(request)` and returns nothing. Views run
+        on the worker pool.
+        """
+
+        def register(view: V) -> V:
+            self.add_route(pattern, view, methods)
+            return view
+
+        return register
+
+    def add_route(self, pattern: str, view: View, methods: Iterable[str] = ("GET",)) -> None:
+        """`route` without the decorator. Raises ValueError when the pattern is malformed or taken."""
+        self.router.add(pattern, view, methods)
+
+    def static(self, prefix: str, folder: str) -> None:
+        """Serve the files below `folder` under the path `prefix`. Raises ValueError when it is no folder."""
+        StaticFolder(prefix, folder).register(self.router)
+
+    @property
+    def proxies(self) -> Proxies | None:
+        """The proxies that are believed; None: none are."""
+        return self.admission.proxies
+
+    def handle(self, request: Request) -> Any:
+        """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket.
+        Worker thread."""
+        if self.answers_at_once(request):
+            return health_answer(request, ready=not self._leaving)
+        if self._metrics is not None and request.path == METRICS_PATH and request.remote_addr in self._metrics_from:
+            return self._metrics.answer(request)
+        view: View
+        try:
+            view, request.path_params = self.router.match(request.method, request.path)
+        except HttpError as error:
+            if self._wsgi is None or error.status != 404:
+                raise
+            view = self._wsgi
+        try:
+            return view(request, **request.path_params)
+        except HandshakeError as error:
+            self.traffic.refused(error.status)
+            raise
+
+    def answers_at_once(self, request: Request) -> bool:
+        """Whether the request is about our health. The loop answers it, so that workers that are all busy do not make
+        the process look dead. Loop thread."""
+        return self.health and request.path in HEALTH_PATHS
+
+    # ------------------------------------------------------------------ running
+
+    @property
+    def addresses(self) -> list[Any]:
+        """The bound addresses, with the real port where 0 was asked."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def connections(self) -> list[WebSocket | RemoteConnection]:
+        """The open WebSockets of this server, as of now: first this process's own, then, when there are others, theirs,
+        as RemoteConnections. Those are asked for them, which takes some milliseconds, and a second at most; so with
+        `workers=0` not in a callback. Any thread."""
+        own: list[WebSocket | RemoteConnection] = [*Audience(self.loop, self).members()]
+        return own if self._remote is None else [*own, *self._remote.connections()]
+
+    def connection_count(self) -> int:
+        """How many open WebSockets there are, in all processes. Asks the others as `connections`, for a number only."""
+        own = len(Audience(self.loop, self).members())
+        return own if self._remote is None else own + self._remote.count()
+
+    @property
+    def bus(self) -> Bus | None:
+        """What joins this server's processes; None in a process of its own."""
+        return None if self._remote is None else self._remote.bus
+
+    def join(self, bus: Bus) -> None:
+        """Be one of several processes: `broadcast`, `publish`, `topics`, `connections` and the counts reach all of
+        them. Before `start()`, which starts the bus if that was not done; the server does not close it. UsageError for
+        a second bus.
+        """
+        if self._remote is not None:
+            raise UsageError("this server is on a bus already")
+        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions, self.publishing)
+        self.broker.join(bus)
+        if self._metrics is not None:
+            self._metrics.join(bus)
+
+    def broadcast(
+        self,
+        data: str | Data,
+        opcode: Opcode | int | None = None,
+        *,
+        group: str | None = None,
+        exclude: WebSocket | RemoteConnection | None = None,
+        compress: bool = True,
+        key: Hashable = None,
+    ) -> None:
+        """Send one message to every open WebSocket of this server, in all its processes. Any thread; never blocks.
+
+        `data`: a str goes as TEXT, bytes as BINARY unless `opcode` says TEXT (ValueError when they are not UTF-8).
+        `group`: only to connections accepted with `AcceptOptions(group=…)`. `exclude`: not to this one. `key`: as for
+        `ws.write_string`; with other processes a str, a number, bytes, or a tuple of these (else TypeError). What a
+        process broadcasts reaches everybody in that order, some turns of the loop later; what is written to a single
+        connection may overtake it. A connection over its high-water mark is treated by its overflow policy; with
+        "refuse" it misses the message. Raises ValueError for more than 16 MiB when there are other processes,
+        QueueFullError (and sends nothing) when 64 MiB of broadcasts wait for their turn, LoopClosedError once stopped.
+        """
+        if opcode is None:
+            opcode = Opcode.TEXT if isinstance(data, str) else Opcode.BINARY
+        message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
+        if self._broadcasting.held():  # this call came amid another one, by a finaliser or a signal handler
+            self.fanout.check(message)
+            self._broadcasting.in_turn(self._broadcast, message, group, exclude)
+        elif self._broadcasting.enter(self._broadcast, message, group, exclude):
+            try:
+                self._broadcast(message, group, exclude)
+            finally:
+                self._broadcasting.__exit__()
+
+    def _broadcast(
+        self, message: PreparedMessage, group: str | None, exclude: WebSocket | RemoteConnection | None
+    ) -> None:
+        """Send it to all processes. Lock held."""
+        self.fanout.check(message)
+        if self._remote is not None:
+            self._remote.broadcast(message, group, exclude)
+        own = exclude if isinstance(exclude, WebSocket) else None
+        self.fanout.send(message, Audience(self.loop, self, group), own)
+
+    def publish(
+        self,
+        topic: str,
+        data: Any,
+        opcode: Opcode | int | None = None,
+        *,
+        exclude: WebSocket | RemoteConnection | None = None,
+        key: str | int | None = None,
+        ttl: float | None = None,
+        history: Keep | int | timedelta | None = None,
+        compress: bool = True,
+        done: Done | None = None,
+    ) -> None:
+        """Send one message to every WebSocket of this server that has subscribed to `topic` (`ws.subscribe`), in all
+        its processes. Any thread; never blocks.
+
+        Each gets it once, however many of its subscriptions match. What one process publishes arrives in that order,
+        but what is kept may overtake messages of other topics. `data`: text (str), bytes, or what JSON can write.
+        `opcode`, `exclude`, `key`: as for `broadcast`, and so is what happens to connections that do not read. `ttl`:
+        seconds after which it is put on no connection's queue any more. `history`: keep it, and so many of the topic
+        (an int), those of so long (a timedelta), or both (a Keep), for clients of gows.v1 that come back; None: as
+        `Server(keep=…)` says; 0: not at all. Who has agreed on gows.v1 gets it as a message of that. Raises ValueError
+        for what is no topic, and as `broadcast`.
+        """
+        check_topic(topic, self.subscriptions.longest)
+        if done is not None:
+            check_plain_function("done", done)
+        if ttl is not None:
+            check_seconds("ttl", ttl)
+        expires = math.inf if ttl is None else self.loop.time() + ttl
+        publication = Publication(topic, data, opcode, compress=compress, key=key, expires=expires)
+        self.publishing.publish(publication, ttl, history, exclude, done)
+
+    def recheck(self, ws: WebSocket | None = None) -> int:
+        """Ask `may_subscribe` again for all that `ws` is subscribed to, or all connections of this process, after
+        rights have changed. What is not allowed any more ends, and clients of gows.v1 are told that. Returns how many
+        subscriptions ended. Any thread, which calls `may_subscribe`."""
+        connections = self.subscriptions.connections() if ws is None else [ws]
+        return sum(map(self.publishing.recheck, connections))
+
+    def members(self, topic: str) -> list[Member]:
+        """Who has subscribed to `topic`, in all processes, of those whom `presence` describes: `id` and `info` of each.
+        What other processes tell of theirs is here already: nobody is asked. Any thread."""
+        check_topic(topic, self.subscriptions.longest)
+        return self.publishing.members(topic)
+
+    def topics(self) -> dict[str, int]:
+        """What connections of this server have subscribed to, patterns too, and how many to just that; in all its
+        processes, the others of which have a second to answer. Any thread but the bus's."""
+        counts = Counter(self.subscriptions.counts())
+        if self._remote is not None:
+            counts.update(self._remote.topics())
+        return dict(counts)
+
+    def subscriber_count(self, topic: str) -> int:
+        """How many connections, in all processes, would get a message that is published to `topic` now. As `topics`."""
+        check_topic(topic, self.subscriptions.longest)
+        others = 0 if self._remote is None else self._remote.subscribers(topic)
+        return self.subscriptions.count(topic) + others
+
+    def listen(self, address: Any, **settings: Any) -> Any:
+        """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
+        which address.
+
+        `address` may be a socket that listens already, which is taken over: of systemd, say, or of `gows.run`.
+        Settings: `proxy_protocol` as in Admission, for this address alone; and those of `Loop.listen`."""
+        return self.add_listener(address, **settings).address
+
+    def add_listener(self, address: Any, *, proxy_protocol: bool | str | None = None, **settings: Any) -> Listener:
+        """As `listen`; returns what `drop_listener` takes."""
+        if self._stopping:
+            raise UsageError("this server was stopped")
+        admission = self.admission
+        versions = admission.proxy_versions(admission.proxy_protocol if proxy_protocol is None else proxy_protocol)
+        accepted = partial(self._accepted_by_proxy, versions) if versions else self._accepted
+        listener = self.loop.listen(
+            address, accepted, ssl_context=self.ssl_context, defer_tls=bool(versions), **settings
+        )
+        self._listeners.append(listener)
+        return listener
+
+    def drop_listener(self, listener: Listener) -> None:
+        """Accept no more there. What waits in the kernel's queue is for others who hold the socket, if there are any.
+        Connections live on. Any thread."""
+        listener.close()
+        self.loop.run_soon(self._listeners.remove, listener)
+
+    def start(self, address: Any = None) -> None:
+        """Serve in a thread of its own; returns when the port is open. Any thread. Raises OSError when the address
+        cannot be had, LoopClosedError once the server was stopped."""
+        if address is not None:
+            self.listen(address)
+        with self._starting_or_stopping():
+            if self._stopping:
+                raise LoopClosedError("this server was stopped")
+            if self._remote is not None:
+                self._remote.bus.start()
+            self.broker.start()
+            if self._own_loop:
+                self.loop.start()
+        if self._stopping and self._stopper is None:  # a signal handler amid that called stop()
+            self.stop()
+
+    def listen_and_serve(
+        self,
+        address: Any = None,
+        *,
+        ready: Callable[[], object] | None = None,
+        drain: float | None = None,
+        not_ready: float | None = None,
+    ) -> None:
+        """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes.
+
+        A signal ends it as `stop(drain=drain, not_ready=not_ready)` does, a second one at once. `ready()` is called
+        once connections are accepted and a signal would end it in order: the place to print the address. Raises OSError
+        when the address cannot be had.
+        """
+        check_seconds("drain", drain)
+        check_seconds("not_ready", not_ready)
+        if ready is not None:
+            check_plain_function("ready", ready)
+        if address is not None:
+            self.listen(address)
+        with self._signals():
+            try:
+                self.start()
+            except LoopClosedError:
+                if self._stopping:  # another thread was faster
+                    return
+                raise
+            if ready is not None:
+                ready()
+            while not (self._signalled_at > 0 or self._stopping):
+                try:  # not for ever: the kernel may give a signal to another thread, which does not wake this one
+                    self._ended.get(timeout=SIGNAL_INTERVAL)
+                except Empty:
+                    pass
+            self.stop(drain=drain, not_ready=not_ready)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun: true from the first moment of `stop()`, or the end of its `not_ready`. Each HTTP
+        answer says `Connection: close` from then on. Any thread."""
+        return self._stopping
+
+    def stop(self, timeout: float = 5.0, *, drain: float | None = None, not_ready: float | None = None) -> None:
+        """Stop listening, close every WebSocket with 1001, wait up to `timeout` seconds for that, then end the loop.
+
+        With `drain`, WebSockets are closed with 1012 at an even pace over so many seconds, in random order, so that
+        clients do not come back all at once. What they had sent is handled and answered before. HTTP connections end
+        with their next answer, idle ones last. The `timeout` begins after that. It ends earlier when nothing is left.
+
+        With `not_ready`, `/-/ready` answers 503 for so many seconds before all that, and nothing else changes: time for
+        load balancers to notice, and send new connections elsewhere. Another `stop()` cuts it short.
+
+        Any thread but the loop's and its workers' (UsageError), signal handlers too; idempotent. When it returns,
+        `on_close` of every handler has been called, unless a callback was still blocking after the timeout. With
+        `workers=0` such a callback blocks the loop itself: TimeoutError, and stop() may be called again.
+        """
+        if self.loop.in_loop() or self.loop.pool.in_worker():
+            raise UsageError("stop() would wait for the thread it is called in; call it in another")
+        check_seconds("drain", drain)
+        check_seconds("not_ready", not_ready)
+        self._leaving = True
+        until = time.monotonic() + (not_ready or 0.0)
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
+        self._end()
+        if self._stopper == threading.get_ident():  # a signal handler amid start() or stop(), which goes on with it
+            return
+        with self._starting_or_stopping():
+            if self._stopped:
+                return
+            if self._metrics is not None:
+                self._metrics.close()
+            deadline = time.monotonic() + (drain or 0.0) + timeout
+            if self.loop.running:
+                self._drain(Drain(self.loop, self, self._listeners, drain, timeout), deadline)
+            self.broker.close()
+            if self._own_loop:
+                self.loop.close(max(1.0, deadline - time.monotonic()))
+            self.admission.detach()
+            self._stopped = True
+
+    @contextmanager
+    def _starting_or_stopping(self) -> Iterator[None]:
+        """One thread at a time, and only once: a signal handler may come amid it and call `stop()`."""
+        with self._stop_lock:
+            self._stopper = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._stopper = None
+
+    def _drain(self, drain: Drain, deadline: float) -> None:
+        """Close what is open, in order, and wait for the end of it."""
+        self.loop.call_soon(drain.begin)
+        while not drain.finished.wait(0.1) and self.loop.running and time.monotonic() < deadline + 1.0:
+            pass  # a loop that was told to end by an earlier stop() does not call us any more
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the server when this is the main thread: in others no handler can be installed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        _replaced.append(before)
+        try:
+            yield
+        finally:
+            if _replaced:  # not in a process that was forked meanwhile
+                _put_back(_replaced.pop())
+
+    def _signalled(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if self._signalled_at < 0:  # the first, though another thread may have called stop() before
+            self._signalled_at = now
+            self._leaving = True
+            self._ended.put(None)
+        elif now - self._signalled_at > SECOND_SIGNAL:
+            raise KeyboardInterrupt  # at once, then
+
+    def _end(self) -> None:
+        """`listen_and_serve` is to return."""
+        self._leaving = self._stopping = True
+        self._ended.put(None)
+
+    # ------------------------------------------------------------------ loop thread
+
+    def _accepted(self, stream: Stream) -> None:
+        if self._has_room(stream) and self._known(stream):
+            stream.observer = HttpConnection(stream, self)
+
+    def _accepted_by_proxy(self, versions: frozenset[int], stream: Stream) -> None:
+        if not self._has_room(stream):
+            return
+        admission = self.admission
+        if admission.proxies is not None and admission.proxies.trusts(stream.peer_address):
+            http = HttpConnection(stream, self)
+            stream.observer = ProxyPreface(stream, http, versions, self._known, self._no_proxy)
+        else:
+            self._no_proxy(stream, ProxyError("the peer is none of trusted_proxies"))
+            stream.abort()
+
+    def _has_room(self, stream: Stream) -> bool:
+        assert stream.sock is not None
+        self._reserve.accepted(stream.sock.fileno())
+        most = self.max_connections
+        if most is None or self.loop.live_streams - self._refused.count < most:
+            return True
+        self.admission.count(MAX_CONNECTIONS.cause)
+        self._refuse(stream, MAX_CONNECTIONS)
+        return False
+
+    def _known(self, stream: Stream) -> bool:
+        """It is known by now who is there: the peer, or whom a PROXY header names. Whether the connection goes on."""
+        admission = self.admission
+        if not admission.limited:
+            return True
+        address = stream.peer_address
+        if admission.proxies is not None and admission.proxies.trusts(address):
+            return True  # each upgrade will tell
+        refusal = admission.enter(stream, address)
+        if refusal is not None:
+            self._refuse(stream, refusal)
+        return refusal is None
+
+    def _refuse(self, stream: Stream, refusal: Refusal) -> None:
+        """Answer before anything was asked, and close in order, so that the answer arrives. Over TLS there is none: a
+        handshake would cost more than a connection that is admitted."""
+        refused = stream.observer = self._refused
+        refused.count += 1
+        if access_logger.isEnabledFor(logging.INFO):
+            access_logger.info('%s "-" %d 0', show_address(stream.peer_address), refusal.status)
+        if refused.count <= MAX_REFUSED:
+            stream.write(response_error(self.admission.error(refusal)))
+            stream.close()
+        else:
+            stream.abort()
+
+    def _no_proxy(self, stream: Stream, error: ProxyError) -> None:
+        """A connection that is to begin with a PROXY header does not."""
+        if not self.admission.counts["proxy_protocol"]:
+            address = show_address(stream.peer_address)
+            logger.warning("%s was cut off: %s; further ones are only counted", address, error)
+        self.admission.count("proxy_protocol")
+
+
+class _Refused(Observer):
+    """The observer of all connections that were refused."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def data_received(self, buf: bytearray, n: int, /) -> None:
+        """Nothing of it is of interest."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """One less."""
+        self.count -= 1

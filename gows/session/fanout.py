@@ -1,0 +1,236 @@
+"""Fanout: one message to very many connections, a bounded number a turn."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from gows.errors import LoopClosedError, QueueFullError
+from gows.protocol.prepared import PreparedMessage
+from gows.reactor import Loop, Stream
+from gows.reactor.waits import inner_lock
+from gows.session.websocket import WebSocket
+
+logger = logging.getLogger("gows")
+
+DELIVERIES_PER_TURN = 256
+"""Messages put on queues in one turn: some two milliseconds with their sends. Others wait no longer than that."""
+MAX_JOINED = 32
+"""Messages that go to the same connections in one go."""
+MAX_WAITING = 64 << 20
+"""Bytes of messages that may wait for their turn."""
+
+Item = tuple[PreparedMessage, "WebSocket | None", object]
+"""A message, whom it is not for, and what it is about."""
+
+
+def _ignore(ws: WebSocket, about: object) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Audience:
+    """The open WebSockets of `owner` on a loop; of one `group` of AcceptOptions, or of all (None).
+
+    Iterating it goes through the loop's descriptors, one step each: None where there is no such connection. In the
+    loop's thread it may go on over many turns, and then has whoever was there all the time.
+    """
+
+    loop: Loop
+    owner: object
+    group: str | None = None
+
+    def __iter__(self) -> Iterator[WebSocket | None]:
+        owner, group = self.owner, self.group
+        for stream in self.loop.streams:  # a list that only grows
+            if isinstance(stream, Stream):
+                ws = stream.observer
+                if isinstance(ws, WebSocket):
+                    context = ws.context
+                    if context.owner is owner and (group is None or context.options.group == group):
+                        yield ws
+                        continue
+            yield None
+
+    def members(self) -> list[WebSocket]:
+        """Those that are open now. Any thread."""
+        return [ws for ws in self if ws is not None and not ws.closed]
+
+
+class Fanout:
+    """Sends messages to many connections of one loop. One message after the other, so everybody gets them in one order;
+    each goes on over as many turns as it takes. What a turn has for one connection goes out in one system call.
+
+    A message is encoded and compressed once for each variant of the connections, not for each connection.
+    """
+
+    __slots__ = (
+        "_lock",
+        "_loop",
+        "_rounds",
+        "_share",
+        "delivered",
+        "expired",
+        "missed",
+        "on_excluded",
+        "on_missed",
+        "owed",
+        "waiting",
+    )
+
+    def __init__(self, loop: Loop, share: float = 1.0) -> None:
+        """`share`: how much of `DELIVERIES_PER_TURN` it takes, for what may wait when others have much to send."""
+        self._loop = loop
+        self._share = share
+        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and publish
+        self._rounds: deque[_Round] = deque()  # the first one is under way
+        self.waiting = 0
+        """Bytes of the messages that are not with everybody yet."""
+        self.owed = 0
+        """Messages times the connections that they go to, of those that are not with everybody yet; broadcasts do not
+        count."""
+        self.delivered = 0
+        """Messages put on queues, over all."""
+        self.missed = 0
+        """… and not put there: the connection had just ended, or its overflow policy dropped it."""
+        self.on_missed: Callable[[WebSocket, Any], object] = _ignore
+        """Called in the loop's thread with a connection that missed a message, and with what was said to be `about`."""
+        self.on_excluded: Callable[[WebSocket, Any], object] = _ignore
+        """… and with one that was excluded, in the place of the message."""
+        self.expired = 0
+        """Messages that came too late for some, or all: nobody has got them since they expired."""
+
+    def send(
+        self,
+        message: PreparedMessage,
+        targets: Iterable[WebSocket | None],
+        exclude: WebSocket | None = None,
+        about: object = None,
+    ) -> None:
+        """Queue `message` on every connection of `targets` but `exclude`. Any thread; never blocks.
+
+        `targets` is gone through in the loop's thread, later, and must not change until then: give a copy. None in it
+        is nobody. `about`: what `on_missed` and `on_excluded` are told; None: they are not called. Messages that are
+        sent to the very same object of targets, or an equal Audience, while earlier ones are under way, go out
+        together. Raises QueueFullError when 64 MiB of messages wait, LoopClosedError.
+        """
+        size = len(message.data)  # no call within an increment: a signal handler may send amid it
+        owed = len(targets) if isinstance(targets, tuple) else 0
+        with self._lock:
+            self.check(message)
+            rounds = self._rounds
+            last = rounds[-1] if rounds else None
+            if last is None or last.begun or len(last.messages) >= MAX_JOINED or not _same(last.targets, targets):
+                last = _Round(targets)
+                rounds.append(last)
+                if len(rounds) == 1:
+                    try:
+                        self._loop.call_soon(self._turn)
+                    except LoopClosedError:
+                        rounds.clear()
+                        raise
+            last.messages.append((message, exclude, about))
+            last.expires = min(last.expires, message.expires)
+            self.waiting += size
+            self.owed += owed
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a message that is not with everybody yet. Any thread."""
+        return bool(self._rounds)
+
+    def check(self, message: PreparedMessage) -> None:
+        """Whether there is room for a message. Raises QueueFullError as `send`."""
+        if self.waiting and self.waiting + len(message.data) > MAX_WAITING:
+            raise QueueFullError(f"{self.waiting} bytes of messages to many wait already")
+
+    def _turn(self) -> None:
+        """One turn's share."""
+        most = budget = max(1, int(DELIVERIES_PER_TURN * self._share))
+        while budget > 0:
+            first = self._rounds[0]
+            if not first.begun:
+                with self._lock:  # from now on nothing joins it
+                    first.begun = True
+            if budget < len(first.messages) and budget < most:
+                break
+            steps = max(1, budget // len(first.messages))
+            try:
+                taken = self._deliver(first, steps)
+            except Exception:  # of iterating over targets that a user made
+                logger.exception("sending to many connections failed midway")
+                taken = 0
+            budget -= max(1, taken * len(first.messages))  # to find nobody costs something, too
+            if taken < steps:
+                with self._lock:
+                    size = sum(len(message.data) for message, _, _ in first.messages)
+                    owed = len(first.targets) * len(first.messages) if isinstance(first.targets, tuple) else 0
+                    self.waiting -= size
+                    self.owed -= owed
+                    self._rounds.popleft()  # after the sum, in which a finaliser may send
+                    if not self._rounds:
+                        return
+        self._loop.call_soon(self._turn)
+
+    def _deliver(self, round_: _Round, steps: int) -> int:
+        """To the next `steps` targets; how many there were."""
+        taken = delivered = missed = 0
+        messages = round_.messages
+        now = self._loop.time()
+        if round_.expires <= now:
+            messages = self._drop_expired(round_, now)
+            if not messages:
+                return 0
+        for ws in islice(round_.rest, steps):
+            taken += 1
+            if ws is None:
+                continue
+            for message, exclude, about in messages:
+                if ws is exclude:
+                    if about is not None:
+                        self.on_excluded(ws, about)
+                elif ws.send_prepared(message):
+                    delivered += 1
+                else:
+                    missed += 1
+                    if about is not None:
+                        self.on_missed(ws, about)
+        self.delivered += delivered
+        self.missed += missed
+        return taken
+
+    def _drop_expired(self, round_: _Round, now: float) -> list[Item]:
+        """What is left of a round's messages."""
+        kept = [item for item in round_.messages if item[0].expires > now]
+        dropped = len(round_.messages) - len(kept)
+        self.expired += dropped
+        with self._lock:
+            size = sum(len(message.data) for message, _, _ in round_.messages if message.expires <= now)
+            owed = len(round_.targets) * dropped if isinstance(round_.targets, tuple) else 0
+            self.waiting -= size
+            self.owed -= owed
+            round_.messages = kept
+            round_.expires = min((message.expires for message, _, _ in kept), default=math.inf)
+        return kept
+
+
+class _Round:
+    """Messages that go to the same targets."""
+
+    __slots__ = ("begun", "expires", "messages", "rest", "targets")
+
+    def __init__(self, targets: Iterable[WebSocket | None]) -> None:
+        self.targets = targets
+        self.rest = iter(targets)
+        self.messages: list[Item] = []
+        self.begun = False
+        self.expires = math.inf  # of the first that does
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other or (isinstance(one, Audience) and one == other)

@@ -1,0 +1,59 @@
+cimport cython
+
+from gows.bytebuffer cimport ByteBuffer
+from gows.protocol.connection cimport Connection as Protocol  # the module's own name stays an attribute of it
+from gows.reactor.lock cimport Lock
+from gows.reactor.stream cimport Stream
+from gows.session.traffic cimport Traffic
+
+cdef int _CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL, _OPEN, _EOF, _LOST, _DRAIN, _DISMISS
+cdef int SMALL_HEAD, LARGE, MAY_INFLATE
+cdef int _HELD, _LEAVING, _MUTED, _CLOSED, _LOST_EARLY, _UNSERVED, _DISMISSED, _SPECIAL, _PONG_UNIT
+cdef tuple _OPCODES
+
+
+cdef class SessionContext:
+    cdef object __weakref__
+    cdef public object loop
+    cdef public object options
+    cdef public object role
+    cdef public object owner
+    cdef public bint inline
+    cdef public object _base
+    cdef public object _other
+    cdef public Py_ssize_t high_water
+    cdef public Py_ssize_t mark
+    cdef public object overflow
+    cdef public object receiving
+    cdef public Py_ssize_t portion
+    cdef public Traffic traffic
+    cdef public object whole
+    cdef public object chunked
+    cdef public object deflate_pool
+    cdef public object deflate_options
+
+
+cdef class Session:
+    cdef public Stream stream
+    cdef public Protocol connection
+    cdef public SessionContext context
+    cdef public object handler
+    cdef public object _subprotocol
+    cdef public object _request
+    cdef public object _inbox
+    cdef public int _flags
+    cdef public object _cause
+    cdef public long long _ping_tick
+    cdef public object _writer
+
+    @cython.locals(connection=Protocol, context=SessionContext, traffic=Traffic, buffer=ByteBuffer, events=list, rest=list, pos=Py_ssize_t, left=Py_ssize_t, unfinished=bint, pending=bint)
+    cpdef data_received(self, bytearray buf, Py_ssize_t n)
+
+    @cython.locals(stream=Stream, high_water=Py_ssize_t, kind=int, buffer=ByteBuffer)
+    cdef list _deliver(self, list events)
+
+    @cython.locals(stream=Stream, lock=Lock, corked=bint, held=bint, full=int)
+    cpdef run(self)
+
+    @cython.locals(lock=Lock, full=bint)
+    cdef _enqueue(self, list events)

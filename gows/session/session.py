@@ -1,0 +1,1184 @@
+"""Session: the one meeting place of Stream, Connection and Handler.
+
+Who touches what:
+
+- The loop thread calls the observer methods (`data_received` …) and is the only one that parses.
+- The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly
+  one task
+  is submitted, running, or held back by a full outgoing queue. It changes under `stream.lock` only.
+- Everything that sends encodes and queues in one step under `stream.lock`, so frames of several threads never
+  interleave.
+
+What arrived before a fault or a close is handled and answered first, because close, fault and loss travel through the
+inbox like messages. Only pings are answered ahead, by the loop: a busy handler must not look like a dead peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Hashable
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from random import random
+from typing import TYPE_CHECKING, Any, cast
+
+from gows.codes import CloseCause, CloseCode, Opcode
+from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
+from gows.options import AcceptOptions
+from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role, to_bytes
+from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
+from gows.protocol.frames import MAX_HEADER
+from gows.protocol.prepared import PreparedMessage
+from gows.protocol.rates import Meter, MeteredConnection, Rates
+from gows.reactor.progress import LOOKS, MUCH
+from gows.reactor.sockets import FRESH
+from gows.reactor.timers import TICKS_PER_SECOND
+from gows.session.contexts import Contexts
+from gows.session.handler import Handler, check_handler
+from gows.session.overflow import Backlog, Overflow
+from gows.session.receiving import EVENT_SIZE, SMALL, ReceiveError, Receiving
+from gows.session.traffic import Traffic
+
+if TYPE_CHECKING:
+    from gows.reactor.loop import Loop
+    from gows.reactor.stream import Stream
+    from gows.session.websocket import MessageWriter
+
+logger = logging.getLogger("gows")
+
+Event = tuple[int, Any]
+
+# Kinds of events: the protocol's as plain ints for speed, and the session's own.
+_CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL = 0, 1, 2, 8, 9, 10, 11
+_OPEN = 16  # the handler was attached
+_EOF = 17  # the peer half-closed without a close frame
+_LOST = 18  # the stream is gone
+_DRAIN = 19  # the outgoing queue fell to the low-water mark
+_DISMISS = 20  # we close, behind what came before
+
+_OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
+
+_RUNNING = cast("list[Event]", ())
+"""The inbox while callbacks run in the loop: nothing can come in meanwhile, so it needs no list."""
+
+# Bits of Session._flags; they change under stream.lock.
+_HELD = 1  # callbacks wait until the outgoing queue has drained
+_FULL = 2  # reading is paused because the inbox is full
+_LEAVING = 4  # the deadline that is set is that of the close
+_MUTED = 8  # a callback raised: no more messages are delivered
+_CLOSED = 16  # on_close was called
+_LOST_EARLY = 32  # the stream was lost before a handler was attached
+_UNSERVED = 64  # no handler was attached yet
+_DISMISSED = 128  # a close waits in the inbox
+_SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not simply be delivered
+_COUNTED = 256  # `Receiving` counts what is held
+_PONG_UNIT = 512  # from here on: how many pongs were queued since the outgoing queue was last empty
+
+PING_SPREAD = 0.25
+"""The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one
+moment would be pinged all in one moment, too, and ever after."""
+FIRST_PING_SPREAD = 0.5
+"""The same for the first one, which comes that much earlier in addition: the rest needs some rounds to spread."""
+
+KEEPING = ("drop_oldest", "latest")
+"""The policies that keep messages back in a Backlog."""
+
+MAX_WAIT = 3600.0
+"""Seconds that a blocked write waits at a time."""
+BUDGET_WAIT = 0.05
+"""The same, when others may give room as well."""
+
+ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
+"""Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
+SERVE_TIMEOUT = 10.0
+"""Seconds between accept() and serve()."""
+SMALL_HEAD = 6
+"""Bytes of the header, the masking key included, of a message that `receive_one` takes (RFC 6455 §5.2)."""
+MAX_PORTION = 256
+"""Frames of one connection that are dealt with in a turn: a read may hold 40,000, which take 100 ms."""
+MAY_INFLATE = 128
+"""Bytes of a read from which on it is not inflated while too much is held: it may become a thousand times as much."""
+MAX_REST = 1024
+"""Messages that are taken of what was put aside when the connection is lost."""
+LARGE = 16384
+"""Bytes of a read from which on it is worth counting what it leaves waiting."""
+MAX_QUEUED_PONGS = 16
+"""Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
+latest)."""
+
+
+_SERVER = Role.SERVER
+TIMEOUTS = ("read_timeout", "write_timeout")
+"""The options that one connection may change for itself."""
+
+
+class SessionContext:
+    """What the sessions of one loop with the same options and role share."""
+
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_other",
+        "chunked",
+        "deflate_options",
+        "deflate_pool",
+        "high_water",
+        "inline",
+        "loop",
+        "mark",
+        "options",
+        "overflow",
+        "owner",
+        "portion",
+        "receiving",
+        "role",
+        "traffic",
+        "whole",
+    )
+
+    def __init__(self, loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> None:
+        """`owner`: the server that accepted the connections."""
+        self.loop = loop
+        self.options = options
+        self.role = role
+        self.owner = owner
+        self.inline = loop.pool.inline  # whether the loop's thread runs the callbacks
+        self._base: SessionContext | None = None  # what this one differs from in its timeouts only
+        self._other: SessionContext | None = None  # the same, but for `inline`
+        self.high_water = options.high_water
+        overflow = getattr(owner, "overflow", None)
+        self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
+        self.traffic: Traffic = getattr(owner, "traffic", None) or loop.shared.setdefault(Traffic, Traffic())
+        self.mark = options.high_water  # queued bytes above which a write has to ask for room
+        if options.overflow in KEEPING:
+            self.mark = -1
+        elif self.overflow.max_queued is not None:
+            self.mark = 0
+        self.receiving = Receiving.of(loop)
+        self.portion = min(
+            options.inbox_messages, MAX_PORTION
+        )  # frames that are dealt with before others have their turn
+        rates = _rates(loop, options)
+        self.whole = _connection_config(loop, options, role, rates, chunked=False)
+        self.chunked = _connection_config(loop, options, role, rates, chunked=True)
+        self.deflate_pool: DeflatePool = loop.shared.setdefault(DeflatePool, DeflatePool())
+        self.deflate_options = DeflateOptions(
+            level=options.compression_level,
+            server_no_context_takeover=not options.server_context_takeover,
+            client_no_context_takeover=not options.client_context_takeover,
+            server_max_window_bits=options.server_max_window_bits,
+            client_max_window_bits=options.client_max_window_bits,
+        )
+
+    def connection(self, params: DeflateParams | None) -> Connection:
+        """A protocol machine for a connection that negotiated `params`."""
+        kind = Connection if self.whole.rates is None else MeteredConnection
+        if params is None:
+            return kind(self.whole)
+        server = self.role is Role.SERVER
+        return kind(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
+
+    def with_timeouts(self, **timeouts: float | None) -> SessionContext:
+        """A context for connections that differ in their timeouts: one for all that set the same. The tables are
+        shared. Any thread."""
+        base = self._base or self
+        values = tuple(timeouts.get(name, getattr(self.options, name)) for name in TIMEOUTS)
+        if values == tuple(getattr(base.options, name) for name in TIMEOUTS):
+            return base
+
+        def make() -> SessionContext:
+            context = base._copy()
+            context.options = replace(base.options, **dict(zip(TIMEOUTS, values, strict=True)))
+            context._base = base  # whose id cannot be another's thereby
+            return context
+
+        return _contexts(self.loop).derive((id(base), values), make)
+
+    def inlined(self) -> SessionContext:
+        """The same for connections whose callbacks run in the loop's thread. Any thread."""
+        return self if self.inline else self._turned()
+
+    def in_workers(self) -> SessionContext:
+        """The same for connections whose callbacks do not. Any thread."""
+        return self._turned() if self.inline else self
+
+    def _turned(self) -> SessionContext:
+        if self._other is None:
+            context = self._copy()
+            context.inline = not self.inline
+            self._other = context
+        return self._other
+
+    def _copy(self) -> SessionContext:
+        context = copy(self)
+        context._base = context._other = None
+        return context
+
+
+def _rates(loop: Loop, options: AcceptOptions) -> Rates | None:
+    messages = size = None
+    if options.max_message_rate is not None:
+        burst = options.message_burst or max(1.0, options.max_message_rate)
+        messages = Meter(options.max_message_rate, burst, loop.time)
+    if options.max_byte_rate is not None:
+        most = options.max_message_size + MAX_HEADER
+        size = Meter(options.max_byte_rate, options.byte_burst or max(most, options.max_byte_rate), loop.time)
+    return None if messages is None and size is None else Rates(messages, size)
+
+
+def _connection_config(
+    loop: Loop, options: AcceptOptions, role: Role, rates: Rates | None, *, chunked: bool
+) -> ConnectionConfig:
+    return ConnectionConfig(
+        role=role,
+        max_message_size=options.max_message_size,
+        max_fragments=options.max_fragments,
+        max_empty_fragments=options.max_empty_fragments,
+        chunked=chunked,
+        message_buffer_size=options.message_buffer_size,
+        min_compress_size=options.min_compress_size,
+        pool=loop.buffers,
+        rates=rates,
+        portion=min(options.inbox_messages, MAX_PORTION),
+    )
+
+
+def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> SessionContext:
+    """The context that all connections of one owner on `loop` share whose options are equal. Any thread."""
+    # a context holds its owner, so the id cannot be another's; to hash a Role, or look one up, takes Python long
+    return _contexts(loop).find((role is _SERVER, id(owner)), options, _make_context, loop, role, owner)
+
+
+def _make_context(options: AcceptOptions, loop: Loop, role: Role, owner: object) -> SessionContext:
+    return SessionContext(loop, options, role, owner)
+
+
+def _contexts(loop: Loop) -> Contexts[SessionContext]:
+    found: Contexts[SessionContext] | None = loop.shared.get(Contexts)
+    return loop.shared.setdefault(Contexts, Contexts()) if found is None else found
+
+
+def _event_size(event: Event) -> int:
+    """Return the bytes that an event takes, about."""
+    kind, value = event
+    if kind == _TEXT or kind == _BINARY:
+        return len(value) + EVENT_SIZE
+    return len(value[2]) + EVENT_SIZE if kind == _CHUNK else EVENT_SIZE
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+class Session:
+    """The engine's side of one connection, an Observer of its stream; `WebSocket` adds the user's side. Nothing here is
+    called by users."""
+
+    __slots__ = (
+        "_cause",
+        "_flags",
+        "_inbox",
+        "_ping_tick",
+        "_request",
+        "_subprotocol",
+        "_writer",
+        "connection",
+        "context",
+        "handler",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        connection: Connection,
+        context: SessionContext,
+        subprotocol: str | None = None,
+        request: object = None,
+    ) -> None:
+        self.stream = stream
+        self.connection = connection
+        self.context = context
+        self.handler: Handler | None = None
+        self._subprotocol = subprotocol
+        self._request = request
+        self._inbox: list[Event] | None = None
+        self._flags = _UNSERVED
+        self._cause: CloseCause | None = None  # the first that made it end
+        self._ping_tick = 0  # the tick of a heartbeat ping that may still be unanswered; 0 for none
+        self._writer: MessageWriter | None = None
+        context.traffic.accepted += 1
+
+    # ------------------------------------------------------------------ observer of the stream (loop thread)
+
+    @property
+    def high_water(self) -> int:
+        """Queued bytes above which the stream reports `drained` when they have gone out."""
+        return self.context.high_water
+
+    @property
+    def low_water(self) -> int:
+        """Queued bytes at which the stream reports `drained`."""
+        return self.context.options.low_water
+
+    def connected(self, stream: Stream) -> None:
+        """An outgoing connection is made; by the time that there is a session it has been so for long."""
+
+    def data_received(self, buf: bytearray, n: int) -> None:
+        """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
+        connection = self.connection
+        context = self.context
+        traffic = context.traffic
+        traffic.received_bytes += n
+        pos = 0
+        if self.handler is None:
+            if self._stash(buf, n):
+                return
+        elif self._inbox is None and context.inline:
+            on_message = self.handler.on_message
+            left = context.portion
+            while left > 0 and not self._flags & _SPECIAL and self.stream.queued <= context.high_water:
+                buffer = connection.receive_one(buf, pos, n)
+                if buffer is None:
+                    break
+                left -= 1
+                traffic.received += 1
+                opcode = _OPCODES[buf[pos] & 0x0F]
+                pos += SMALL_HEAD + len(buffer._data)  # type: ignore[arg-type]
+                try:
+                    on_message(self, opcode, buffer)  # type: ignore[arg-type]
+                except BaseException as error:
+                    self._callback_failed("on_message", error)
+                buffer._data = None
+                if pos == n:
+                    return
+        if n > MAY_INFLATE and connection.deflate is not None and context.receiving.full:
+            connection.put_aside(buf, pos, n)
+            self._count_held(n, [])
+            context.receiving.pause(self)
+            return
+        events: list[Event] = []
+        unfinished = connection._assembly is not None
+        connection.receive(buf, n, events, pos)
+        pending = False
+        if unfinished or connection._assembly is not None:
+            pending = connection.pending
+            if pending:
+                self._pause_reading()
+            self._count_held(n, events)
+        elif n >= LARGE or (connection.deflate is not None and not context.inline):
+            self._count_held(n, events)
+        if not events:
+            if pending:
+                context.loop.call_soon(self._resume_reading)
+            return
+        traffic.received += len(events)
+        if not context.inline:
+            for event in events:
+                if event[0] >= _CLOSE:
+                    self._end_began(events)
+                    events = self._answer_pings(events)
+                    break
+        elif self._inbox is None:  # no lock: only this thread touches the inbox
+            self._inbox = _RUNNING
+            rest = self._deliver(events)
+            if rest:
+                self._end_began(rest)
+            if rest or self._flags & _FULL:
+                self._go_on(rest)
+            else:
+                self._inbox = None
+            return
+        else:
+            self._end_began(events)
+        if events:
+            self._enqueue(events)
+        elif pending:
+            context.loop.call_soon(self._resume_reading)
+
+    def _go_on(self, rest: list[Event]) -> None:
+        """Inline: the outgoing queue is too full for some events, or reading has to be resumed."""
+        self._inbox = []
+        if rest:
+            self._count_held(0, rest, waiting=True)
+        if not rest or not self._hold(rest):
+            self.run()
+
+    def _end_began(self, events: list[Event]) -> None:
+        """The peer's close frame or fault is not handled at once: the time that a close may take begins, instead of
+        whatever deadline was set before."""
+        if events[-1][0] == _CLOSE or events[-1][0] == _FAIL:
+            self.arm()
+
+    def eof_received(self) -> None:
+        """The peer half-closed: it sends nothing more."""
+        if self.handler is None:
+            self.stream.close()
+        else:
+            self._enqueue([(_EOF, None)])
+
+    def drained(self) -> None:
+        """The outgoing queue fell to the low-water mark."""
+        overflow = self.context.overflow
+        with self.stream.lock:
+            held = self._flags & _HELD
+            self._flags &= ~_HELD
+            if self in overflow.backlogs:
+                self._refill(min(self.low_water, FRESH))
+        overflow.wake(self)
+        if self.handler is not None and self._overrides("on_drain"):
+            self._enqueue([(_DRAIN, None)])
+        if held:
+            self._submit()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The stream is gone, for whatever reason. Last call."""
+        if self.connection.pending and self.handler is not None:
+            self._take_rest()
+        self.connection.receive_eof()
+        self.context.receiving.forget(self)
+        overflow = self.context.overflow
+        overflow.wake(self)
+        with self.stream.lock:
+            overflow.backlogs.pop(self, None)
+            held = self._flags & _HELD
+            self._flags &= ~_HELD
+            if self.handler is None:
+                self._flags |= _LOST_EARLY
+                return
+        self._enqueue([(_LOST, error)])
+        if held:
+            self._submit()
+
+    def _take_rest(self) -> None:
+        """Parse what was put aside, as far as it may wait for a handler: a peer that has gone sent it before."""
+        events: list[Event] = []
+        size, most = 0, self.context.options.max_message_size
+        while self.connection.pending and len(events) < MAX_REST and size <= most:
+            known = len(events)
+            self.connection.receive(bytearray(), 0, events)
+            size += sum(map(_event_size, events[known:]))
+        self.context.traffic.received += len(events)
+        if events:
+            self._enqueue(events)
+
+    def blocked(self) -> None:
+        """The kernel took only a part of the queue: the write timeout runs."""
+        self.arm()
+
+    def deadline_reached(self) -> None:
+        """The stream's one deadline: close handshake, heartbeat, read or write timeout."""
+        stream, options = self.stream, self.context.options
+        if self.connection.state is not ConnectionState.OPEN:
+            if self._flags & _LEAVING:
+                if stream.loop.progress.goes_on(stream, options.close_timeout):
+                    stream.set_deadline(options.close_timeout)
+                else:
+                    stream.abort()
+            else:  # the close has just begun, on another thread, and this deadline was set before
+                self.arm()
+            return
+        if self.handler is None:
+            logger.warning("%r was accepted but not served within %g s; closing it", self, SERVE_TIMEOUT)
+            self.begin_close(CloseCode.INTERNAL_ERROR, "not served", CloseCause.UNSERVED)
+            stream.close()
+            return
+        if self._flags & _FULL:  # we do not read, so the silence is ours, and no proof that the peer is dead
+            stream.seen = stream.loop.ticks
+        stream.loop.progress.look(stream)
+        silent, stalled = stream.silent_for(), stream.stalled_for()
+        if options.write_timeout is not None and stalled >= options.write_timeout:
+            self._give_up("write timeout: the peer does not read", CloseCause.SLOW)
+        elif options.read_timeout is not None and silent >= options.read_timeout:
+            self.begin_close(CloseCode.GOING_AWAY, "read timeout", CloseCause.IDLE)
+        elif options.ping_interval is not None and not self._heartbeat(options, silent):
+            self._give_up("ping timeout: nothing came from the peer", CloseCause.IDLE)
+        else:
+            self.arm()
+
+    # ------------------------------------------------------------------ deadlines (loop thread)
+
+    def arm(self) -> None:
+        """Set the stream's deadline to the next moment at which there is something to look at."""
+        options, stream = self.context.options, self.stream
+        if self.connection.state is not ConnectionState.OPEN:
+            if stream.closed:  # which bounds what is left to do by itself
+                return
+            with stream.lock:
+                self._flags |= _LEAVING
+            stream.loop.progress.begin_close(stream)
+            stream.set_deadline(options.close_timeout)
+            return
+        if self.handler is None:
+            stream.set_deadline(SERVE_TIMEOUT)
+            return
+        due = math.inf
+        silent = stream.silent_for()
+        if options.ping_interval is not None:
+            if self._ping_tick and stream.seen < self._ping_tick:
+                # an answer sets no deadline: where the interval is the shorter of the two, the next ping is due before
+                due = min(self._patience(options) - self._waited(), options.ping_interval)
+            else:
+                due = options.ping_interval * (1.0 - self._spread() * random()) - silent
+        if options.read_timeout is not None:
+            due = min(due, options.read_timeout - silent)
+        if options.write_timeout is not None and stream.blocked:
+            # sooner than the timeout: what the peer takes of the kernel's buffer shows between two looks
+            due = min(due, options.write_timeout - stream.stalled_for(), options.write_timeout / LOOKS)
+        stream.set_deadline(None if due == math.inf else max(due, 0.0))
+
+    def _heartbeat(self, options: AcceptOptions, silent: float) -> bool:
+        """Ping a silent peer; False when it is dead. Any inbound byte since the ping counts as life (`stream.seen`)."""
+        stream, pinged = self.stream, self._ping_tick
+        if pinged and stream.seen < pinged:  # `seen` may lie before the loop's first tick
+            late = self._waited() - self._patience(options)
+            if late < 0:
+                return True
+            if options.ping_timeout is not None:
+                if (
+                    stream.queued or stream.loop.progress.last(stream) is not None
+                ) and stream.stalled_for() < options.ping_timeout:
+                    self._ping_tick = stream.loop.ticks  # it takes what stands before our ping: it will come to that
+                    return True
+                if late < 1.0:
+                    return False
+                # The loop itself was held up, and has not read all that came meanwhile: judge in a second.
+                self._ping_tick = min(stream.loop.ticks, pinged + round((late + 1.0) * TICKS_PER_SECOND))
+                return True
+        self._ping_tick = 0
+        if silent >= options.ping_interval * (1.0 - self._spread()):  # type: ignore[operator]
+            self._ping_tick = stream.loop.ticks
+            stream.loop.progress.begin(stream, least=MUCH)
+            with stream.lock:
+                if self.connection.state is ConnectionState.OPEN:  # still
+                    stream.write_locked(self.connection.encode_ping(b""))
+        return True
+
+    def _spread(self) -> float:
+        """The part of the interval by which a ping may come early. A connection that is blocked is looked at often, for
+        its write timeout, and would always be pinged at the earliest time."""
+        return 0.0 if self.stream.blocked else PING_SPREAD
+
+    def _waited(self) -> float:
+        """Seconds since the ping."""
+        return (self.stream.loop.ticks - self._ping_tick) / TICKS_PER_SECOND
+
+    def _patience(self, options: AcceptOptions) -> float:
+        """Seconds after a ping at which to look again."""
+        return options.ping_interval if options.ping_timeout is None else options.ping_timeout  # type: ignore[return-value]
+
+    def _give_up(self, reason: str, cause: CloseCause) -> None:
+        """The peer is beyond a close handshake."""
+        self._blame(cause)
+        self.connection.receive_eof()
+        self.connection.close_reason = reason
+        self.stream.abort()
+
+    # ------------------------------------------------------------------ beginning and reading
+
+    def begin(self, handler: Handler) -> None:
+        """Attach the handler and begin delivery. Any thread; once."""
+        check_handler(handler)
+        with self.stream.lock:
+            if self.handler is not None:
+                raise UsageError("this connection is served already")
+            early, self._inbox = self._inbox, [(_OPEN, None)]
+            if self._flags & _LOST_EARLY or self.stream.closed:
+                self.connection.end()
+                self._inbox.append((_LOST, None))
+            if hasattr(handler, "on_chunk"):
+                self.connection.config = self.context.chunked
+            if handler.inline:
+                self.context = self.context.inlined()
+            self.handler = handler
+            self._flags &= ~_UNSERVED
+            size, fresh = self.context.options.send_buffer, self.context.mark < 0
+            if (fresh or size is not None) and self.stream.sock is not None:
+                self.context.loop.sockets.limit_sending(self.stream.sock, size, fresh=fresh)
+        self._submit()
+        self.context.loop.call_soon(self._begun, early)
+
+    def _begun(self, early: list[Event] | None) -> None:
+        """Loop thread: the heartbeat starts, and bytes that came before the handler are parsed."""
+        if self.stream.closed:
+            return
+        options = self.context.options
+        if options.ping_interval is not None and options.read_timeout is None:
+            # as if it had been silent before
+            self.stream.seen -= round(options.ping_interval * FIRST_PING_SPREAD * TICKS_PER_SECOND * random())
+        self.arm()
+        if early:
+            for _, data in early:
+                self.data_received(bytearray(data), len(data))
+            self._resume_reading()
+
+    def _stash(self, buf: bytearray | bytes, n: int) -> bool:
+        """Bytes before `serve`: keep one read of them, and read no more until there is a handler."""
+        with self.stream.lock:
+            if self.handler is not None:
+                return False
+            self._inbox = [*(self._inbox or ()), (_CHUNK, bytes(memoryview(buf)[:n]))]
+        self.stream.pause_reading()
+        return True
+
+    def _pause_reading(self) -> None:
+        with self.stream.lock:
+            self._flags |= _FULL
+        self.stream.pause_reading()
+
+    def _resume_reading(self) -> None:
+        """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
+        if self.stream.closed or self.context.receiving.holds_off(self):
+            return
+        with self.stream.lock:
+            if self._inbox is not None:
+                self._flags |= _FULL  # the task that runs comes here when it ends
+                return
+            self._flags &= ~_FULL
+        if self.connection.pending:
+            self.data_received(bytearray(), 0)
+        # a task that ran in the loop may have ended, and taken the flag away, with more to parse: it comes here again
+        if not self._flags & _FULL and not self.connection.pending:
+            self.stream.resume_reading()
+
+    # ------------------------------------------------------------------ what is held of what came (loop thread)
+
+    def _count_held(self, n: int, events: list[Event], waiting: bool = False) -> None:
+        """After `n` bytes came: count what is unfinished, and the events that wait for the handler, unless it is
+        little."""
+        context, connection = self.context, self.connection
+        receiving = context.receiving
+        if connection._assembly is None:
+            receiving.ended(self)
+        elif context.options.message_timeout is not None and not connection.config.chunked:
+            head = SMALL_HEAD if connection.config.masked else 2
+            for kind, value in events:
+                if kind == _PING or kind == _PONG:  # they may come between fragments, and bring the message no further
+                    n -= head + len(value)
+            receiving.came(self, n)
+        unfinished = connection.held()
+        size = sum(map(_event_size, events)) if waiting or not context.inline else 0
+        if unfinished + size >= SMALL or self._flags & _COUNTED:
+            with self.stream.lock:
+                self._flags |= _COUNTED
+            if not receiving.note(self, unfinished, size):
+                with self.stream.lock:
+                    self._flags &= ~_COUNTED
+
+    @property
+    def message_timeout(self) -> float | None:
+        """Seconds within which an unfinished message has to get on."""
+        return self.context.options.message_timeout
+
+    @property
+    def unread(self) -> bool:
+        """Whether it is we who do not read."""
+        return self._flags & _FULL != 0 or self.context.receiving.holds_off(self)
+
+    def held(self) -> int:
+        """Return the bytes that are held of what is unfinished."""
+        return self.connection.held()
+
+    def hold_off(self) -> None:
+        """Read no more until `read_on`: too much is held."""
+        self._pause_reading()
+
+    def read_on(self) -> None:
+        """Read on, for there is room."""
+        self._resume_reading()
+
+    def give_way(self, error: ReceiveError) -> None:
+        """Throw away what is unfinished, and end as for a fault of the peer's."""
+        events: list[Event] = []
+        self.connection.fail(error, events)
+        self.context.receiving.note(self, 0, 0)
+        self._end_began(events)
+        self._enqueue(events)
+
+    # ------------------------------------------------------------------ inbox
+
+    def _answer_pings(self, events: list[Event]) -> list[Event]:
+        """Loop thread: pongs go out ahead of what the handler still has to do; returns what the handler is to hear."""
+        return [event for event in events if event[0] != _PING or self._pinged(event[1])]
+
+    def _pinged(self, data: bytes) -> bool:
+        """Answer a ping at once; whether the handler wants to hear of it."""
+        stream = self.stream
+        with stream.lock:
+            if not stream.queued:
+                self._flags &= _PONG_UNIT - 1
+            if self._flags < MAX_QUEUED_PONGS * _PONG_UNIT and self.connection.state is ConnectionState.OPEN:
+                self._flags += _PONG_UNIT
+                stream.write_locked(self.connection.encode_pong(data))
+        return self._overrides("on_ping")
+
+    def _overrides(self, name: str) -> bool:
+        """Whether the handler wants to hear of something."""
+        handler = self.handler
+        return getattr(type(handler), name) is not getattr(Handler, name) or name in getattr(handler, "__dict__", ())
+
+    def _enqueue(self, events: list[Event]) -> None:
+        """Loop thread: put events in the inbox, and see to it that a task runs."""
+        lock = self.stream.lock
+        lock.acquire()
+        inbox = self._inbox
+        if inbox is None:
+            self._inbox = events
+            lock.release()
+            self._submit()
+            return
+        inbox.extend(events)
+        full = not self._flags & _FULL and self._overfull(inbox)  # the lock keeps the task from giving buffers back
+        if full:
+            self._flags |= _FULL
+        lock.release()
+        if full:
+            self.stream.pause_reading()
+
+    def _overfull(self, inbox: list[Event]) -> bool:
+        options = self.context.options
+        if len(inbox) >= options.inbox_messages:
+            return True
+        waiting = 0
+        for kind, value in inbox:
+            if kind == _TEXT or kind == _BINARY:
+                waiting += len(value)
+            elif kind == _CHUNK:
+                waiting += len(value[2])
+        return waiting > options.max_message_size
+
+    def _submit(self) -> None:
+        loop = self.context.loop
+        if not self.context.inline:
+            loop.pool.submit(self)
+        elif loop.in_loop():
+            self.run()
+        else:
+            loop.call_soon(self.run)
+
+    def run(self) -> None:
+        """The task: deliver what the inbox holds. On a worker, or in the loop for `workers=0`; never two at once."""
+        stream = self.stream
+        lock = stream.lock
+        corked = not self.context.inline
+        lock.acquire()
+        if corked:
+            stream.cork_locked()
+        while True:
+            events = self._inbox
+            if not events:
+                self._inbox = None
+                full = self._flags & _FULL
+                self._flags &= ~_FULL
+                if self._flags & _COUNTED and not self.context.receiving.emptied(self):
+                    self._flags &= ~_COUNTED
+                break
+            if self._flags & _COUNTED:
+                self.context.receiving.took(self)
+            self._inbox = []
+            lock.release()
+            rest = self._deliver(events)
+            held = bool(rest) and self._hold(rest)
+            lock.acquire()
+            if held:  # `drained` submits the task again, and may have done so by now: the inbox is not ours any more
+                full = 0
+                break
+        if corked:
+            if self.context.loop.pool.tasks:  # there is more to do than to send
+                stream.uncork_later_locked()
+            else:
+                stream.uncork_locked()
+        lock.release()
+        if full and not stream.closed:  # else the loop may be gone as well
+            self.context.loop.call_soon(self._resume_reading)
+
+    def stalled(self) -> None:
+        """The pool found this task still running at its second look: what it wrote must not wait for its end."""
+        self.stream.uncork()
+
+    def _hold(self, rest: list[Event]) -> bool:
+        """Put events back; True when they have to wait until the outgoing queue has drained."""
+        stream = self.stream
+        with stream.lock:
+            stream.flush_locked()
+            self._inbox = rest + (self._inbox or [])
+            if stream.queued <= self.context.high_water or stream.closed:
+                return False
+            self._flags |= _HELD
+            if self._flags & _COUNTED:
+                self.context.receiving.put_back(self)
+            stream.owe_drained()  # all may go out in the next send, which by itself tells nobody
+            return True
+
+    # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
+
+    def _deliver(self, events: list[Event]) -> list[Event]:
+        """Run the callbacks of `events` in order; returns those for which the outgoing queue is too full."""
+        if self._flags & (_MUTED | _CLOSED):
+            return self._deliver_muted(events)
+        stream, high_water = self.stream, self.context.high_water
+        if stream.queued > high_water and not stream.closed:
+            return events
+        on_message = self.handler.on_message  # type: ignore[union-attr]
+        waiting = iter(events)
+        for kind, value in waiting:
+            if kind == _TEXT or kind == _BINARY:
+                try:
+                    on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
+                except BaseException as error:
+                    self._callback_failed("on_message", error)
+                    value.release()
+                    return self._deliver_muted(list(waiting))
+                buffer = value
+                if buffer._pool is None:
+                    buffer._data = None  # what release() would do, without the call
+                else:
+                    buffer.release()
+            else:
+                self._deliver_other(kind, value)
+                if self._flags & _MUTED:
+                    return self._deliver_muted(list(waiting))
+            if stream.queued > high_water:
+                return list(waiting)
+        return []
+
+    def _deliver_muted(self, events: list[Event]) -> list[Event]:
+        """After a callback raised: messages are dropped, but how the connection ends is still to be found out."""
+        for kind, value in events:
+            if kind == _TEXT or kind == _BINARY:
+                value.release()
+            else:
+                self._deliver_other(kind, value)
+        return []
+
+    def _deliver_other(self, kind: int, value: Any) -> None:
+        if kind == _CLOSE:
+            self._peer_closed(*value)
+        elif kind == _FAIL:
+            self._peer_failed(value)
+        elif kind == _EOF:
+            self.connection.end()
+            self.stream.close()
+            self._finish()
+        elif kind == _LOST:
+            self._finish()
+        elif kind == _OPEN:
+            self._call("on_open")
+            if not self.context.options.keep_request:
+                self._request = None
+        elif kind == _CHUNK:
+            opcode, fin, buff = value
+            self._call("on_chunk", _OPCODES[opcode], fin, buff)
+            buff.release()
+        elif kind == _DRAIN:
+            self._call("on_drain")
+        elif kind == _DISMISS:
+            self.begin_close(*value)
+        elif kind == _PONG:
+            self._call("on_pong", value)
+        elif not self.context.inline or self._pinged(value):
+            self._call("on_ping", value)
+
+    def _call(self, name: str, *args: Any) -> None:
+        if self._flags & (_MUTED | _CLOSED):
+            return
+        callback: Callable[..., None] = getattr(self.handler, name)
+        try:
+            callback(self, *args)
+        except BaseException as error:
+            self._callback_failed(name, error)
+
+    def _callback_failed(self, name: str, error: BaseException) -> None:
+        """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011). Whatever it
+        is: SystemExit would end a worker, or the loop, and say nothing."""
+        if isinstance(error, ConnectionClosedError) and self.connection.state is not ConnectionState.OPEN:
+            logger.debug("%s of %r wrote after the connection had closed", name, self)  # nobody's fault: a race
+        else:
+            logger.error("%s of %r raised; closing the connection with 1011", name, self, exc_info=error)
+        with self.stream.lock:
+            self._flags |= _MUTED
+        self.begin_close(CloseCode.INTERNAL_ERROR, "", CloseCause.HANDLER_ERROR)
+        self._pass_on(error)
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Ctrl-C in a main thread that runs the loop is meant for the program: it ends the loop's run, soon."""
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            self.context.loop.call_soon(_raise, error)
+
+    # ------------------------------------------------------------------ closing
+
+    def _blame(self, cause: CloseCause) -> None:
+        """What made the connection end: the first to say so is right."""
+        if self._cause is None:
+            self._cause = cause
+
+    def begin_close(self, code: int, reason: str, cause: CloseCause = CloseCause.LOCAL) -> None:
+        """Send our close frame, if none was sent yet, and wait for the peer's, bounded by the close timeout. Any
+        thread."""
+        with self.stream.lock:
+            if self.connection.state is not ConnectionState.OPEN:
+                return
+            self.release_backlog()
+            self.stream.write_locked(self.connection.encode_close(code, reason))
+            self._blame(cause)
+        self.context.overflow.wake(self)
+        self.context.loop.call_soon(self.arm)
+
+    def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
+        """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
+        with self.stream.lock:
+            self._flags |= _DISMISSED
+            unserved = self.handler is None
+            waits = self._inbox is not None and not unserved
+            if waits:
+                self._inbox.append((_DISMISS, (code, reason, cause)))  # type: ignore[union-attr]
+        if not waits:  # and nothing comes in between: that is the loop's doing, too
+            self.begin_close(code, reason, cause)
+        if unserved:  # nobody would read the answer
+            self.stream.close()
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether `dismiss` was called."""
+        return self._flags & _DISMISSED != 0
+
+    def _peer_closed(self, code: int, reason: str) -> None:
+        """The peer's close frame, in its turn: answer it with its code and reason, unless it is itself the answer
+        (RFC 6455 §5.5.1)."""
+        self._blame(CloseCause.PEER)
+        with self.stream.lock:
+            if self.connection.state is ConnectionState.CLOSE_RECEIVED:
+                self.stream.write_locked(self.connection.encode_close(code, reason))
+                self.stream.flush_locked()  # at once: on_close may be the sign for the process to end
+        if self.context.role is Role.SERVER:
+            self.stream.close()
+        else:  # the server closes the TCP connection first, so that TIME_WAIT is its (§7.1.1)
+            self.context.loop.call_soon(self.arm)
+        self._finish()
+
+    def _peer_failed(self, error: ProtocolError) -> None:
+        """The peer broke the protocol: tell it, and read no more (RFC 6455 §7.1.7)."""
+        self._blame(error.cause)
+        with self.stream.lock:
+            if self.connection.state is ConnectionState.FAILED:
+                self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))
+                self.stream.flush_locked()
+        self.connection.close_code, self.connection.close_reason = error.close_code, error.reason
+        self.stream.close()
+        self._finish()
+
+    def _finish(self) -> None:
+        """on_close: exactly once, after everything else."""
+        with self.stream.lock:
+            if self._flags & _CLOSED:
+                return
+            self._flags |= _CLOSED
+        self._blame(CloseCause.LOST)
+        assert self._cause is not None
+        self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause._name_.lower())
+        try:
+            self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
+        except BaseException as error:
+            logger.exception("on_close of %r raised", self)
+            self._pass_on(error)
+
+    # ------------------------------------------------------------------ outgoing queue
+
+    def send_prepared(self, message: PreparedMessage) -> bool:
+        """Queue a message that is made for many; whether it was. The overflow policy decides as for any other, but
+        nothing is raised, and nobody waits: who is closed, or too slow, does not get it. Any thread."""
+        stream, context = self.stream, self.context
+        lock = stream.lock
+        lock.acquire()
+        try:
+            if stream.queued > context.mark and not self.make_room(
+                message.opcode, message.data, message.compress, message.key, expires=message.expires, wait=False
+            ):
+                return self in context.overflow.backlogs
+            if self._writer is None:
+                frame = message.encode(self.connection)
+                stream.write_locked(frame)
+                self.count_sent(frame)
+            else:
+                return bool(self._writer.defer(message.opcode, message.data, message.compress))
+        except (ConnectionClosedError, QueueFullError):
+            return False
+        finally:
+            lock.release()
+        return True
+
+    def send_text(self, text: str) -> bool:
+        """Queue a text message of the engine's own. Raises as `WebSocket.write_string`, but never waits: the policy
+        "block" refuses, with QueueFullError. False: the policy dropped it. Any thread, whatever locks it has."""
+        stream, data = self.stream, text.encode()
+        with stream.lock:
+            if stream.queued > self.context.mark and not self.make_room(_TEXT, data, wait=False):
+                return self in self.context.overflow.backlogs
+            if self._writer is None:
+                frame = self.connection.encode_message(_TEXT, data)
+                stream.write_locked(frame)
+                self.count_sent(frame)
+            else:
+                return bool(self._writer.defer(_TEXT, data, True))
+        return True
+
+    def count_sent(self, frame: bytes) -> None:
+        """A message goes out, the last part of it in `frame`."""
+        size = len(frame)  # no call within an increment: other threads may have their turn after it
+        traffic = self.context.traffic
+        traffic.sent += 1
+        traffic.sent_bytes += size
+
+    def make_room(
+        self,
+        opcode: int = 0,
+        data: Any = b"",
+        compress: bool = True,
+        key: Hashable = None,
+        deferred: int = 0,
+        expires: float = math.inf,
+        wait: bool = True,
+    ) -> bool:
+        """Under stream.lock, with the queue over `context.mark`: find out whether there is room for a message, and else
+        apply the policy. `opcode` 0: it is not known yet as a whole, so it cannot be kept back. `deferred`: bytes that
+        wait for the end of a streamed message and count as queued. `expires`: the time after which it is not kept any
+        longer. `wait`: the caller is the user, for whom "block" may wait.
+
+        True: the message may be queued; False: that is settled, it is kept back or dropped. Raises QueueFullError for
+        the policies "refuse" and "block".
+        """
+        stream, context = self.stream, self.context
+        overflow, policy = context.overflow, context.options.overflow
+        if self.connection.state in ENDING:
+            return True  # the encoder raises the right error
+        if opcode and policy in KEEPING:
+            return self._pass_or_keep(opcode, data, compress, key if policy == "latest" else None, expires)
+        if stream.queued + deferred > context.high_water:
+            stream.flush_locked()
+        if stream.queued + deferred <= context.high_water:
+            if not stream.blocked or not overflow.over_budget(len(data)):
+                return True
+            overflow.count("over_budget")
+        if stream.queued:
+            stream.owe_drained()  # to whoever is refused, and may be far below the mark
+        if policy == "block" and wait and not deferred:
+            return self._wait_for_room(len(data))
+        if policy in ("refuse", "block"):
+            overflow.count("refused")
+            raise QueueFullError(f"{stream.queued + deferred} bytes are queued and the peer does not take them")
+        if policy == "close":
+            overflow.count("closed")
+            stream.write_locked(self.connection.encode_close(CloseCode.TRY_AGAIN_LATER, "too slow"))
+            self._blame(CloseCause.SLOW)
+            context.loop.call_soon(self.arm)
+        else:
+            overflow.count("dropped")
+        return False
+
+    def may_wait(self) -> bool:
+        """Return whether this thread may wait for the peer. Under stream.lock, which is let go meanwhile: if it is
+        still ours then, it was held twice, and would be held while we wait."""
+        lock = self.stream.lock
+        lock.release()
+        try:
+            return self.context.loop.may_wait()
+        finally:
+            lock.acquire()
+
+    def _wait_for_room(self, size: int) -> bool:
+        """The policy "block": the thread waits, and its place in the pool is taken by another meanwhile."""
+        stream, context = self.stream, self.context
+        overflow, pool = context.overflow, context.loop.pool
+        seconds = context.options.write_timeout
+        inside = pool.in_worker()
+        if not self.may_wait() or (inside and not pool.step_aside()):
+            overflow.count("refused")
+            raise QueueFullError(f"{stream.queued} bytes are queued, and this thread must not wait")
+        overflow.count("blocked")
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        try:
+            while not stream.closed and self.connection.state not in ENDING:
+                if stream.queued <= context.high_water and not (stream.blocked and overflow.over_budget(size)):
+                    break
+                left = end - time.monotonic()
+                if left <= 0:
+                    overflow.count("block_timeouts")
+                    raise QueueFullError(f"the peer took nothing of {stream.queued} bytes for {seconds:g} s")
+                if stream.queued:
+                    stream.owe_drained()
+                event = overflow.enlist(self)
+                stream.lock.release()
+                try:
+                    # not for ever: what others have queued may be sent, and nobody tells us of that
+                    event.wait(min(left, BUDGET_WAIT) if overflow.max_queued is not None else min(left, MAX_WAIT))
+                finally:
+                    stream.lock.acquire()
+                    overflow.delist(self, event)
+        finally:
+            if inside:
+                pool.step_back()
+        return True
+
+    def _pass_or_keep(self, opcode: int, data: Any, compress: bool, key: Hashable, expires: float) -> bool:
+        """The policies "drop_oldest" and "latest": as soon as the kernel takes no more, messages wait here."""
+        stream, context = self.stream, self.context
+        overflow = context.overflow
+        backlog = overflow.backlogs.get(self)
+        if backlog is None:
+            if stream.queued > min(context.high_water, FRESH) and not stream.blocked:
+                stream.flush_locked()
+            if not stream.blocked:
+                return True
+            on_drop = None if overflow.on_drop is None else partial(overflow.on_drop, self)
+            backlog = overflow.backlogs[self] = Backlog(context.high_water, on_drop)
+        payload = data.encode() if isinstance(data, str) else to_bytes(data)
+        if opcode == _TEXT and payload is not data and not isinstance(data, str) and not payload.isascii():
+            payload.decode()  # what is wrong is told to whom it belongs
+        over = overflow.over_budget(len(payload))
+        if over:
+            overflow.count("over_budget")
+        replaced, dropped = backlog.put(key, (opcode, payload, compress, expires), grow=not over)
+        if replaced:
+            overflow.count("replaced")
+        if dropped:
+            overflow.count("dropped_oldest", dropped)
+        if stream.queued:
+            stream.owe_drained()
+        return False
+
+    def release_backlog(self) -> None:
+        """Under stream.lock: what was kept back is queued, for something follows it that must not overtake it."""
+        if self in self.context.overflow.backlogs:
+            self._refill(1 << 62)
+
+    def _refill(self, most: int) -> None:
+        """Under stream.lock: queue what was kept back, in portions, until the kernel takes no more, or `most` bytes are
+        queued."""
+        stream, backlogs = self.stream, self.context.overflow.backlogs
+        backlog = backlogs[self]
+        now = self.context.loop.time()
+        try:
+            while len(backlog):
+                if stream.queued > most:
+                    stream.flush_locked()
+                    if stream.queued > most:
+                        stream.owe_drained()
+                        return
+                opcode, data, compress, expires = backlog.take()
+                if expires <= now:
+                    self.context.overflow.count("expired")
+                    continue
+                if self._writer is None:
+                    frame = self.connection.encode_message(opcode, data, compress)
+                    stream.write_locked(frame)
+                    self.count_sent(frame)
+                else:
+                    self._writer.defer(opcode, data, compress)
+        except (ConnectionClosedError, QueueFullError):  # it is too late for the rest
+            backlog.drop()
+        del backlogs[self]
+        stream.flush_locked()

@@ -1,0 +1,455 @@
+"""WebSocket: the user's side of one connection. Every method may be called from every thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from types import TracebackType
+from typing import Any
+
+from gows.bytebuffer import ByteBuffer
+from gows.codes import CloseCause, CloseCode, Opcode
+from gows.errors import ConnectionClosedError, QueueFullError, UsageError, WriterBusyError
+from gows.jsontext import to_json_text
+from gows.options import check_seconds
+from gows.printable import show_address
+from gows.protocol.connection import Connection, ConnectionState, to_bytes
+from gows.reactor.stream import Stream
+from gows.session.handler import Handler
+from gows.session.session import ENDING, Session, SessionContext
+
+Data = bytes | bytearray | memoryview | ByteBuffer
+
+_STREAMED_FRAGMENT = 16384
+"""Bytes that a MessageWriter gathers before it sends a fragment."""
+
+
+class WebSocket(Session):
+    """One WebSocket connection, as `gows.accept` or `gows.connect` returns it.
+
+    Writing never blocks: a message is encoded, queued and sent as soon as the kernel takes it. Writing raises
+    ConnectionClosedError once the connection is closed or closing, and, over the high-water mark, what
+    `AcceptOptions.overflow` says (QueueFullError by default). Nothing was sent when a write raises.
+    """
+
+    __slots__ = ("__weakref__", "data")
+
+    def __init__(
+        self,
+        stream: Stream,
+        connection: Connection,
+        context: SessionContext,
+        subprotocol: str | None = None,
+        request: object = None,
+    ) -> None:
+        super().__init__(stream, connection, context, subprotocol, request)
+        self.data: Any = None
+        """Free for the user."""
+
+    def serve(self, handler: Handler) -> None:
+        """Attach the handler and start delivery; returns at once. Once for a connection."""
+        self.begin(handler)
+
+    # ------------------------------------------------------------------ writing
+
+    def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True, key: Hashable = None) -> None:
+        """Send one message: TEXT (must be UTF-8, ValueError otherwise), BINARY, or a control frame (at most 125
+        bytes). `key`: as for `write_string`."""
+        if opcode == Opcode.TEXT or opcode == Opcode.BINARY:
+            self._write(int(opcode), data, compress, key)
+        elif opcode == Opcode.PING:
+            self.write_ping(data)
+        elif opcode == Opcode.PONG:
+            self.write_pong(data)
+        else:
+            raise ValueError(f"a message is TEXT, BINARY, PING or PONG, not {opcode!r}; close with close_handshake()")
+
+    def write_string(self, text: str, compress: bool = True, key: Hashable = None) -> None:
+        """Send a text message. `compress=False`: never compressed, e.g. for secrets beside a peer's own text. `key`:
+        with the overflow policy "latest", it takes the place of a message with the same key that still waits."""
+        stream = self.stream
+        lock = stream.lock
+        lock.acquire()  # `with` would cost twice as much
+        try:
+            if stream.queued > self.context.mark and not self.make_room(1, text, compress, key):
+                return
+            if self._writer is None:
+                frame = self.connection.encode_text(text, compress)
+                stream.write_locked(frame)
+                size = len(frame)  # no call within an increment: other threads may have their turn after it
+                traffic = self.context.traffic
+                traffic.sent += 1
+                traffic.sent_bytes += size
+            else:
+                self._writer.defer(Opcode.TEXT, text.encode(), compress)
+        except AttributeError:
+            if isinstance(text, str):
+                raise
+            raise TypeError(
+                f"write_string takes a str, not {type(text).__name__}; write_text takes UTF-8 as bytes"
+            ) from None
+        finally:
+            lock.release()
+
+    def write_text(self, data: Data, compress: bool = True, key: Hashable = None) -> None:
+        """Send a text message that is UTF-8 already; ValueError when it is not."""
+        self._write(1, data, compress, key)
+
+    def write_binary(self, data: Data, compress: bool = True, key: Hashable = None) -> None:
+        """Send a binary message."""
+        self._write(2, data, compress, key)
+
+    def write_json(self, value: Any, compress: bool = True, key: Hashable = None) -> None:
+        """Send `value` as JSON in a text message; what `json` cannot write raises TypeError or ValueError, and
+        nothing is sent."""
+        self.write_string(to_json_text(value), compress, key)
+
+    def write_ping(self, data: Data = b"") -> None:
+        """Send a ping of at most 125 bytes."""
+        with self.stream.lock:
+            self.stream.write_locked(self.connection.encode_ping(data))
+
+    def write_pong(self, data: Data = b"") -> None:
+        """Send an unasked pong of at most 125 bytes; those that were asked for are sent by the engine."""
+        with self.stream.lock:
+            self.stream.write_locked(self.connection.encode_pong(data))
+
+    def next_writer(self, opcode: Opcode | int = Opcode.TEXT, compress: bool = True) -> MessageWriter:
+        """Write one message in pieces: `with ws.next_writer(Opcode.TEXT) as w: w.write_string(…)`.
+
+        One writer at a time: WriterBusyError while another is open. Whole messages that other threads write meanwhile
+        are sent after it; they count as queued.
+        """
+        if opcode != Opcode.TEXT and opcode != Opcode.BINARY:
+            raise ValueError(f"a message is written as TEXT or BINARY, not {opcode!r}")
+        with self.stream.lock:
+            if self.connection.state in ENDING:
+                raise ConnectionClosedError("the connection is closed")
+            if self._writer is not None:
+                raise WriterBusyError("another writer is open on this connection")
+            self._writer = writer = MessageWriter(self, Opcode(opcode), compress)
+        return writer
+
+    def _write(self, opcode: int, data: Data, compress: bool, key: Hashable) -> None:
+        if type(data) is not bytes:
+            data = to_bytes(data)  # without the lock: where the bytes are may be the user's code (PEP 688)
+        stream = self.stream
+        lock = stream.lock
+        lock.acquire()
+        try:
+            if stream.queued > self.context.mark and not self.make_room(opcode, data, compress, key):
+                return
+            if self._writer is None:
+                frame = self.connection.encode_message(opcode, data, compress)
+                stream.write_locked(frame)
+                size = len(frame)  # no call within an increment: other threads may have their turn after it
+                traffic = self.context.traffic
+                traffic.sent += 1
+                traffic.sent_bytes += size
+            else:
+                self._writer.defer(opcode, data, compress)
+        finally:
+            lock.release()
+
+    # ------------------------------------------------------------------ topics
+
+    def subscribe(self, topic: str) -> bool:
+        """Have what is published to a topic (`Server.publish`) sent to this connection, until it ends. In a pattern the
+        word `*` stands for any one word, and `>` at the end for one or more: "prices.*.gold", "prices.>".
+
+        False: it was subscribed already. Raises ValueError for what is no topic, NotAllowedError when `may_subscribe`
+        says no, UsageError for more than `max_topics` and for a connection that is no server's, ConnectionClosedError.
+        """
+        return bool(self.publishing().subscribe(self, topic))
+
+    def unsubscribe(self, topic: str) -> bool:
+        """The reverse; `topic` as it was subscribed to. False: it was not. What was published before may still come."""
+        return bool(self.publishing().unsubscribe(self, topic))
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """What it is subscribed to, in the order in which it subscribed."""
+        found: tuple[str, ...] = self.publishing().subscriptions.of(self)
+        return found
+
+    def publish(
+        self,
+        topic: str,
+        data: Any,
+        opcode: Opcode | int | None = None,
+        *,
+        key: Hashable = None,
+        ttl: float | None = None,
+        history: Any = None,
+        compress: bool = True,
+        done: Callable[[Exception | None], object] | None = None,
+    ) -> None:
+        """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
+        (NotAllowedError)."""
+        self.publishing().subscriptions.check_publish(self, topic)
+        server: Any = self.context.owner
+        server.publish(
+            topic, data, opcode, exclude=self, key=key, ttl=ttl, history=history, compress=compress, done=done
+        )
+
+    def publishing(self) -> Any:
+        """Its server's: a layer above this one knows what that is."""
+        publishing = getattr(self.context.owner, "publishing", None)
+        if publishing is None:
+            raise UsageError("topics are those of a gows.Server, and this connection was not accepted by one")
+        return publishing
+
+    # ------------------------------------------------------------------ closing
+
+    def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
+        """Send a close frame and let the peer answer, for at most `AcceptOptions.close_timeout` seconds. Returns
+        at once; idempotent.
+
+        Raises InvalidCloseCodeError for a code that may not travel, or a text over 123 bytes of UTF-8.
+        """
+        self.begin_close(code, text)
+
+    def close(self) -> None:
+        """End the connection at once, without a close handshake: the peer sees 1006. Idempotent; `on_close`
+        follows."""
+        self._blame(CloseCause.LOCAL)
+        with self.stream.lock:
+            self.release_backlog()
+        self.connection.end()
+        self.stream.close()
+        self.context.overflow.wake(self)
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more: a close began, from either side, or the connection is gone."""
+        return self.connection.state is not ConnectionState.OPEN or self.stream.closed
+
+    @property
+    def close_code(self) -> int | None:
+        """How it ended: the peer's close code; 1005 if its close frame had none; 1006 if there was none. None
+        while open.
+
+        When the peer broke the protocol: the code that we told it.
+        """
+        return None if self.connection.state is ConnectionState.OPEN else self.connection.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The text that came with the close code, or what the engine found (e.g. a timeout)."""
+        return self.connection.close_reason
+
+    @property
+    def close_cause(self) -> CloseCause | None:
+        """What made it end, as the engine saw it; None while open. 1006 may be IDLE, SLOW or LOST."""
+        return None if self.connection.state is ConnectionState.OPEN else self._cause
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that are queued and not yet taken by the kernel, that are kept back for a peer that takes none, or that
+        wait for the end of a streamed message."""
+        writer, backlog = self._writer, self.context.overflow.backlogs.get(self)
+        kept = 0 if backlog is None else backlog.size
+        return self.stream.queued + kept + (0 if writer is None else writer.waiting)
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol agreed on, or None."""
+        return self._subprotocol
+
+    @property
+    def group(self) -> str:
+        """The label of its AcceptOptions."""
+        return self.context.options.group
+
+    @property
+    def request(self) -> Any:
+        """The `gows.Request` of the upgrade, until `on_open` has returned (then None, unless
+        `AcceptOptions.keep_request`)."""
+        return self._request
+
+    @property
+    def local_addr(self) -> Any:
+        """Our address, e.g. ("127.0.0.1", 8080); asked of the kernel each time. None once the socket is gone."""
+        return self.stream.local_address
+
+    @property
+    def remote_addr(self) -> Any:
+        """The peer's address, e.g. ("127.0.0.1", 50000); asked of the kernel each time. None once the socket is
+        gone. Behind a proxy of `Admission(trusted_proxies=…)`, the client's; its port is 0 where nobody told it."""
+        return self.stream.peer_address
+
+    # ------------------------------------------------------------------ timeouts
+
+    def set_read_timeout(self, seconds: float | None) -> None:
+        """Close with 1001 when no byte came for so long (pongs count); None: no limit. For this connection only."""
+        check_seconds("seconds", seconds)
+        self._set_timeouts(read_timeout=seconds)
+
+    def set_write_timeout(self, seconds: float | None) -> None:
+        """Drop the connection (1006) when the peer took no byte of a waiting queue for so long; None: no limit.
+        For this connection only."""
+        check_seconds("seconds", seconds)
+        self._set_timeouts(write_timeout=seconds)
+
+    def _set_timeouts(self, **timeouts: float | None) -> None:
+        self.context = self.context.with_timeouts(**timeouts)
+        self.context.loop.call_soon(self._rearm)
+
+    def _rearm(self) -> None:
+        if not self.stream.closed:
+            self.arm()
+
+    def __repr__(self) -> str:
+        return f"<WebSocket {show_address(self.remote_addr)} {self.connection.state.name}>"
+
+
+class MessageWriter:
+    """Writes one message in pieces; made by `WebSocket.next_writer`. For one thread at a time.
+
+    Pieces are gathered to fragments of 16 KiB. Leaving the `with` block ends the message. When the block raises, a
+    message of which nothing was sent is forgotten; one that was begun cannot be taken back, so the connection is closed
+    with 1011.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_compress",
+        "_deferred",
+        "_dropped",
+        "_opcode",
+        "_open",
+        "_parts",
+        "_size",
+        "_ws",
+        "waiting",
+    )
+
+    def __init__(self, ws: WebSocket, opcode: Opcode, compress: bool) -> None:
+        self._ws = ws
+        self._opcode = opcode
+        self._compress = compress
+        self._open = True
+        self._begun = False  # a fragment was sent
+        self._dropped = False  # the overflow policy dropped the message
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._deferred: list[tuple[int, bytes, bool]] = []
+        self.waiting = 0
+        """Bytes of whole messages that wait for the end of this one."""
+
+    def write(self, data: Data) -> None:
+        """Add bytes to the message. In a text message they must be UTF-8 as a whole; a character may be split
+        between two calls.
+
+        Over the high-water mark a message that was begun cannot be dropped any more: QueueFullError, also for the
+        policy "drop". Of `data` nothing was taken when this raises, so it may be written again after `on_drain`.
+        """
+        if not self._open:
+            raise WriterBusyError("this writer is closed")
+        piece = to_bytes(data)
+        self._parts.append(piece)
+        self._size += len(piece)
+        if self._size >= _STREAMED_FRAGMENT:
+            try:
+                self._send(fin=False)
+            except BaseException:
+                self._parts.pop()
+                self._size -= len(piece)
+                raise
+
+    def write_string(self, text: str) -> None:
+        """Add text to the message."""
+        self.write(text.encode())
+
+    def close(self) -> None:
+        """End the message and send what is left of it. Idempotent."""
+        if self._open:
+            self._open = False
+            try:
+                self._send(fin=True)
+            except BaseException:
+                self._give_up()
+                raise
+            self._release()
+
+    def defer(self, opcode: int, data: bytes, compress: bool) -> bool:
+        """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun.
+        False: the overflow policy dropped it."""
+        ws = self._ws
+        if not self._begun:
+            frame = ws.connection.encode_message(opcode, data, compress)
+            ws.stream.write_locked(frame)
+            ws.count_sent(frame)
+            return True
+        if ws.connection.state in ENDING:
+            raise ConnectionClosedError("the connection is closed")
+        if opcode == Opcode.TEXT:
+            data.decode()  # what is wrong is told to whom it belongs
+        room = max(self.waiting, len(self._deferred) * 16)  # empty ones take room as well
+        if room > ws.context.high_water and not ws.make_room(deferred=room):
+            return False
+        self._deferred.append((opcode, data, compress))
+        size = len(data)
+        self.waiting += size
+        return True
+
+    def _send(self, fin: bool) -> None:
+        ws = self._ws
+        stream, connection = ws.stream, ws.connection
+        with stream.lock:
+            if not self._begun:
+                ws.release_backlog()
+            # The end of a message that was begun is never refused: others wait for it.
+            if stream.queued > ws.context.high_water and not (fin and self._begun) and not ws.make_room():
+                if self._begun and connection.state not in ENDING:
+                    raise QueueFullError("a message that was begun cannot be dropped")
+                self._dropped = not self._begun
+            if not self._dropped:
+                data = b"".join(self._parts)
+                if fin and not self._begun:
+                    frame = connection.encode_message(self._opcode, data, self._compress)
+                else:
+                    frame = connection.encode_fragment(self._opcode, data, not self._begun, fin, self._compress)
+                    self._begun = True
+                stream.write_locked(frame)
+                if fin:
+                    ws.count_sent(frame)
+                else:
+                    size = len(frame)
+                    ws.context.traffic.sent_bytes += size
+            self._parts.clear()
+            self._size = 0
+
+    def _give_up(self) -> None:
+        """The message will not be finished."""
+        if self._begun:
+            self._ws.begin_close(CloseCode.INTERNAL_ERROR, "")
+        self._release()
+
+    def _release(self) -> None:
+        """The way is free for others: first for those who have waited."""
+        ws = self._ws
+        with ws.stream.lock:
+            ws._writer = None
+            try:
+                for opcode, data, compress in self._deferred:
+                    frame = ws.connection.encode_message(opcode, data, compress)
+                    ws.stream.write_locked(frame)
+                    ws.count_sent(frame)
+            except (ConnectionClosedError, WriterBusyError):  # the connection ends, or this message never will
+                pass
+            self._deferred.clear()
+            self.waiting = 0
+
+    def __enter__(self) -> MessageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._open:
+            self._open = False
+            self._give_up()

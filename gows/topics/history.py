@@ -1,0 +1,239 @@
+"""History: the latest publications of topics, for those who missed some.
+
+Each that is kept has a position: an *epoch*, which names one unbroken numbering of the topic, and an *offset*, counted
+from 1 without a gap. Who names the last position it has seen gets what came after it, or hears that this cannot be said
+any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gows.topics.subscriptions import Position, Publication, Since
+
+MAX_HISTORY = 64 << 20
+"""Bytes of data that one process keeps, of all topics together."""
+MOST_EPOCHS = 8
+"""Epochs that are remembered of what was in them and is kept."""
+ENTRY_SIZE = 500
+"""Bytes that an entry counts beside its data, and a topic beside its entries."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How much of a topic is kept: so many messages, and none older than so many seconds (None: however old)."""
+
+    messages: int
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.messages, bool) or not isinstance(self.messages, int) or self.messages < 1:
+            raise ValueError(f"messages must be an int of 1 or more, not {self.messages!r}")
+        if self.seconds is not None and not (isinstance(self.seconds, int | float) and self.seconds > 0):
+            raise ValueError(f"seconds must be more than 0, or None, not {self.seconds!r}")
+
+
+class Entry(NamedTuple):
+    """One publication that is kept."""
+
+    offset: int
+    publication: Publication
+    until: float
+    """The time after which it is not kept any more."""
+    keep: Keep
+    origin: Any
+    """What the broker wants to know of it when it passes it on."""
+
+    @property
+    def size(self) -> int:
+        publication = self.publication
+        names = sys.getsizeof(publication.topic) + (0 if publication.key is None else sys.getsizeof(publication.key))
+        return ENTRY_SIZE + names + len(publication.bare.data)
+
+
+class _Log:
+    """One topic's."""
+
+    __slots__ = ("before", "entries", "epoch", "last")
+
+    def __init__(self, epoch: str, last: int) -> None:
+        self.epoch = epoch
+        self.last = last  # offset of the newest, kept or not
+        self.before: dict[str, int] = {}  # epochs that these entries were in, and with which offset each ended
+        self.entries: deque[Entry] = deque()
+
+
+class History:
+    """Of all topics, in one process. The caller's lock guards every call."""
+
+    def __init__(self, most: int = MAX_HISTORY) -> None:
+        if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+            raise ValueError(f"max_history must be an int of 0 or more, not {most!r}")
+        self.most = most
+        self._own = f"{secrets.token_hex(6)}."  # what the epochs that begin here begin with
+        self._epochs = itertools.count(1)
+        self.size = 0
+        """Bytes that are kept, by a rough count."""
+        self.on_forget: Callable[[str], object] = lambda topic: None
+        """Called with a topic of which nothing is known any more: others took its room."""
+        self._logs: OrderedDict[str, _Log] = OrderedDict()  # the topic that was quiet longest first
+
+    def number(self, topic: str) -> Position:
+        """The position of the next publication, for the one process that numbers this topic. Where another one did so
+        until now, a new epoch begins: it may have given numbers that we have not heard of."""
+        log = self._logs.get(topic)
+        if log is None or not log.epoch.startswith(self._own):
+            return Position(self.new_epoch(), 1)
+        return Position(log.epoch, log.last + 1)
+
+    def new_epoch(self) -> str:
+        """Return a name that no numbering has had."""
+        return f"{self._own}{next(self._epochs)}"
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    def __iter__(self) -> Iterator[str]:
+        """The topics that have a history."""
+        return iter(self._logs)
+
+    def add(self, publication: Publication, keep: Keep, now: float, origin: Any = None, age: float = 0.0) -> None:
+        """Keep one that has a position, and was published `age` seconds ago. One that does not follow the last begins
+        the topic anew."""
+        position = publication.position
+        assert position is not None
+        topic = publication.topic
+        log = self._logs.get(topic)
+        if log is None or log.epoch != position.epoch or log.last + 1 != position.offset:
+            if log is not None:
+                self._forget(topic)
+            log = self._logs[topic] = _Log(position.epoch, position.offset - 1)
+            self.size += ENTRY_SIZE
+        log.last = position.offset
+        until = math.inf if keep.seconds is None else now + keep.seconds - age
+        entry = Entry(position.offset, publication, until, keep, origin)
+        log.entries.append(entry)
+        size = entry.size
+        self.size += size
+        self._logs.move_to_end(topic)
+        while len(log.entries) > keep.messages:
+            size = log.entries.popleft().size
+            self.size -= size
+        self._drop_old(log, now)
+        while self.size > self.most:
+            self._shrink()
+
+    def begin(self, topic: str, position: Position | None) -> None:
+        """The topic stands there (None: it has no history), and what came before, if that is not what we know, is not
+        known."""
+        log = self._logs.get(topic)
+        if log is not None and (log.epoch, log.last) != position:
+            self._forget(topic)
+            log = None
+        if log is None and position is not None:
+            self._logs[topic] = _Log(*position)
+            self.size += ENTRY_SIZE
+            while self.size > self.most:
+                self._shrink()
+
+    def rename(self, topic: str, epoch: str, origin_of: Callable[[Entry], Any]) -> None:
+        """Have what is kept of a topic be in another epoch, and its origins be these."""
+        log = self._logs.get(topic)
+        if log is None:
+            return
+        log.before[log.epoch] = log.last
+        while len(log.before) > MOST_EPOCHS:
+            del log.before[next(iter(log.before))]
+        log.epoch = epoch
+        entries, log.entries = log.entries, deque()
+        for entry in entries:
+            publication = entry.publication.at(Position(epoch, entry.offset))
+            log.entries.append(entry._replace(publication=publication, origin=origin_of(entry)))
+
+    def before(self, topic: str) -> dict[str, int]:
+        """Return the epochs that what is kept of a topic was in, and with which offset each of them ended."""
+        log = self._logs.get(topic)
+        return {} if log is None else log.before
+
+    def position(self, topic: str) -> Position | None:
+        """Where the topic stands; None: it has no history."""
+        log = self._logs.get(topic)
+        return None if log is None else Position(log.epoch, log.last)
+
+    def since(self, topic: str, position: Position, now: float) -> list[Publication] | None:
+        """What came after `position`, in order, without what has expired of it; None: it is not known whether that is
+        all."""
+        log = self._logs.get(topic)
+        if log is None or log.epoch != position.epoch or not 0 <= position.offset <= log.last:
+            return None
+        self._drop_old(log, now)
+        oldest = log.entries[0].offset if log.entries else log.last + 1
+        if position.offset + 1 < oldest:
+            return None
+        found: list[Publication] = []
+        for entry in reversed(log.entries):  # what was missed is near the end
+            if entry.offset <= position.offset:
+                break
+            if entry.publication.bare.expires > now:
+                found.append(entry.publication)
+        found.reverse()
+        return found
+
+    def entries(self, topic: str, offset: int, now: float) -> list[Entry]:
+        """Return what is kept after an offset, in order."""
+        log = self._logs.get(topic)
+        if log is None:
+            return []
+        self._drop_old(log, now)
+        skip = offset + 1 - log.entries[0].offset if log.entries else 0
+        return list(itertools.islice(log.entries, max(0, skip), None))
+
+    def latest(self, topic: str, count: int, now: float, seen: Position | None = None) -> list[Publication]:
+        """The latest of those that are kept and have not expired, in order; `count` at most. Not those up to a position
+        of an epoch that they were in before."""
+        log = self._logs.get(topic)
+        if log is None:
+            return []
+        self._drop_old(log, now)
+        known = 0 if seen is None else min(seen.offset, log.before.get(seen.epoch, 0))
+        found: list[Publication] = []
+        for entry in reversed(log.entries):
+            if len(found) == count or entry.offset <= known:
+                break
+            if entry.publication.bare.expires > now:
+                found.append(entry.publication)
+        found.reverse()
+        return found
+
+    def find(self, topic: str, since: Since, now: float) -> list[Publication] | None:
+        """`since` or `latest`, as is wanted."""
+        if since is None:
+            return None
+        return self.latest(topic, since, now) if isinstance(since, int) else self.since(topic, since, now)
+
+    def _drop_old(self, log: _Log, now: float) -> None:
+        while log.entries and log.entries[0].until <= now:
+            size = log.entries.popleft().size
+            self.size -= size
+
+    def _shrink(self) -> None:
+        """Make room: of the topic that was quiet longest, the older half, or all."""
+        topic, log = next(iter(self._logs.items()))
+        for _ in range((len(log.entries) + 1) // 2):
+            size = log.entries.popleft().size
+            self.size -= size
+        if not log.entries:
+            self._forget(topic)
+            self.on_forget(topic)
+
+    def _forget(self, topic: str) -> None:
+        log = self._logs.pop(topic)
+        size = ENTRY_SIZE + sum(entry.size for entry in log.entries)
+        self.size -= size

@@ -1,0 +1,250 @@
+"""gows.v1: a subprotocol in JSON by which a client uses topics, with no code of the user's in the server.
+
+A client asks, each time with an `id` of its own, and gets one answer with that `id`; what is published to its topics
+comes in between. docs/topics.md has the messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from gows.bytebuffer import ByteBuffer
+from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
+from gows.errors import (
+    BrokerError,
+    ConnectionClosedError,
+    GowsError,
+    LoopClosedError,
+    NotAllowedError,
+    QueueFullError,
+    UsageError,
+)
+from gows.jsontext import to_json_text
+from gows.protocol.prepared import PreparedMessage
+from gows.session.handler import Handler
+from gows.session.websocket import WebSocket
+from gows.topics.lost import lost_event
+from gows.topics.recovery import LEAST_LEFT, MESSAGE_COST, cost, recover
+from gows.topics.requests import (
+    RequestError,
+    read_data,
+    read_history,
+    read_id,
+    read_key,
+    read_position,
+    read_request,
+    read_topic,
+    read_ttl,
+)
+from gows.topics.subscriptions import ANSWER, About, Position, Publication, check_pattern
+
+logger = logging.getLogger("gows")
+
+Reply = Callable[[dict[str, Any]], None]
+
+MAX_MEMBERS = 10_000
+"""Members of a topic that are listed in one answer."""
+MEMBER_COST = 256
+"""Bytes of its budget that a member in an answer counts."""
+
+
+class TopicHandler(Handler):
+    """Serves one connection of gows.v1. Who has not agreed on that is closed (1008).
+
+    Clients may only what the server's `may_subscribe` and `may_publish` allow; without those, nothing: a server may
+    have topics that are not for everybody.
+    """
+
+    __slots__ = ()
+
+    def on_open(self, ws: WebSocket) -> None:
+        """Nothing, or the end."""
+        if ws.subprotocol != TOPIC_SUBPROTOCOL:
+            ws.close_handshake(CloseCode.POLICY_VIOLATION, f"the subprotocol {TOPIC_SUBPROTOCOL} is spoken here")
+
+    def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:
+        """What goes out instead of the `data` that a client publishes, which `may_publish` allows: for a subclass that
+        adds who said it, and when. It refuses with a ValueError or a NotAllowedError; the client is told the reason."""
+        return data
+
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        """One request, one answer."""
+        id_: int | str | None = None
+
+        def reply(answer: dict[str, Any]) -> None:
+            if id_ is not None:
+                answer["id"] = id_
+            try:
+                told = ws.send_text(to_json_text(answer))  # in whatever thread, with whatever locks: it must not wait
+            except QueueFullError:
+                told = False
+            except ConnectionClosedError:
+                return
+            if not told:
+                ws.publishing().losses.close(ws)
+
+        try:
+            request = read_request(opcode, buff)
+            id_ = read_id(request)
+            _act(self, ws, request, reply)
+        except RequestError as error:
+            id_ = error.id if id_ is None else id_
+            reply(_error(error))
+
+
+def _error(error: RequestError) -> dict[str, Any]:
+    return {"type": "error", "code": error.code, "reason": str(error)}
+
+
+def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: Reply) -> None:
+    type_ = request.get("type")
+    act = _ACTS.get(type_) if isinstance(type_, str) else None
+    if act is None:
+        raise RequestError("unknown_type", f"a request's type is one of {', '.join(_ACTS)}")
+    if act is _ping:
+        reply({"type": "pong"})
+        return
+    if act is not _publish and ws.stream.closed:  # nobody hears the answer, and a thousand such requests may wait
+        return
+    topic = read_topic(request)
+    try:
+        act(handler, ws, topic, request, reply)
+    except (GowsError, ValueError, TypeError) as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: Exception) -> RequestError:
+    """What a client is told of an error."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return RequestError(code, _REASONS.get(code, str(error)))
+    logger.error("a request of gows.v1 failed: %r", error)
+    return RequestError("unavailable", "the server could not do that")
+
+
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (NotAllowedError, "not_allowed"),
+    (QueueFullError, "too_slow"),
+    (BrokerError, "unavailable"),
+    (ConnectionClosedError, "closed"),
+    (LoopClosedError, "closed"),
+    (UsageError, "too_many"),
+    (ValueError, "bad_topic"),
+    (TypeError, "bad_topic"),
+)
+_REASONS = {
+    "too_slow": "too much is waiting to be sent; try again later",
+    "closed": "the connection is closed",
+}
+
+
+def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+    _check_subscribing(ws)
+    since, history = read_position(request), read_history(request)
+    publishing = ws.publishing()
+    if not publishing.charge_joining(ws, topic):
+        raise RequestError("too_many", f"too many hear that somebody comes to {topic!r}; try again later")
+
+    left = publishing.answers.left(ws)
+    asked = since
+    if left < LEAST_LEFT:  # what its budget does not allow is not even looked for
+        asked = history = None
+    elif history is not None:
+        history = min(history, left // MESSAGE_COST)
+
+    def told(stands: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
+        """Nothing that is published later goes out before this returns."""
+        if error is not None:
+            reply(_error(_refusal(error)))
+            return
+        latest: list[Publication] = []
+        if history is not None and since is None:
+            latest = missed or []
+        elif history is not None and missed is None:  # what is kept is newer, but for what was in that epoch
+            latest = publishing.history.latest(topic, history, publishing.now(), since)
+        room = ws.context.high_water - ws.stream.queued
+        found = recover(topic, stands, since, missed, latest, room, left)
+        publishing.answers.take(ws, cost(found.messages))
+        answer: dict[str, Any] = {"type": "subscribed", "topic": topic, **found.fields}
+        me = publishing.presence.id(ws)
+        if me is not None:
+            answer["me"] = me
+        id_ = read_id(request)
+        if id_ is not None:
+            answer["id"] = id_
+        messages = [(PreparedMessage(Opcode.TEXT, to_json_text(answer).encode()), ANSWER)]
+        missed_up_to = About(topic, stands)
+        messages += [(message, missed_up_to) for message in found.messages]
+        if found.cut:  # behind what is sent, so that it is asked for when that has been read
+            messages.append((PreparedMessage(Opcode.TEXT, lost_event(topic, stands)), missed_up_to))
+        publishing.send_in_turn(ws, messages)
+
+    publishing.follow(ws, topic, history if since is None else asked, told)
+
+
+def _check_subscribing(ws: WebSocket) -> None:
+    if ws.publishing().subscriptions.may_subscribe is None:
+        raise NotAllowedError("this server has no may_subscribe, so clients may not subscribe")
+
+
+def _unsubscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+    check_pattern(topic, None)  # what is too long may have been subscribed to under other limits
+    publishing = ws.publishing()
+
+    def unsubscribe() -> None:
+        publishing.unsubscribe(ws, topic)
+        reply({"type": "unsubscribed", "topic": topic})
+
+    publishing.broker.in_turn(unsubscribe, owner=ws)  # a subscription may be under way
+
+
+def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+    _check_subscribing(ws)
+    publishing = ws.publishing()
+    publishing.subscriptions.check_subscribe(ws, topic)
+    count = publishing.member_count(topic)
+    if count > MAX_MEMBERS:
+        raise RequestError("too_many", f"{topic!r} has {count} members, and no more than {MAX_MEMBERS} are listed")
+    if not publishing.answers.take(ws, count * MEMBER_COST):
+        raise RequestError("too_many", "members are asked for too often; try again later")
+    members = [member._asdict() for member in publishing.members(topic)]
+    reply({"type": "presence", "topic": topic, "members": members})
+
+
+def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+    data, key, ttl = read_data(request), read_key(request), read_ttl(request)
+    subscriptions = ws.publishing().subscriptions
+    if subscriptions.may_publish is None:
+        raise NotAllowedError("this server has no may_publish, so clients may not publish")
+    subscriptions.check_publish(ws, topic)
+    if not ws.publishing().charge_publishing(ws, topic):
+        raise RequestError("too_many", f"too many hear what is published to {topic!r}; try again later")
+
+    def done(error: Exception | None) -> None:
+        reply({"type": "published", "topic": topic} if error is None else _error(_refusal(error)))
+
+    server: Any = ws.context.owner
+    try:
+        data = handler.on_publish(ws, topic, data)
+        server.publish(topic, data, exclude=ws, key=key, ttl=ttl, done=done)
+    except RecursionError:
+        raise RequestError("bad_request", "the data is nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        if isinstance(error, GowsError):
+            raise
+        raise RequestError("bad_request", str(error)) from None
+
+
+def _ping(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+    """Named in the table; it has no topic, so `_act` answers it."""
+
+
+_ACTS: dict[str, Callable[[TopicHandler, WebSocket, str, dict[str, Any], Reply], None]] = {
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "publish": _publish,
+    "presence": _presence,
+    "ping": _ping,
+}
