@@ -2,7 +2,7 @@
 
 Connections are `kernel.Socket` objects, in plain Python `socket.SocketType`, the C type under `socket.socket`: half the
 memory, no attribute dictionary, and not tracked by the garbage collector. A stand-in with the same methods may be given
-to a Loop, see `tests/fakes`.
+to a Loop, see `tests/support/fakes`.
 """
 
 from __future__ import annotations
