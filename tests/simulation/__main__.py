@@ -90,6 +90,7 @@ def _many(first: int, count: int, jobs: int, most: int) -> int:
 def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
     """In the order of the seeds."""
     if jobs <= 1:
+        gc.freeze()
         yield from map(simulate_bounded, seeds)
         return
     context = multiprocessing.get_context("spawn")

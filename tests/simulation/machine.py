@@ -601,6 +601,7 @@ def installed(new: Machine) -> Iterator[None]:
         ("gows.reactor.workers", "_here", Local()),
         ("gows.reactor.waits", "_here", Local()),
         ("gows.reactor.waits", "_inner", []),  # not those of other runs
+        ("gows.reactor.listener", "_listening", set()),  # a process that is killed closes nothing
     ):
         module = sys.modules[name]
         if (module, attribute) not in [(changed_module, changed_name) for changed_module, changed_name, _ in changed]:

@@ -586,3 +586,5 @@ def simulate_bounded(seed: int) -> Outcome:
         raise RuntimeError(f"seed {seed} failed") from error
     finally:
         faulthandler.cancel_dump_traceback_later()
+        # None runs within a simulation, and too few would run between two: each leaves some megabytes of cycles.
+        gc.collect()
