@@ -1,4 +1,5 @@
-"""A module imports only from its own unit or from layers below it (the table of docs/design.md).
+"""A module imports only from layers below its own, and in its folder only from files that the folder's `__init__` lists
+before it (the table of docs/design.md).
 
 Every import statement counts: inside functions, and under TYPE_CHECKING too, for a type that points upward is a design
 that points upward.
@@ -20,15 +21,15 @@ PACKAGE = ROOT / "gows"
 LAYERS: list[list[list[str]]] = [
     [
         [
+            "gows.variant",
             "gows.codes",
+            "gows.printable",
             "gows.errors",
-            "gows.bufferpool",
-            "gows.bytebuffer",
             "gows.jsontext",
             "gows.keys",
+            "gows.bufferpool",
+            "gows.bytebuffer",
             "gows.options",
-            "gows.printable",
-            "gows.variant",
         ]
     ],
     [["gows.protocol"], ["gows.http1"], ["gows.reactor"]],
@@ -48,6 +49,7 @@ SIDEWAYS = {("gows.protocol.handshake", "gows.http1")}
 FACADE = "gows"
 
 # The protocol core takes bytes and returns bytes: no descriptor, no clock. (A lock it may have.)
+SANS_IO = ("gows.protocol", "gows.http1")
 NOT_IN_PROTOCOL = {"asyncio", "select", "selectors", "signal", "socket", "ssl", "subprocess", "time"}
 
 
@@ -67,6 +69,45 @@ def place(module: str) -> tuple[int, list[str]] | None:
                 if module == name or (name != FACADE and module.startswith(name + ".")):
                     return number, unit
     return None
+
+
+Orders = dict[str, list[str]]
+
+
+def listed(docstring: str) -> list[str]:
+    """The files that a folder's `__init__` lists in its docstring, from the ground up: `name  what it is`."""
+    return re.findall(r"^(\w+) {2,}\S", docstring, re.MULTILINE)
+
+
+def orders() -> Orders:
+    """By folder, its files in their order. Folders are named like modules."""
+    found = {"gows": [name.removeprefix("gows.") for name in LAYERS[0][0]]}
+    for module, path in MODULES.items():
+        if path.name == "__init__.py" and module != FACADE:
+            found[module] = listed(ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "")
+    return {folder: files for folder, files in found.items() if files}
+
+
+ORDERS = orders()
+
+TYPE_ONLY = {("gows.session.handler", "gows.session.websocket")}
+"""Imports for types alone that point upward: a handler's callbacks get the WebSocket, and it calls them."""
+
+
+def out_of_order(module: str, target: str, orders: Orders) -> bool:
+    """Return whether `module` imports something of its own folder that is not listed before it."""
+    ours, theirs = module.split("."), target.split(".")
+    shared = 0
+    while shared < min(len(ours), len(theirs)) and ours[shared] == theirs[shared]:
+        shared += 1
+    folder = orders.get(".".join(ours[:shared]))
+    if folder is None or shared == len(ours):  # a folder's `__init__` comes last
+        return False
+    if shared == len(theirs):  # from the `__init__` of its own folder
+        return shared > 1
+    if ours[shared] not in folder or theirs[shared] not in folder:
+        return False  # of other layers, or missing in the list, which is a test of its own
+    return folder.index(theirs[shared]) > folder.index(ours[shared])
 
 
 def place_name(module: str) -> str:
@@ -97,21 +138,34 @@ def imports(module: str, path: Path, source: str, modules: dict[str, Path]) -> l
     return found
 
 
-def trespasses(module: str, path: Path, source: str, modules: dict[str, Path]) -> list[str]:
+def lines_for_types(source: str) -> set[int]:
+    """The lines that only a type checker sees."""
+    found: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for inner in node.body:
+                found.update(range(inner.lineno, (inner.end_lineno or inner.lineno) + 1))
+    return found
+
+
+def trespasses(module: str, path: Path, source: str, modules: dict[str, Path], orders: Orders) -> list[str]:
     """What `module` imports and may not."""
     here = place(module)
     if here is None:
         return [f"{module}: in no layer; give it one in tests/test_layers.py and docs/design.md"]
     wrong = []
+    typing_only = lines_for_types(source)
     for line, target in imports(module, path, source, modules):
         root = target.partition(".")[0]
-        if module.startswith("gows.protocol") and root in NOT_IN_PROTOCOL:
+        if module.startswith(SANS_IO) and root in NOT_IN_PROTOCOL:
             wrong.append(f"{module}:{line} imports {target}, but the protocol core does no I/O and has no clock")
         if root != "gows":
             continue
         there = place(target)
         if there is None:
             wrong.append(f"{module}:{line} imports {target}, which is in no layer")
+        elif out_of_order(module, target, orders) and not ((module, target) in TYPE_ONLY and line in typing_only):
+            wrong.append(f"{module}:{line} imports {target}, which its folder does not list before it")
         elif there[1] is here[1] or there[0] < here[0] or (module, place_name(target)) in SIDEWAYS:
             continue
         else:
@@ -126,7 +180,15 @@ def test_there_are_modules_to_check() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_below(module: str) -> None:
     path = MODULES[module]
-    assert trespasses(module, path, path.read_text("utf-8"), MODULES) == []
+    assert trespasses(module, path, path.read_text("utf-8"), MODULES, ORDERS) == []
+
+
+@pytest.mark.parametrize("folder", ORDERS)
+def test_the_list_of_a_folder_is_whole(folder: str) -> None:
+    there = {module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == folder}
+    if folder == "gows":
+        there = {module.rpartition(".")[2] for module, path in MODULES.items() if place(module) == (0, LAYERS[0][0])}
+    assert sorted(ORDERS[folder]) == sorted(there)
 
 
 def test_the_table_in_the_design_is_this_one() -> None:
@@ -155,12 +217,18 @@ REFUSED = {
     "the command line from the facade": ("gows", "from gows.commands import echo"),
     "from an unknown module": ("gows.codes", "import gows.utils"),
     "an unknown module": ("gows.utils", ""),
+    "later in the folder": ("gows.reactor.poller", "from gows.reactor.loop import Loop"),
+    "later in the folder, for a type": ("gows.reactor.poller", "if TYPE_CHECKING:\n    from .loop import Loop"),
+    "a type of the pair, but at run time": ("gows.session.handler", "from gows.session.websocket import WebSocket"),
+    "the folder's __init__ from within": ("gows.reactor.loop", "from gows.reactor import Poller"),
 }
 
 ALLOWED = {
     "downward": ("gows.server.server", "from gows.http import router"),
     "in the unit": ("gows.session.session", "from gows.session.handler import Handler"),
     "in the package": ("gows.protocol.connection", "from .frames import encode_frame"),
+    "the pair of types": ("gows.session.handler", "if TYPE_CHECKING:\n    from .websocket import WebSocket"),
+    "earlier in the folder": ("gows.reactor.loop", "from gows.reactor.poller import Poller"),
     "others": ("gows.reactor.loop", "import socket, time, threading"),
     "the facade from the command line": ("gows.__main__", "import gows\nfrom gows import Server"),
     "the facade from a subcommand": ("gows.commands.check", "import gows"),
@@ -173,7 +241,13 @@ def check(module: str, source: str) -> list[str]:
         ["gows.server.server", "gows.reactor.loop", "gows.protocol.frames", "gows.session.session"], PACKAGE
     )
     file = PACKAGE / "__init__.py" if module == FACADE else PACKAGE / "some.py"
-    return trespasses(module, file, source, known)
+    return trespasses(
+        module,
+        file,
+        source,
+        known,
+        {"gows.reactor": ["poller", "loop"], "gows.session": ["handler", "session", "websocket"]},
+    )
 
 
 @pytest.mark.parametrize(("module", "source"), REFUSED.values(), ids=REFUSED.keys())

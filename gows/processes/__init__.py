@@ -1,11 +1,11 @@
 """Worker processes: a supervisor and N servers on one port, so that all cores work.
 
-cpus        how many
-listening   the sockets: made by the supervisor, inherited by the workers, outliving each of them
-channel     what the supervisor and a worker tell each other
-supervisor  starts, watches, replaces and ends workers
-worker      makes its server, and serves
-interpreter its settings where it serves only
+cpus         how many workers the CPUs that are granted to us can use
+listening    the sockets: made by the supervisor, inherited by the workers, outliving each of them
+channel      what the supervisor and a worker tell each other
+interpreter  the interpreter's settings in a process that serves only
+worker       makes its server, and serves
+supervisor   starts, watches, replaces and ends workers
 """
 
 from __future__ import annotations
