@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from gows.reactor import Loop, live_loops
 from tests.support.stage import MakeStage, Stage
 from tests.support.waiting import wait_until
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("gows", deadline=None)
+settings.load_profile("gows")
 
 # What a script without job control starts in the background ignores SIGINT, and hands that down (POSIX shell, 2.11):
 # the programs that the tests interrupt would never hear of it. CI is such a script.

@@ -68,7 +68,7 @@ contents = st.one_of(
     preamble=st.sampled_from([b"", b"\r\n", b"preamble\r\n", b"-\r\n", b"\r\n-\r\n"]),
     epilogue=st.sampled_from([b"", b"\r\n", b"\r\nepilogue", b" --", b"\r\n--x"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_built_is_read(
     boundary: str,
     parts: list[tuple[str, str | None, bytes, bool]],
@@ -110,7 +110,7 @@ PIECES = st.sampled_from(
 
 @pytest.mark.slow
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=25).map(b"".join), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example(b"", False)
 def test_what_a_peer_makes_up_is_read_or_400(middle: bytes, framed: bool) -> None:
     body = b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n" + middle + b"\r\n--b--" if framed else middle
@@ -122,7 +122,7 @@ def test_what_a_peer_makes_up_is_read_or_400(middle: bytes, framed: bool) -> Non
 
 @pytest.mark.slow
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=12).map(b"".join))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_disposition_is_read_or_400(value: bytes) -> None:
     body = b"--b\r\nContent-Disposition: form-data; " + value + b"\r\n\r\nx\r\n--b--"
     status, count, size = parsed(TYPE, body)
@@ -133,7 +133,7 @@ def test_any_disposition_is_read_or_400(value: bytes) -> None:
 
 @pytest.mark.slow
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=12).map(b"".join))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_content_type_is_read_or_400(value: bytes) -> None:
     status, count, _ = parsed("multipart/form-data; " + value.decode("latin-1"), form(part("; name=a", b"x")))
     assert status == 400

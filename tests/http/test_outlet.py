@@ -35,7 +35,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(1, 3 * BATCH)), max_size=60), st.integers(0, 8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_spool_gives_what_it_got_in_order(steps: list[int | None], drain: int) -> None:
     spool, put, taken = Spool(), b"", b""
     source = bytes(range(256)) * (3 * BATCH // 256 + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gows.errors import HttpError
@@ -99,7 +99,6 @@ def test_started_tells_whether_anything_came() -> None:
     assert decoder.started
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=5), st.integers(1, 40), st.binary(max_size=20))
 def test_any_chunks_come_out_as_they_went_in(chunks: list[bytes], step: int, behind: bytes) -> None:
     wire = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"

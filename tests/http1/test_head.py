@@ -6,12 +6,12 @@ from typing import Any
 
 import httptools
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gows.errors import HandshakeError, HttpError
+from gows.http1 import head as module
 from gows.http1.head import RequestHead, RequestParser, ResponseParser, is_host
-from gows.protocol import http
 
 STEPS = [1, 7, 10**6]
 
@@ -353,7 +353,6 @@ def test_bad_request(name: str) -> None:
             assert outcome(wire + behind, step) == status, (step, behind)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(sorted(BAD)), st.data())
 def test_bad_requests_in_random_pieces(name: str, data: st.DataObject) -> None:
     status, wire = BAD[name]
@@ -432,18 +431,16 @@ def test_what_httptools_refuses_behind_the_last_field_is_refused(monkeypatch: py
             self.protocol.on_header(b"Host", b"a")
             raise httptools.HttpParserError("no")
 
-    monkeypatch.setattr(http.httptools, "HttpRequestParser", Refusing)
+    monkeypatch.setattr(module.httptools, "HttpRequestParser", Refusing)
     with pytest.raises(HttpError, match="400 malformed head"):
         parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=200), st.integers(1, 60))
 def test_any_bytes_end_in_a_request_or_a_refusal(wire: bytes, step: int) -> None:
     assert outcome(wire, step) == outcome(wire, 10**6)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.text("GET /:%aH ostTP.1\r\n\t,#?\x00ä", max_size=60), st.integers(1, 9))
 def test_almost_requests_have_one_outcome_however_they_are_cut(text: str, step: int) -> None:
     wire = b"GET / HTTP/1.1\r\nHost: a\r\n" + text.encode("latin-1") + b"\r\n\r\n"

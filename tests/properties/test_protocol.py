@@ -35,7 +35,7 @@ from gows.protocol.masking import mask, rotate
 from gows.protocol.utf8 import Utf8Validator
 from tests.support.feeding import feed, frame, take
 
-bounded = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 stateful = settings(bounded, max_examples=25, stateful_step_count=30)
 
 PARAMS = st.one_of(

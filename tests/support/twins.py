@@ -21,7 +21,7 @@ def doubled() -> list[str]:
     """The names of the modules that exist twice, those that others import first."""
     paths = {path.stem: path for path in sorted((ROOT / "gows").rglob("*.pyx"))}
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths.values()]
-    return sorted(names, key=lambda name: (name.endswith("whole"), name))
+    return sorted(names, key=lambda name: (name.endswith("fastpath"), name))
 
 
 def is_compiled(module: ModuleType) -> bool:

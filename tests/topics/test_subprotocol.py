@@ -798,7 +798,7 @@ def test_what_a_connection_may_have_of_the_past_is_bounded(
 def test_lists_of_members_are_bounded(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gows.server.publisher, "ANSWER_BURST", 6000)
     monkeypatch.setattr(gows.server.publisher, "ANSWER_RATE", 200)
-    monkeypatch.setattr(gows.v1, "MAX_MEMBERS", 4)
+    monkeypatch.setattr(gows.topics.subprotocol, "MAX_MEMBERS", 4)
     stage = make_stage(presence=lambda ws, topic: {"name": "Ann"})
     clients = [Client(stage) for _ in range(5)]
     for client in clients[:4]:
@@ -1314,7 +1314,7 @@ def test_a_route_may_refuse_and_have_no_script(make_stage: MakeStage) -> None:
 
 
 def test_the_tables_of_the_page_are_the_code() -> None:
-    source = "".join((ROOT / "gows" / name).read_text("utf-8") for name in ("v1.py", "v1_requests.py"))
+    source = "".join((ROOT / "gows" / "topics" / name).read_text("utf-8") for name in ("subprotocol.py", "requests.py"))
     tables = {
         name: re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)
         for name, rows in re.findall(
