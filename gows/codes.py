@@ -77,4 +77,4 @@ def may_travel(code: int) -> bool:
 
 
 TOPIC_SUBPROTOCOL = "gows.v1"
-"""By which a client uses a server's topics; docs/topics.md."""
+"""By which a client uses a server's topics; docs/reference/topics.md."""

@@ -128,7 +128,7 @@ class BrokerError(GowsError):
 
 
 class TopicError(GowsError):
-    """A server of gows.v1 refused what a client asked for; `code` is one of the table in docs/topics.md."""
+    """A server of gows.v1 refused what a client asked for; `code` is one of the table in docs/reference/topics.md."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)

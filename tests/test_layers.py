@@ -1,5 +1,5 @@
 """A module imports only from layers below its own, and in its folder only from files that the folder's `__init__` lists
-before it (the table of docs/design.md).
+before it (the table of docs/explanation/design.md).
 
 Every import statement counts: inside functions, and under TYPE_CHECKING too, for a type that points upward is a design
 that points upward.
@@ -152,7 +152,7 @@ def trespasses(module: str, path: Path, source: str, modules: dict[str, Path], o
     """What `module` imports and may not."""
     here = place(module)
     if here is None:
-        return [f"{module}: in no layer; give it one in tests/test_layers.py and docs/design.md"]
+        return [f"{module}: in no layer; give it one in tests/test_layers.py and docs/explanation/design.md"]
     wrong = []
     typing_only = lines_for_types(source)
     for line, target in imports(module, path, source, modules):
@@ -192,7 +192,9 @@ def test_the_list_of_a_folder_is_whole(folder: str) -> None:
 
 
 def test_the_table_in_the_design_is_this_one() -> None:
-    rows = re.findall(r"^\| (\d) \|([^|]*)\|", (ROOT / "docs" / "design.md").read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d) \|([^|]*)\|", (ROOT / "docs" / "explanation" / "design.md").read_text("utf-8"), re.MULTILINE
+    )
     written = {(int(layer), name.rstrip("/")) for layer, cell in rows for name in re.findall(r"`([\w/]+)`", cell)}
     enforced = {
         (number, name.removeprefix("gows.")) for number, units in enumerate(LAYERS) for unit in units for name in unit

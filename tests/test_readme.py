@@ -37,9 +37,9 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 README = (ROOT / "README.md").read_text("utf-8")
-GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
-TOPICS = (ROOT / "docs" / "topics.md").read_text("utf-8")
-DESIGN = (ROOT / "docs" / "design.md").read_text("utf-8")
+GUIDE = (ROOT / "docs" / "how-to" / "guide.md").read_text("utf-8")
+TOPICS = (ROOT / "docs" / "reference" / "topics.md").read_text("utf-8")
+DESIGN = (ROOT / "docs" / "explanation" / "design.md").read_text("utf-8")
 
 BLOCK = re.compile(r"(?:<!-- example: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
 PROGRAMS: list[tuple[str, str]] = BLOCK.findall(README + GUIDE + TOPICS)
@@ -483,7 +483,16 @@ def test_make_knows_what_is_promised() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/topics.md", "docs/speed.md", "docs/design.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "docs/how-to/guide.md",
+        "docs/reference/topics.md",
+        "docs/explanation/speed.md",
+        "docs/explanation/design.md",
+    ],
+)
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / name).read_text("utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):

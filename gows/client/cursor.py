@@ -1,4 +1,6 @@
-"""Cursor: how far a client has come in a topic of gows.v1, by the rule of docs/topics.md; gows.js has the same."""
+"""Cursor: how far a client has come in a topic of gows.v1, by the rule of docs/reference/topics.md.
+
+gows.js has the same."""
 
 from __future__ import annotations
 

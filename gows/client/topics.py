@@ -1,4 +1,4 @@
-"""TopicClient: topics of a gows server, by the subprotocol gows.v1 (docs/topics.md)."""
+"""TopicClient: topics of a gows server, by the subprotocol gows.v1 (docs/reference/topics.md)."""
 
 from __future__ import annotations
 

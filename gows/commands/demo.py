@@ -1,9 +1,9 @@
 """`gows demo`: a chat with rooms on one port, for everybody who opens the address.
 
 `/` asks for a name and a room, `/index?user=NAME&room=ROOM` is the page, `/conn?user=NAME&room=ROOM` the WebSocket. It
-speaks gows.v1 (docs/topics.md), with the script at `/gows.js`: a room is a topic, its latest messages are kept, and who
-is in it is its presence. A client publishes {"text": ...}; the server says by what name, and when. So there is no state
-here: with --processes it runs on several CPUs, and with --broker on several machines.
+speaks gows.v1 (docs/reference/topics.md), with the script at `/gows.js`: a room is a topic, its latest messages are
+kept, and who is in it is its presence. A client publishes {"text": ...}; the server says by what name, and when. So
+there is no state here: with --processes it runs on several CPUs, and with --broker on several machines.
 """
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ class Gows {
   static matches(pattern, topic) { return new GowsCursor(pattern).matches(topic.split(".")); }
 }
 
-// The subscriptions to one topic, or pattern, that stand at the same place, and how far they have come (docs/topics.md).
+// The subscriptions to one topic, or pattern, that stand at the same place, and how far they have come (docs/reference/topics.md).
 // One that wants a history begins with a cursor of its own, and joins the others when it has come to where they are.
 class GowsCursor {
   constructor(name, subscription) {

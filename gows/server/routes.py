@@ -33,8 +33,8 @@ def serve_topics(
     options: AcceptOptions | None = None,
     make_handler: Callable[[Request], Handler] = lambda request: TopicHandler(),
 ) -> None:
-    """Let clients use topics by the subprotocol gows.v1 (docs/topics.md): a WebSocket at `path`, and the JavaScript
-    client for it at `script` (None: nowhere).
+    """Let clients use topics by the subprotocol gows.v1: a WebSocket at `path`, and the JavaScript client for it at
+    `script` (None: nowhere). docs/reference/topics.md has the subprotocol.
 
     What they may is what the server's `may_subscribe` and `may_publish` allow; without those, nothing. `options`: as
     for `accept`; None: the server's, and where those have no `max_message_rate`, 100 messages a second and 1,000 at

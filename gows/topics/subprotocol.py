@@ -1,7 +1,7 @@
 """gows.v1: a subprotocol in JSON by which a client uses topics, with no code of the user's in the server.
 
 A client asks, each time with an `id` of its own, and gets one answer with that `id`; what is published to its topics
-comes in between. docs/topics.md has the messages.
+comes in between. docs/reference/topics.md has the messages.
 """
 
 from __future__ import annotations

@@ -136,7 +136,9 @@ def test_every_metric_is_on_the_page_and_in_the_documents(stage: Stage) -> None:
     found = {(re.sub("_total$", "", name), kind) for name, kind in rows}
     assert found == {(metric.name, metric.kind) for metric in METRICS}
     table = re.findall(
-        r"^\| `(gows_\w+)` \| (\w+) \| ?(.*?) ?\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
+        r"^\| `(gows_\w+)` \| (\w+) \| ?(.*?) ?\|",
+        (ROOT / "docs" / "reference" / "metrics.md").read_text(),
+        re.MULTILINE,
     )
     assert table == [
         (metric.name, metric.kind, ", ".join(f"`{label}`" for label in metric.labels)) for metric in METRICS

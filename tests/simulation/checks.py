@@ -1,4 +1,4 @@
-"""Checks: every sentence of docs/topics.md, "What is promised", against what a run's subscribers were told.
+"""Checks: every sentence of docs/reference/topics.md, "What is promised", against what a run's subscribers were told.
 
 `PROMISES` says which check stands for which sentence; a test compares its sentences with the page.
 """

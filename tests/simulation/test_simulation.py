@@ -24,7 +24,7 @@ from tests.support.processes import ROOT
 
 
 def test_each_sentence_of_what_is_promised_has_a_check() -> None:
-    page = (ROOT / "docs" / "topics.md").read_text()
+    page = (ROOT / "docs" / "reference" / "topics.md").read_text()
     section = re.sub(r"\s+", " ", page.partition("## What is promised")[2])
     found = [
         sentence

@@ -1,4 +1,5 @@
-"""What a server of gows.v1 says, and what a client then has to do: the rule of docs/topics.md, for both clients.
+"""What a server of gows.v1 says, and what a client then has to do, for both clients: the rule of
+docs/reference/topics.md.
 
 A vector is a list of steps: what the program does (`subscribe`, `end`), what the client must ask for next (`asks`, the
 id left out), what the server says (`answers` that request, `sends` unasked, `loses` the connection), and all that each

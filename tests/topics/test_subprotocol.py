@@ -247,8 +247,8 @@ def test_who_comes_back_too_late_is_told(make_stage: MakeStage) -> None:
 
 
 def asks_again(client: Client, seen: list[dict[str, Any]], topic: str = "a", **wanted: Any) -> list[dict[str, Any]]:
-    """What a client has of a topic in the end that goes by the rule of docs/topics.md: messages, and `lost` where it
-    tells its program of one. `seen`: what has come, from the answer to its first `subscribe` on."""
+    """What a client has of a topic in the end that goes by the rule of docs/reference/topics.md: messages, and `lost`
+    where it tells its program of one. `seen`: what has come, from the answer to its first `subscribe` on."""
     heard: list[dict[str, Any]] = []
     last: tuple[str, int] | None = None
     asking, new = True, False
@@ -1318,7 +1318,7 @@ def test_the_tables_of_the_page_are_the_code() -> None:
     tables = {
         name: re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)
         for name, rows in re.findall(
-            r"<!-- table: (\w+) -->\n((?:\|.*\n)+)", (ROOT / "docs" / "topics.md").read_text("utf-8")
+            r"<!-- table: (\w+) -->\n((?:\|.*\n)+)", (ROOT / "docs" / "reference" / "topics.md").read_text("utf-8")
         )
     }
     assert tables["requests"] == list(_ACTS)
@@ -1327,6 +1327,6 @@ def test_the_tables_of_the_page_are_the_code() -> None:
 
 
 def test_the_script_is_as_short_as_is_said() -> None:
-    said = re.search(r"the script of (\d+) lines", (ROOT / "docs" / "topics.md").read_text("utf-8"))
+    said = re.search(r"the script of (\d+) lines", (ROOT / "docs" / "reference" / "topics.md").read_text("utf-8"))
     assert said is not None
     assert len((ROOT / "gows" / "pages" / "gows.js").read_text("utf-8").splitlines()) <= int(said[1])

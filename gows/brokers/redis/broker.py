@@ -70,7 +70,7 @@ NOT_THERE = "Redis is not there; try again later"
 
 
 class RedisBroker(Broker):
-    """See `Broker`, and docs/topics.md.
+    """See `Broker`, and docs/reference/topics.md.
 
     `url`: redis://, rediss:// or unix://, as redis-py takes it. `prefix`: what all keys and channels begin with;
     servers with the same one belong together. `outage`: what becomes of a message while Redis is not there: "refuse"
