@@ -385,4 +385,4 @@ def test_what_waits_to_be_acknowledged_is_bounded(monkeypatch: pytest.MonkeyPatc
     net.run(6.0)
     assert other.kept.waiting == 0
     with pytest.raises(ValueError, match="at most"):
-        monkeypatch.setattr("gows.bus.bus.MAX_FRAME", 30_000) or net.publish(other, topic, "x" * 20_000)
+        monkeypatch.setattr("gows.bus.wire.MAX_FRAME", 30_000) or net.publish(other, topic, "x" * 20_000)

@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 
 import gows.bus.bus
-from gows.bus.bus import Bus, Frame, FrameReader, encode
+import gows.bus.folder
+import gows.bus.links
+import gows.bus.wire
+from gows.bus.bus import Bus
+from gows.bus.wire import Frame, FrameReader, encode
 from gows.errors import UsageError
 from gows.reactor import Target
 from tests.support.fakes import MemoryFolder, World
@@ -140,7 +144,7 @@ def test_what_is_no_frame_is_refused(at: int, value: int) -> None:
 
 
 def test_a_message_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch, make_bus: MakeBus) -> None:
-    monkeypatch.setattr(gows.bus.bus, "MAX_FRAME", 1000)
+    monkeypatch.setattr(gows.bus.wire, "MAX_FRAME", 1000)
     with pytest.raises(ValueError, match="at most 1000 bytes"):
         make_bus("a").send("news", bytes(1000))
 
@@ -344,7 +348,7 @@ def test_one_is_up_when_both_hear_each_other_and_down_when_nothing_comes_of_it(
 
 
 def test_it_is_said_who_reads_again_after_a_loss(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gows.bus.bus, "MAX_QUEUED", 1 << 18)
+    monkeypatch.setattr(gows.bus.links, "MAX_QUEUED", 1 << 18)
     a, b = started(make_bus, "a", "b")
     go_on = threading.Event()
     b.handle("bulk", lambda sender, data: (go_on.wait(10), None)[1])
@@ -437,11 +441,11 @@ def test_a_newcomer_that_does_not_listen_yet_is_not_taken_for_dead(
 ) -> None:
     monkeypatch.setattr(gows.bus.bus, "RECONNECT", 0.05)
     refused: list[str] = []
-    bury = Bus._remove_stale_socket
-    monkeypatch.setattr(Bus, "_remove_stale_socket", lambda bus, name: (bury(bus, name), refused.append(name)))
+    remove = Bus._remove_stale_socket
+    monkeypatch.setattr(Bus, "_remove_stale_socket", lambda bus, name: (remove(bus, name), refused.append(name)))
     a = make_bus("a")
     a.start()
-    with gows.bus.bus.SocketFolder(str(folder)).locked(), socket.socket(socket.AF_UNIX) as late:
+    with gows.bus.folder.SocketFolder(str(folder)).locked(), socket.socket(socket.AF_UNIX) as late:
         late.bind(str(folder / "b.sock"))
         a.loop.call_soon(a.dial, "b")
         wait_until(lambda: len(refused) >= 2)
@@ -557,7 +561,7 @@ def test_what_was_sent_before_the_close_arrives(make_bus: MakeBus) -> None:
 def test_who_does_not_read_loses_messages_and_nobody_else_does(
     make_bus: MakeBus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.bus.bus, "MAX_QUEUED", 1 << 20)
+    monkeypatch.setattr(gows.bus.links, "MAX_QUEUED", 1 << 20)
     a, b, c = started(make_bus, "a", "b", "c")
     go_on = threading.Event()
     by_b: list[bytes] = []
@@ -624,7 +628,7 @@ def processes(folder: Path, *names: str) -> Iterator[list[subprocess.Popen[bytes
 def test_a_process_that_is_stopped_costs_the_others_little(
     make_bus: MakeBus, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(gows.bus.bus, "MAX_QUEUED", 1 << 20)
+    monkeypatch.setattr(gows.bus.links, "MAX_QUEUED", 1 << 20)
     with processes(folder, "x", "y") as (x, _):
         a = make_bus("a")
         a.start()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import gows
-import gows.bus.bus
+import gows.bus.wire
 import gows.server.remote
 from gows import AcceptOptions, Opcode, RemoteConnection, Server, TopicHandler, UsageError, WebSocket, accept
 from gows.brokers.local.broker import home_of
@@ -318,7 +318,7 @@ def test_a_server_that_has_stopped_is_no_trouble_to_the_others(
 def test_too_large_for_the_bus_is_told_and_sent_to_nobody(
     make_parts: MakeParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.bus.bus, "MAX_FRAME", 10_000)
+    monkeypatch.setattr(gows.bus.wire, "MAX_FRAME", 10_000)
     a, b = make_parts("a", "b")
     here, there = a.peer(), b.peer()
     with pytest.raises(ValueError, match="at most 10000 bytes"):

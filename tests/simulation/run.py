@@ -22,7 +22,7 @@ from unittest import mock
 
 import gows
 import gows.brokers.local.sync
-import gows.bus.bus
+import gows.bus.links
 import gows.protocol.prepared
 import gows.session.fanout
 import gows.topics.presence
@@ -523,7 +523,7 @@ class Simulation:
 
         with ExitStack() as stack:
             for module, name, value in (
-                (gows.bus.bus, "MAX_QUEUED", scenario.max_queued),
+                (gows.bus.links, "MAX_QUEUED", scenario.max_queued),
                 (gows.brokers.local.sync, "CHUNK", min(256 << 10, scenario.max_queued // 10)),
                 (gows.topics.presence, "PART_SIZE", min(256 << 10, scenario.max_queued // 10)),
                 (gows.session.fanout, "DELIVERIES_PER_TURN", scenario.deliveries),

@@ -36,7 +36,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 
-import gows.bus.bus
+import gows.bus.wire
 from gows.brokers.base import Done, Envelope
 from gows.brokers.local.core import Message
 from gows.brokers.local.home import RETRY, KeptHome
@@ -70,7 +70,7 @@ class KeptTopics(KeptHome):
         if self._closed:
             raise BrokerError("the bus was closed")
         body = envelope.pack()
-        most = gows.bus.bus.MAX_FRAME - ROOM - 24 * len(topic)
+        most = gows.bus.wire.MAX_FRAME - ROOM - 24 * len(topic)
         if len(body) > most:
             raise ValueError(f"a message that processes keep has at most {most} bytes with its key, not {len(body)}")
         if self.waiting and self.waiting + len(body) > MAX_WAITING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gows.bus.bus import SocketFolder
+from gows.bus.folder import SocketFolder
 from tests.support.fakes.network import MemoryNetwork
 
 
