@@ -1,6 +1,7 @@
 """All attacks: `python -m tests.attacks [--quick] [--only NAME] [--seconds S] [--size N]`.
 
-A line for each: what it sent, what it cost the server, how long others waited. Exit status 1 when one is not bounded.
+A line for each: what it sent, what it cost the server, how long others waited. At the end, the failed ones again, with
+their faults. Exit status 1 when one is not bounded.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ def main() -> int:
         parser.error(f"no attack has {arguments.only!r} in its name; there are {', '.join(a.name for a in ATTACKS)}")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    failed = 0
+    failed: dict[str, str] = {}
     for number, attack in enumerate(chosen, 1):
         size = arguments.size or (attack.quick if quick else None) or 1.0
         cost = run(attack, arguments.seconds or attack.seconds * (1 if quick else 5), size)
-        faults = judge(attack, cost)
-        failed += bool(faults)
-        print(
-            f"{number:2}/{len(chosen)} {attack.name:42} {cost}{': ' if faults else ''}{'; '.join(faults)}", flush=True
-        )
-    print(f"{len(chosen) - failed} passed, {failed} failed")
+        faults = "; ".join(judge(attack, cost))
+        if faults:
+            failed[attack.name] = faults
+        print(f"{number:2}/{len(chosen)} {attack.name:42} {cost}{': ' if faults else ''}{faults}", flush=True)
+    for name, faults in failed.items():
+        print(f"failed: {name}: {faults}")
+    print(f"{len(chosen) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 

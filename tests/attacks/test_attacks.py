@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from tests.attacks import __main__ as program
 from tests.attacks.crowd import Crowd
 from tests.attacks.kinds import ATTACKS, Attack
 from tests.attacks.run import MAX_THREADS, judge, run
@@ -57,3 +60,17 @@ def test_attacks_have_names_and_say_what_they_are() -> None:
     names = [attack.name for attack in ATTACKS]
     assert len(names) == len(set(names)) > 30
     assert all(attack.run.__doc__ for attack in ATTACKS)
+
+
+def test_failed_attacks_are_named_again_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = {"first": FINE, "second": Cost(**{**vars(FINE), "echo": 9.0}), "third": FINE}
+    monkeypatch.setattr(program, "ATTACKS", [Attack(name, harmless, memory=100) for name in costs])
+    monkeypatch.setattr(program, "run", lambda attack, seconds, size: costs[attack.name])
+    monkeypatch.setattr(sys, "argv", ["attacks"])
+
+    assert program.main() == 1
+
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == ["failed: second: others waited 9.00 s for an echo, 1 are allowed", "2 passed, 1 failed"]
