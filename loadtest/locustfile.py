@@ -22,6 +22,7 @@ from _client import PATIENCE, WebSocketUser
 from _shapes import SHAPES
 from flask import jsonify, request
 from flask_login import current_user
+from gevent import get_hub
 from locust import constant, events, runners, tag, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -86,6 +87,13 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "source_addresses": whole,
 }
 """How the values of the page's form are read; the command line's are read by the parser."""
+
+
+@events.init.add_listener
+def set_clock(**_more: Any) -> None:
+    """Set the clock of gevent's loop, which has stood since the loop turned last: timers count from it, so that a slow
+    machine took the seconds that it needed to load all this off the run."""
+    get_hub().loop.update_now()
 
 
 @events.init.add_listener
