@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlencode
@@ -62,8 +63,18 @@ def run(page: tuple[Ask, str]) -> Iterator[Ask]:
     ask, host = page
     values = {"user_count": 6, "spawn_rate": 100, "host": host, "run_time": "", "shape": "none"}
     yield lambda **changes: ask("swarm", **(values | changes))
-    ask("stop", now=1)
+    stop(ask)
     wait_until(lambda: ask("stats/requests")["state"] in ("stopped", "ready"), 30.0)
+
+
+def stop(ask: Ask) -> None:
+    """Press Stop: POST in Locust 2.47, GET in older releases."""
+    try:
+        ask("stop", now=1)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.METHOD_NOT_ALLOWED:
+            raise
+        ask("stop")
 
 
 def sizes(ask: Ask) -> dict[str, float]:
