@@ -29,6 +29,7 @@ COMPILED = [
     "gows.reactor.stream",
     "gows.reactor.tls",
     "gows.reactor.turn",
+    "gows.session.context",
     "gows.session.session",
     "gows.session.traffic",
     "gows.session.websocket",

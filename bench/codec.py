@@ -20,7 +20,7 @@ from gows.protocol.frames import encode_frame
 from gows.protocol.masking import mask
 from gows.protocol.utf8 import is_utf8
 from gows.reactor import Loop
-from gows.session.session import MAX_PORTION
+from gows.session.context import MAX_PORTION
 
 Operation = Callable[[], object]
 

@@ -20,8 +20,8 @@ from gows.reactor.loop import Loop
 from gows.reactor.shared import shared_loop
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
+from gows.session.context import SessionContext
 from gows.session.handler import Handler, check_handler
-from gows.session.session import SessionContext
 from gows.session.websocket import WebSocket
 
 __all__ = ["BlockingWebSocket", "Reconnect", "ReconnectingClient", "connect"]

@@ -17,7 +17,8 @@ from gows.options import check_seconds
 from gows.protocol.connection import Connection
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
-from gows.session.session import _COUNTED, _FULL, Event, SessionContext
+from gows.session.context import SessionContext
+from gows.session.session import _COUNTED, _FULL, Event
 from gows.session.websocket import WebSocket
 
 _TEXT, _BINARY = 1, 2  # the kinds of events that are messages

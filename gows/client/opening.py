@@ -35,8 +35,8 @@ from gows.reactor.observer import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND
 from gows.reactor.workers import current_task
+from gows.session.context import SessionContext
 from gows.session.handler import Handler
-from gows.session.session import SessionContext
 from gows.session.websocket import WebSocket
 
 logger = logging.getLogger("gows")

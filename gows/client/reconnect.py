@@ -27,8 +27,8 @@ from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND, Timer
 from gows.reactor.workers import stepping_aside
+from gows.session.context import SessionContext
 from gows.session.handler import Handler
-from gows.session.session import SessionContext
 from gows.session.websocket import WebSocket
 
 logger = logging.getLogger("gows")

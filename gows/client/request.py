@@ -15,7 +15,7 @@ from gows.protocol.connection import Role
 from gows.protocol.deflate import DeflateOptions, make_offer
 from gows.protocol.handshake import check_headers, new_key, request_bytes
 from gows.reactor.loop import Loop
-from gows.session.session import SessionContext, context_for
+from gows.session.context import SessionContext, context_for
 
 
 @dataclass(frozen=True)

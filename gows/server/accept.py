@@ -31,7 +31,7 @@ from gows.protocol.handshake import (
 from gows.reactor import Loop, Stream, shared_loop
 from gows.reactor.stream import GONE
 from gows.server.server import Server
-from gows.session.session import context_for
+from gows.session.context import context_for
 from gows.session.websocket import WebSocket
 
 HEAD_TIMEOUT = 10.0

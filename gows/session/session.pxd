@@ -4,33 +4,13 @@ from gows.bytebuffer cimport ByteBuffer
 from gows.protocol.connection cimport Connection as Protocol  # the module's own name stays an attribute of it
 from gows.reactor.lock cimport Lock
 from gows.reactor.stream cimport Stream
+from gows.session.context cimport SessionContext
 from gows.session.traffic cimport Traffic
 
 cdef int _CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL, _OPEN, _EOF, _LOST, _DRAIN, _DISMISS
 cdef int SMALL_HEAD, LARGE, MAY_INFLATE
 cdef int _HELD, _LEAVING, _MUTED, _CLOSED, _LOST_EARLY, _UNSERVED, _DISMISSED, _SPECIAL, _PONG_UNIT
 cdef tuple _OPCODES
-
-
-cdef class SessionContext:
-    cdef object __weakref__
-    cdef public object loop
-    cdef public object options
-    cdef public object role
-    cdef public object owner
-    cdef public bint inline
-    cdef public object _base
-    cdef public object _other
-    cdef public Py_ssize_t high_water
-    cdef public Py_ssize_t mark
-    cdef public object overflow
-    cdef public object receiving
-    cdef public Py_ssize_t portion
-    cdef public Traffic traffic
-    cdef public object whole
-    cdef public object chunked
-    cdef public object deflate_pool
-    cdef public object deflate_options
 
 
 cdef class Session:

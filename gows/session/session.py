@@ -20,8 +20,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable
-from copy import copy
-from dataclasses import replace
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, cast
@@ -29,22 +27,17 @@ from typing import TYPE_CHECKING, Any, cast
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
 from gows.options import AcceptOptions
-from gows.protocol.connection import Connection, ConnectionConfig, ConnectionState, Role, to_bytes
-from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
-from gows.protocol.frames import MAX_HEADER
+from gows.protocol.connection import Connection, ConnectionState, Role, to_bytes
 from gows.protocol.prepared import PreparedMessage
-from gows.protocol.rates import Meter, MeteredConnection, Rates
 from gows.reactor.progress import LOOKS, MUCH
 from gows.reactor.sockets import FRESH
 from gows.reactor.timers import TICKS_PER_SECOND
-from gows.session.contexts import Contexts
+from gows.session.context import KEEPING, SessionContext
 from gows.session.handler import Handler, check_handler
-from gows.session.overflow import Backlog, Overflow
-from gows.session.receiving import EVENT_SIZE, SMALL, ReceiveError, Receiving
-from gows.session.traffic import Traffic
+from gows.session.overflow import Backlog
+from gows.session.receiving import EVENT_SIZE, SMALL, ReceiveError
 
 if TYPE_CHECKING:
-    from gows.reactor.loop import Loop
     from gows.reactor.stream import Stream
     from gows.session.websocket import MessageWriter
 
@@ -84,9 +77,6 @@ moment would be pinged all in one moment, too, and ever after."""
 FIRST_PING_SPREAD = 0.5
 """The same for the first one, which comes that much earlier in addition: the rest needs some rounds to spread."""
 
-KEEPING = ("drop_oldest", "latest")
-"""The policies that keep messages back in a Backlog."""
-
 MAX_WAIT = 3600.0
 """Seconds that a blocked write waits at a time."""
 BUDGET_WAIT = 0.05
@@ -98,8 +88,6 @@ SERVE_TIMEOUT = 10.0
 """Seconds between accept() and serve()."""
 SMALL_HEAD = 6
 """Bytes of the header, the masking key included, of a message that `receive_one` takes (RFC 6455 §5.2)."""
-MAX_PORTION = 256
-"""Frames of one connection that are dealt with in a turn: a read may hold 40,000, which take 100 ms."""
 MAY_INFLATE = 128
 """Bytes of a read from which on it is not inflated while too much is held: it may become a thousand times as much."""
 MAX_REST = 1024
@@ -109,157 +97,6 @@ LARGE = 16384
 MAX_QUEUED_PONGS = 16
 """Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
 latest)."""
-
-
-_SERVER = Role.SERVER
-TIMEOUTS = ("read_timeout", "write_timeout")
-"""The options that one connection may change for itself."""
-
-
-class SessionContext:
-    """What the sessions of one loop with the same options and role share."""
-
-    __slots__ = (
-        "__weakref__",
-        "_base",
-        "_other",
-        "chunked",
-        "deflate_options",
-        "deflate_pool",
-        "high_water",
-        "inline",
-        "loop",
-        "mark",
-        "options",
-        "overflow",
-        "owner",
-        "portion",
-        "receiving",
-        "role",
-        "traffic",
-        "whole",
-    )
-
-    def __init__(self, loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> None:
-        """`owner`: the server that accepted the connections."""
-        self.loop = loop
-        self.options = options
-        self.role = role
-        self.owner = owner
-        self.inline = loop.pool.inline  # whether the loop's thread runs the callbacks
-        self._base: SessionContext | None = None  # what this one differs from in its timeouts only
-        self._other: SessionContext | None = None  # the same, but for `inline`
-        self.high_water = options.high_water
-        overflow = getattr(owner, "overflow", None)
-        self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
-        self.traffic: Traffic = getattr(owner, "traffic", None) or loop.shared.setdefault(Traffic, Traffic())
-        self.mark = options.high_water  # queued bytes above which a write has to ask for room
-        if options.overflow in KEEPING:
-            self.mark = -1
-        elif self.overflow.max_queued is not None:
-            self.mark = 0
-        self.receiving = Receiving.of(loop)
-        self.portion = min(
-            options.inbox_messages, MAX_PORTION
-        )  # frames that are dealt with before others have their turn
-        rates = _rates(loop, options)
-        self.whole = _connection_config(loop, options, role, rates, chunked=False)
-        self.chunked = _connection_config(loop, options, role, rates, chunked=True)
-        self.deflate_pool: DeflatePool = loop.shared.setdefault(DeflatePool, DeflatePool())
-        self.deflate_options = DeflateOptions(
-            level=options.compression_level,
-            server_no_context_takeover=not options.server_context_takeover,
-            client_no_context_takeover=not options.client_context_takeover,
-            server_max_window_bits=options.server_max_window_bits,
-            client_max_window_bits=options.client_max_window_bits,
-        )
-
-    def connection(self, params: DeflateParams | None) -> Connection:
-        """A protocol machine for a connection that negotiated `params`."""
-        kind = Connection if self.whole.rates is None else MeteredConnection
-        if params is None:
-            return kind(self.whole)
-        server = self.role is Role.SERVER
-        return kind(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
-
-    def with_timeouts(self, **timeouts: float | None) -> SessionContext:
-        """A context for connections that differ in their timeouts: one for all that set the same. The tables are
-        shared. Any thread."""
-        base = self._base or self
-        values = tuple(timeouts.get(name, getattr(self.options, name)) for name in TIMEOUTS)
-        if values == tuple(getattr(base.options, name) for name in TIMEOUTS):
-            return base
-
-        def make() -> SessionContext:
-            context = base._copy()
-            context.options = replace(base.options, **dict(zip(TIMEOUTS, values, strict=True)))
-            context._base = base  # whose id cannot be another's thereby
-            return context
-
-        return _contexts(self.loop).derive((id(base), values), make)
-
-    def inlined(self) -> SessionContext:
-        """The same for connections whose callbacks run in the loop's thread. Any thread."""
-        return self if self.inline else self._turned()
-
-    def in_workers(self) -> SessionContext:
-        """The same for connections whose callbacks do not. Any thread."""
-        return self._turned() if self.inline else self
-
-    def _turned(self) -> SessionContext:
-        if self._other is None:
-            context = self._copy()
-            context.inline = not self.inline
-            self._other = context
-        return self._other
-
-    def _copy(self) -> SessionContext:
-        context = copy(self)
-        context._base = context._other = None
-        return context
-
-
-def _rates(loop: Loop, options: AcceptOptions) -> Rates | None:
-    messages = size = None
-    if options.max_message_rate is not None:
-        burst = options.message_burst or max(1.0, options.max_message_rate)
-        messages = Meter(options.max_message_rate, burst, loop.time)
-    if options.max_byte_rate is not None:
-        most = options.max_message_size + MAX_HEADER
-        size = Meter(options.max_byte_rate, options.byte_burst or max(most, options.max_byte_rate), loop.time)
-    return None if messages is None and size is None else Rates(messages, size)
-
-
-def _connection_config(
-    loop: Loop, options: AcceptOptions, role: Role, rates: Rates | None, *, chunked: bool
-) -> ConnectionConfig:
-    return ConnectionConfig(
-        role=role,
-        max_message_size=options.max_message_size,
-        max_fragments=options.max_fragments,
-        max_empty_fragments=options.max_empty_fragments,
-        chunked=chunked,
-        message_buffer_size=options.message_buffer_size,
-        min_compress_size=options.min_compress_size,
-        pool=loop.buffers,
-        rates=rates,
-        portion=min(options.inbox_messages, MAX_PORTION),
-    )
-
-
-def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> SessionContext:
-    """The context that all connections of one owner on `loop` share whose options are equal. Any thread."""
-    # a context holds its owner, so the id cannot be another's; to hash a Role, or look one up, takes Python long
-    return _contexts(loop).find((role is _SERVER, id(owner)), options, _make_context, loop, role, owner)
-
-
-def _make_context(options: AcceptOptions, loop: Loop, role: Role, owner: object) -> SessionContext:
-    return SessionContext(loop, options, role, owner)
-
-
-def _contexts(loop: Loop) -> Contexts[SessionContext]:
-    found: Contexts[SessionContext] | None = loop.shared.get(Contexts)
-    return loop.shared.setdefault(Contexts, Contexts()) if found is None else found
 
 
 def _event_size(event: Event) -> int:

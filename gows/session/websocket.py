@@ -14,8 +14,9 @@ from gows.options import check_seconds
 from gows.printable import show_address
 from gows.protocol.connection import Connection, ConnectionState, to_bytes
 from gows.reactor.stream import Stream
+from gows.session.context import SessionContext
 from gows.session.handler import Handler
-from gows.session.session import ENDING, Session, SessionContext
+from gows.session.session import ENDING, Session
 
 Data = bytes | bytearray | memoryview | ByteBuffer
 
