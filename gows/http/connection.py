@@ -134,6 +134,11 @@ class HttpConnection(Observer):
         """Whether it has become a WebSocket. Any thread."""
         return self._phase == _UPGRADED
 
+    @property
+    def proxies(self) -> Proxies | None:
+        """The proxies that the application believes; None: none are. Any thread."""
+        return self.app.proxies
+
     # ------------------------------------------------------------------ observer of the stream (loop thread)
     # Another thread may upgrade the connection while the loop is on its way to one of these: then they pass it on.
 

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from gows.errors import HttpError
 from gows.http.forms import UploadedFile, Values, parse_cookies, parse_multipart, parse_query
-from gows.http.proxies import Client
+from gows.http.proxies import Client, Proxies
 from gows.http1.head import RequestHead
 from gows.http1.headers import Headers
 from gows.printable import show_path
-
-if TYPE_CHECKING:
-    from gows.http.connection import HttpConnection
+from gows.reactor.observer import Observer
+from gows.reactor.stream import Stream
 
 _NOTHING_TOLD = Client(None)
 _NOTHING: tuple[Values[str], Values[UploadedFile]] = (Values([]), Values([]))
+
+
+class Carrier(Protocol):
+    """The connection that a request came by, an HttpConnection, as far as a request and its answer need it."""
+
+    stream: Stream
+    secure: bool
+
+    @property
+    def proxies(self) -> Proxies | None:
+        """Return the proxies that are believed; None: none are."""
+
+    @property
+    def upgraded(self) -> bool:
+        """Return whether it has become a WebSocket."""
+
+    def upgrade(self, answer: bytes, observer: Observer) -> None:
+        """Send the 101 and hand the stream to `observer`."""
 
 
 class Request:
@@ -30,7 +47,7 @@ class Request:
 
     __slots__ = ("_client", "_form", "_query", "body", "connection", "head", "path", "path_params")
 
-    def __init__(self, head: RequestHead, body: bytes = b"", connection: HttpConnection | None = None) -> None:
+    def __init__(self, head: RequestHead, body: bytes = b"", connection: Carrier | None = None) -> None:
         self.head = head
         self.body = body
         self.connection = connection
@@ -88,7 +105,7 @@ class Request:
         """What a trusted proxy says."""
         if self._client is None:
             connection = self.connection
-            proxies = None if connection is None else connection.app.proxies
+            proxies = None if connection is None else connection.proxies
             if connection is None or proxies is None:
                 self._client = _NOTHING_TOLD
             else:

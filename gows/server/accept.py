@@ -131,7 +131,7 @@ def _websocket(stream: Stream, agreement: Agreement, request: Request) -> WebSoc
 
 def _accept_request(request: Request, options: AcceptOptions | None, headers: list[tuple[str, str]]) -> WebSocket:
     carrier = request.connection
-    if carrier is None:
+    if not isinstance(carrier, HttpConnection):
         raise UsageError("this request did not come by a connection that can be upgraded")
     app, stream = carrier.app, carrier.stream
     proxies = app.proxies
