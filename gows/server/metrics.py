@@ -10,19 +10,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from gows.brokers.base import Broker
 from gows.bus.bus import Bus
 from gows.errors import HttpError, UsageError
-from gows.http.connection import HttpConnection
+from gows.http.connection import Application, HttpConnection
 from gows.http.request import Request
 from gows.http.response import Response
 from gows.protocol.states import ConnectionState
 from gows.reactor import Loop, Stream, Timer
+from gows.server.admission import Admission
+from gows.server.publisher import Publishing
+from gows.session.fanout import Fanout
+from gows.session.overflow import Overflow
+from gows.session.traffic import Traffic
 from gows.session.websocket import WebSocket
-
-if TYPE_CHECKING:
-    from gows.server.server import Server
+from gows.topics.subscriptions import Subscriptions
 
 PATH = "/-/metrics"
 """Where they are served."""
@@ -162,10 +166,28 @@ class Probes:
         return self._peaks[0][1] if self._peaks else 0.0
 
 
+class Measured(Application, Protocol):
+    """The parts of a `gows.Server` that its metrics read."""
+
+    loop: Loop
+    admission: Admission
+    broker: Broker
+    fanout: Fanout
+    news: Fanout
+    overflow: Overflow
+    publishing: Publishing
+    subscriptions: Subscriptions
+    traffic: Traffic
+
+    @property
+    def bus(self) -> Bus | None:
+        """Return what joins the server's processes; None in a process of its own."""
+
+
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Measured) -> None:
         """Raises UsageError when prometheus-client is missing."""
         self._render = _renderer()
         self._server = server
