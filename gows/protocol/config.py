@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gows.bufferpool import BufferPool
 from gows.protocol.fastpath import WholeMessages
+from gows.protocol.rates import Rates
 from gows.protocol.states import Role
-
-if TYPE_CHECKING:
-    from gows.protocol.rates import Rates
 
 _MIN_BUDGET = 1 << 18
 

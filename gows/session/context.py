@@ -12,7 +12,8 @@ from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, ConnectionConfig, Role
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
 from gows.protocol.frames import MAX_HEADER
-from gows.protocol.rates import Meter, MeteredConnection, Rates
+from gows.protocol.metered import MeteredConnection
+from gows.protocol.rates import Meter, Rates
 from gows.reactor import Loop
 from gows.session.overflow import Overflow
 from gows.session.receiving import Receiving

@@ -13,7 +13,8 @@ from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCause, CloseCode
 from gows.protocol.connection import CHUNK, CLOSE, FAIL, PING, PONG, TEXT, ConnectionConfig, ConnectionState, Role
 from gows.protocol.deflate import DeflateOptions, DeflateParams, DeflatePool
-from gows.protocol.rates import Meter, MeteredConnection, Rate, RateError, Rates
+from gows.protocol.metered import MeteredConnection, RateError
+from gows.protocol.rates import Meter, Rate, Rates
 from tests.support import wire
 from tests.support.fakes import VirtualClock
 from tests.support.wire import frame
