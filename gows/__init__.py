@@ -23,7 +23,8 @@ variant.choose()  # before anything else is imported
 
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect
-from gows.client.topics import TopicClient, TopicSubscription
+from gows.client.subscription import TopicSubscription
+from gows.client.topics import TopicClient
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import (
     BrokerError,

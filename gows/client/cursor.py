@@ -5,12 +5,9 @@ gows.js has the same."""
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
 
+from gows.client.subscription import TopicSubscription
 from gows.reactor.timers import Timer
-
-if TYPE_CHECKING:
-    from gows.client.topics import TopicSubscription
 
 Position = tuple[str, int]
 """Epoch and offset."""

@@ -11,15 +11,16 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
 from gows.bytebuffer import ByteBuffer
-from gows.client import Reconnect, connect
+from gows.client.connecting import connect
 from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
+from gows.client.reconnect import Reconnect
 from gows.client.request import Url
+from gows.client.subscription import Answer, Callback, Present, TopicSubscription
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
 from gows.jsontext import to_json_text
@@ -44,67 +45,8 @@ TEMPORARY = frozenset({"unavailable", "too_slow", "too_many"})
 ASK_AGAIN = (1.0, 5.0)
 """Seconds until then, a random time between the two; with each refusal in a row twice as many, up to eight times."""
 
+
 Then = Callable[["dict[str, Any] | None", "TopicError | None"], object]
-Callback = Callable[[Any, str], object]
-"""Of the data and the topic of a message: what JSON carries, or bytes."""
-Present = Callable[[dict[str, Any]], object]
-"""Of the info of everybody in a topic, by id."""
-
-
-class Answer(Future[Any]):
-    """What a server will have answered. To wait for it in a callback of the same client is refused (UsageError): the
-    answer comes by the same connection, after that callback."""
-
-    def __init__(self, client: TopicClient) -> None:
-        super().__init__()
-        self._client = client
-
-    def result(self, timeout: float | None = None) -> Any:
-        """As of every Future."""
-        with self._waiting("result()", timeout):
-            return super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As of every Future."""
-        with self._waiting("exception()", timeout):
-            return super().exception(timeout)
-
-    def _waiting(self, what: str, timeout: float | None) -> AbstractContextManager[None]:
-        if self.done() or (timeout is not None and timeout <= 0):
-            return nullcontext()
-        self._client.refuse_waiting(what)
-        return stepping_aside()
-
-
-class TopicSubscription:
-    """One of a TopicClient's, as `subscribe` returns it."""
-
-    __slots__ = ("_client", "callback", "history", "lost", "pattern", "present", "ready", "refused")
-
-    def __init__(
-        self,
-        client: TopicClient,
-        pattern: str,
-        callback: Callback,
-        lost: Callable[[str], object] | None,
-        present: Present | None,
-        history: int | None,
-        refused: Callable[[TopicError], object] | None,
-    ) -> None:
-        self._client = client
-        self.pattern = pattern
-        self.callback = callback
-        self.lost = lost
-        self.present = present
-        self.history = history
-        self.refused = refused
-        self.ready: Future[None] = Answer(client)
-        """Done once the server has answered; its exception is a TopicError when the server refuses, and when the client
-        ends before that (`closed`)."""
-
-    def end(self) -> None:
-        """Hear no more. Any thread; idempotent."""
-        self._client.end(self)
 
 
 class TopicClient:

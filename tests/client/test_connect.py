@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-import gows.client
-from gows.client import Reconnect, connect, opening
+from gows.client import Reconnect, connect, connecting, opening
 from gows.client.opening import Opening
 from gows.errors import (
     ConnectError,
@@ -470,7 +469,7 @@ def test_a_server_that_says_nothing(scheme: str, loop: Loop) -> None:
 
 
 def test_a_loop_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gows.client, "_GRACE", 0.0)
+    monkeypatch.setattr(connecting, "_GRACE", 0.0)
     with (
         ScriptedServer(Peer.wait_end) as server,
         Loop(workers=0) as loop,
@@ -494,7 +493,7 @@ def test_an_interrupted_caller_leaves_nothing_behind(
             peer.accept()
         peer.wait_end()
 
-    monkeypatch.setattr(gows.client, "SimpleQueue", Interrupted)
+    monkeypatch.setattr(connecting, "SimpleQueue", Interrupted)
     with ScriptedServer(script) as server:
         with pytest.raises(KeyboardInterrupt):
             connect(server.url, loop=loop)
@@ -514,7 +513,7 @@ def test_a_reconnecting_client_that_nobody_gets_is_closed(
         peer.accept()
         peer.wait_end()
 
-    monkeypatch.setattr(gows.client, "SimpleQueue", TooLate)
+    monkeypatch.setattr(connecting, "SimpleQueue", TooLate)
     handler = Recorder()
     with ScriptedServer(script) as server:
         with pytest.raises((KeyboardInterrupt, ConnectTimeoutError)):

@@ -9,7 +9,8 @@ import pytest
 
 from gows import ConnectError, Handler, Reconnect, Server, TopicClient, TopicError, accept
 from gows.client import topics
-from gows.client.topics import TopicSubscription, _stands_for
+from gows.client.subscription import TopicSubscription
+from gows.client.topics import _stands_for
 from gows.reactor import Loop
 from gows.topics.subscriptions import Position
 from tests.support.topic_server import PATTERNS, topic_server
