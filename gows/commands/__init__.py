@@ -1,1 +1,8 @@
-"""The subcommands of `gows`, one a module: `add_arguments(parser)` and `run(args) -> int`."""
+"""The subcommands of `gows`, one a module: `add_arguments(parser)` and `run(args) -> int`.
+
+screen   lines on a terminal
+check    whether an installation works
+connect  a client in the terminal
+echo     a server that sends back what comes
+demo     a chat in the browser
+"""
