@@ -23,8 +23,8 @@ def main(address: str = "127.0.0.1:8080") -> None:
     server.add_route("/", lambda request: gows.Response.html(PAGE))
     server.add_route("/live", lambda request: gows.accept(request, server.options).serve(gows.Handler()))
     server.start(address)
-    print("open http://{}:{}/".format(*server.addresses[0]), flush=True)
     try:
+        print("open http://{}:{}/".format(*server.addresses[0]), flush=True)
         number = 1
         while True:  # the program's own work
             number += 1
