@@ -236,6 +236,19 @@ def test_newest_by_key(run: Run) -> None:
     assert "older" in run.found(checks.newest_by_key)[0]
 
 
+def test_a_key_is_the_last_publishers(run: Run) -> None:
+    connection = _latest(run)
+    before = [run.publish("price.f", "1.2/main") for _ in range(2)]
+    run.publish("price.f", "0.1/main")
+    mine = run.publish("price.f", "0.1/main")
+    run.hear(connection, run.publish("price.f", "1.2/main"))
+    assert [mine in text for text in run.found(checks.newest_by_key)][-1], "another key"
+    after = run.publish("price.f", "1.2/main")
+    run.hear(connection, before[1])
+    run.hear(connection, after)
+    assert not any(mine in text for text in run.found(checks.newest_by_key))
+
+
 def test_futures_that_never_end(run: Run) -> None:
     future = SimpleNamespace(done=lambda: False)
     run.clients.append(SimpleNamespace(name="client0", futures=[("publish", future)]))
