@@ -12,30 +12,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from gows.brokers.hublock import HubLock
+from gows.brokers.lock import PublishLock
 from gows.bus.bus import Bus
 from gows.session.websocket import WebSocket
 from gows.topics.history import History, Keep
 from gows.topics.subscriptions import Position, Publication, Since
 
 Done = Callable[["Exception | None"], object]
-"""Called once the broker has a message for good, or with the reason why that is not so, or not known."""
-LeftOut = tuple[str, int]
-"""A process, and a number by which it knows the connection that does not get a message."""
+"""Called with None once the broker has a message for good, or with the error why it does not, or may not."""
+ConnectionId = tuple[str, int]
+"""A connection in another process: the name of the process, and a number that it knows the connection by."""
 
 
 class Envelope(NamedTuple):
-    """A publication on its way, and what every process does with it."""
+    """A publication on its way to all processes, and what each of them needs to know of it."""
 
     publication: Publication
     keep: Keep | None = None
     ttl: float | None = None
-    left_out: LeftOut | None = None
+    exclude: ConnectionId | None = None
+    """The connection that does not get it."""
     origin: Any = None
-    """What the broker wants to know of it later; it does not travel."""
+    """What the broker of this process notes about it; it does not travel."""
 
     def pack(self) -> bytes:
-        """As it travels: a header of JSON, a line feed, and the data."""
+        """Return it as it travels: a header of JSON, a line feed, and the data."""
         publication = self.publication
         message = publication.bare
         header: dict[str, Any] = {
@@ -52,13 +53,14 @@ class Envelope(NamedTuple):
             header["keep"] = [self.keep.messages, self.keep.seconds]
         if publication.position is not None:
             header["position"] = publication.position
-        if self.left_out is not None:
-            header["left_out"] = self.left_out
+        if self.exclude is not None:
+            header["left_out"] = self.exclude  # the name since 0.1: servers of two releases may use one Redis
         return json.dumps(header, separators=(",", ":")).encode() + b"\n" + message.data
 
     @classmethod
     def unpack(cls, packet: bytes, now: float, age: float = 0.0) -> Envelope:
-        """The reverse. `now`: by the loop's clock, by which a `ttl` ends; `age`: seconds of it that are over."""
+        """Return the envelope that `pack` packed. `now`: by the loop's clock, by which a `ttl` ends; `age`: seconds of
+        the `ttl` that are over."""
         first, _, data = packet.partition(b"\n")
         header = json.loads(first)
         ttl = header.get("ttl")
@@ -74,82 +76,82 @@ class Envelope(NamedTuple):
             position=None if position is None else Position(*position),
         )
         keep = Keep(*header["keep"]) if "keep" in header else None
-        left_out = tuple(header["left_out"]) if "left_out" in header else None
-        return cls(publication, keep, ttl, left_out)
+        exclude = tuple(header["left_out"]) if "left_out" in header else None
+        return cls(publication, keep, ttl, exclude)
 
 
-class Hub(Protocol):
-    """A process's side of its broker: its subscribers, and what it has heard. Guarded by `lock`, under which it hears
-    and tells everything in one order."""
+class BrokerEvents(Protocol):
+    """What a broker calls: the subscribers of its process, and the history that it keeps. Under `lock`, the publish
+    lock, everything that a process publishes and receives has one order."""
 
-    lock: HubLock
+    lock: PublishLock
     history: History
 
     @property
     def name(self) -> str:
-        """What this process is called on the bus; "" without one."""
+        """Return the name of this process on the bus; "" without one."""
 
     def now(self) -> float:
-        """By the loop's clock."""
+        """Return the time by the loop's clock, in seconds."""
 
-    def wanted(self, topic: str) -> bool:
-        """Whether anybody here gets what is published to `topic`. Takes the lock of the subscriptions only."""
+    def has_subscribers(self, topic: str) -> bool:
+        """Return whether any connection here gets what is published to `topic`. Takes the lock of the subscriptions
+        only."""
 
-    def leave_out(self, ws: WebSocket) -> LeftOut:
-        """A number for a connection of ours that a message is to leave out. Lock held."""
+    def exclude_id_locked(self, ws: WebSocket) -> ConnectionId:
+        """Return an id by which a publication that comes back to this process excludes `ws`."""
 
-    def deliver(self, envelope: Envelope, own: WebSocket | None = None) -> None:
-        """Keep it if it has a position, and send it to the subscribers here but `own`, or whom the envelope leaves out.
-        Lock held. Raises QueueFullError and LoopClosedError."""
+    def deliver_locked(self, envelope: Envelope, exclude: WebSocket | None = None) -> None:
+        """Keep a publication if it has a position, and send it to the subscribers here, but not to `exclude`, nor to
+        the connection that the envelope excludes. Raises QueueFullError and LoopClosedError."""
 
     def receive(self, envelope: Envelope, deliver: Callable[[Envelope], object] | None = None) -> None:
-        """What has come from elsewhere: `deliver`, or what stands for it here, with the lock; what goes wrong is
-        logged."""
+        """Take the lock, and call `deliver`, or `deliver_locked`, for a publication that another process sent. Logs
+        what that raises."""
 
-    def lost(self, topic: str, position: Position | None) -> None:
-        """Tell the subscribers of a topic that some of it may be missing. Lock held."""
+    def report_lost_locked(self, topic: str, position: Position | None) -> None:
+        """Tell the subscribers of a topic that some of it, up to `position`, may be missing."""
 
-    def peer_up(self, name: str) -> None:
-        """Another process has come: what is told to it arrives from now on."""
+    def on_peer_up(self, name: str) -> None:
+        """Note that another process is there: what is sent to it arrives from now on."""
 
-    def peer_down(self, name: str) -> None:
-        """It has gone."""
+    def on_peer_down(self, name: str) -> None:
+        """Note that another process is gone."""
 
-    def heard(self, name: str, data: bytes) -> None:
-        """What another process told us."""
+    def on_peer_message(self, name: str, data: bytes) -> None:
+        """Take what another process sent with `Broker.send_to_peers`."""
 
 
 class Broker(ABC):
-    """One process's way to the others. It belongs to one server.
+    """Carries publications from one process to all others. It belongs to one server.
 
-    Its methods are for the server to call, from any thread but where they say otherwise, and never block but in `start`
-    and `close`.
+    The server calls its methods, from any thread unless they say otherwise. Only `start` and `close` may block.
     """
 
-    hub: Hub
+    events: BrokerEvents
 
-    def attach(self, hub: Hub) -> None:
-        """Belong to a server; once."""
-        self.hub = hub
+    def attach(self, events: BrokerEvents) -> None:
+        """Belong to a server, which is to hear of `events`. Called once."""
+        self.events = events
 
     @abstractmethod
     def join(self, bus: Bus) -> None:
-        """The server is one of several processes, before `start`."""
+        """Use the bus of the server's processes. Called before `start`, if there are several."""
 
     @abstractmethod
     def start(self) -> None:
-        """Begin."""
+        """Connect to the other processes."""
 
     @abstractmethod
     def close(self) -> None:
-        """End, when what was accepted is sent, or a bounded time is over. Idempotent."""
+        """Wait until what was accepted is sent, for a bounded time, and end. Idempotent."""
 
     @abstractmethod
-    def publish(self, envelope: Envelope, own: WebSocket | None, done: Done) -> bool:
-        """Send to all processes, this one too, in the order of the calls; a position is given to what is kept. The
-        hub's lock is held. True: that was it, and `done` is not called; else it will be, in another thread. Raises
-        QueueFullError, BrokerError when nothing can be accepted now, ValueError for what is too large, and as
-        `Hub.deliver`."""
+    def publish(self, envelope: Envelope, exclude: WebSocket | None, done: Done) -> bool:
+        """Send to all processes, this one included, in the order of the calls; what is kept gets a position. The
+        publish lock is held. Returns True if all is done, and `done` will not be called; False if `done` will be called
+        in another thread. Raises QueueFullError, BrokerError if nothing can be accepted now, ValueError for a message
+        that is too large, and what `BrokerEvents.deliver_locked` raises."""
 
     @abstractmethod
     def follow(
@@ -161,43 +163,45 @@ class Broker(ABC):
         owner: WebSocket | None = None,
         room: int | None = None,
     ) -> None:
-        """Call `then` with what came after `since`, or so many of the latest (None: that is not known), with the hub's
-        lock held, when what is published from now on is heard here. It may be called before this returns. `owner`: the
-        connection that asks; connections take turns. `room`: more bytes than that are of no use to it. Raises
-        QueueFullError when too much is asked for already."""
+        """Call `then(missed)` with the publish lock held, once this process receives what is published from now on.
+        `missed`: what came after the position `since`, or the latest if `since` is a number; None: not known. It may be
+        called before this returns. `owner`: the connection that asks; connections take turns. `room`: bytes that the
+        connection can take at most. Raises QueueFullError if too many requests wait already."""
 
-    def in_turn(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
-        """Call it after everything that was asked for the same connection before; perhaps at once. Raises
+    def after_pending(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
+        """Call `call` after the requests of the same connection that were made before; perhaps at once. Raises
         QueueFullError as `follow`."""
         call()
 
     @abstractmethod
-    def listen(self, topic: str) -> None:
-        """The first connection here has subscribed to a topic or pattern. The subscriptions' lock is held."""
+    def subscribe(self, topic: str) -> None:
+        """Receive a topic or pattern: the first connection here has subscribed to it. The subscriptions' lock is
+        held."""
 
     @abstractmethod
-    def unlisten(self, topic: str) -> None:
-        """The last has left."""
+    def unsubscribe(self, topic: str) -> None:
+        """Receive a topic or pattern no longer: its last subscriber here is gone. The subscriptions' lock is held."""
 
     @property
     @abstractmethod
     def peers(self) -> list[str]:
-        """The other processes that are known to be there."""
+        """Return the names of the other processes that are known to be there."""
 
     @abstractmethod
-    def tell(self, data: bytes, to: str | None = None) -> None:
-        """Have `heard` called in all other processes, or in one. Raises ValueError for what is too large."""
+    def send_to_peers(self, data: bytes, to: str | None = None) -> None:
+        """Have `BrokerEvents.on_peer_message` called in all other processes, or in the process `to`. Raises ValueError
+        for what is too large."""
 
     @property
     def connected(self) -> bool:
-        """Whether others can be reached."""
+        """Return whether other processes can be reached."""
         return True
 
     @property
     def waiting(self) -> int:
-        """Bytes of publications that were accepted, and are not acknowledged."""
+        """Return the bytes of publications that were accepted and are not acknowledged."""
         return 0
 
     def counters(self) -> dict[str, int]:
-        """What has gone wrong, and how often."""
+        """Return how often something went wrong, by its name."""
         return {}

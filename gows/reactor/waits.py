@@ -1,8 +1,8 @@
 """Waits: which threads may wait, and for what.
 
 For a peer the program's own threads may wait, and workers that step aside; no other thread of ours may, for others need
-it. For the lock of the hub no thread may wait that has a lock which is taken under it (`inner_lock`): that is a
-finaliser or a signal handler that came amid something, and the hub's holder may be waiting for just that lock.
+it. For the publish lock of a broker no thread may wait that has a lock which is taken under it (`inner_lock`): that is
+a finaliser or a signal handler that came amid something, and the holder of the publish lock may wait for just that one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _making = threading.RLock()  # of `_inner`, which is read without
 
 
 def inner_lock() -> Any:
-    """Return a re-entrant lock that may be taken by a thread that has the hub's, and known to `holds_inner_lock`."""
+    """Return a re-entrant lock that a thread with the publish lock may take, and that `holds_inner_lock` knows."""
     global _inner
     lock = threading.RLock()
     with _making:

@@ -21,7 +21,7 @@ from gows.http.response import Response
 from gows.protocol.states import ConnectionState
 from gows.reactor import Loop, Stream, Timer
 from gows.server.admission import Admission
-from gows.server.publisher import Publishing
+from gows.server.publisher import Publisher
 from gows.session.fanout import Fanout
 from gows.session.overflow import Overflow
 from gows.session.traffic import Traffic
@@ -175,7 +175,7 @@ class Measured(Application, Protocol):
     fanout: Fanout
     news: Fanout
     overflow: Overflow
-    publishing: Publishing
+    publisher: Publisher
     subscriptions: Subscriptions
     traffic: Traffic
 
@@ -215,7 +215,7 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """The numbers of this process. Any thread."""
         server, loop = self._server, self._server.loop
-        traffic, fanout, news, losses = server.traffic, server.fanout, server.news, server.publishing.losses
+        traffic, fanout, news, losses = server.traffic, server.fanout, server.news, server.publisher.losses
         states: Counter[str] = Counter()
         blocked = 0
         for stream in list(loop.streams):
@@ -247,10 +247,10 @@ class Metrics:
             "gows_broadcast_missed": {"": fanout.missed + news.missed},
             "gows_broadcast_waiting_bytes": {"": fanout.waiting + news.waiting},
             "gows_broadcast_expired": {"": fanout.expired},
-            "gows_published": {"": server.publishing.published},
+            "gows_published": {"": server.publisher.published},
             "gows_subscriptions": {"": sum(server.subscriptions.counts().values())},
-            "gows_history_bytes": {"": server.publishing.history.size},
-            "gows_topic_gaps": {"": server.publishing.gaps},
+            "gows_history_bytes": {"": server.publisher.history.size},
+            "gows_topic_gaps": {"": server.publisher.gaps},
             "gows_topic_missed": {"": losses.missed},
             "gows_topic_lost_told": {"": losses.told},
             "gows_topic_behind": {"": len(losses)},

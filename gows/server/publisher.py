@@ -1,4 +1,4 @@
-"""Publishing: what becomes of a message to a topic, and of who wants to hear of it, in one process of a server."""
+"""Publisher: publishes to topics, and subscribes connections to them, in one process of a server."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gows.brokers.base import Broker, Done, Envelope, LeftOut
-from gows.brokers.hublock import HubLock
+from gows.brokers.base import Broker, ConnectionId, Done, Envelope
+from gows.brokers.lock import PublishLock
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.errors import (
     ConnectionClosedError,
@@ -41,19 +41,16 @@ from gows.topics.subscriptions import (
     to_json,
 )
 
-if TYPE_CHECKING:
-    from gows.server.remote import RemoteConnection
-
 logger = logging.getLogger("gows")
 
 MOST_MESSAGES = 10_000
 """Of a topic that is kept by time alone."""
 EVENT_COST = 128
 """Bytes that it counts to tell one connection that somebody joined, or left."""
-MAX_AWAY = 4096
-"""Publications of ours that may be on their way back to us, and still leave somebody out."""
+MAX_EXCLUDED = 4096
+"""Connections that publications exclude which are on their way back to this process."""
 
-Told = Callable[["Position | None", "list[Publication] | None", "UsageError | None"], object]
+OnResult = Callable[["Position | None", "list[Publication] | None", "UsageError | None"], object]
 KeepRule = Callable[[str], "Keep | int | timedelta | None"]
 
 
@@ -68,8 +65,8 @@ def as_keep(value: Keep | int | timedelta | None) -> Keep | None:
     return None if value == 0 else Keep(value)
 
 
-class Publishing:
-    """A server's; the Hub of its broker. Any thread."""
+class Publisher:
+    """Publishes for one server, and knows its subscribers; the BrokerEvents of its broker. Any thread."""
 
     def __init__(
         self,
@@ -79,7 +76,7 @@ class Publishing:
         subscriptions: Subscriptions,
         history: History,
         keep: KeepRule | None,
-        lock: HubLock,
+        lock: PublishLock,
         broker: Broker,
         presence: Describe | None,
         losses: Lost,
@@ -102,22 +99,22 @@ class Publishing:
         self._keep = keep
         self._find: Callable[[int], WebSocket | None] = lambda number: None
         self._tokens = itertools.count(-1, -1)
-        self._away: OrderedDict[int, WebSocket] = OrderedDict()  # whom a publication leaves out that comes back to us
+        self._excluded_by_id: OrderedDict[int, WebSocket] = OrderedDict()  # by publications that come back to us
         self._info_of = presence
         self.losses = losses
         self.answers = Budget(ANSWER_RATE, ANSWER_BURST, loop.time)
         """Bytes that clients of gows.v1 may have of histories and of members."""
         self._deliveries = Budget(DELIVERY_RATE, DELIVERY_BURST, loop.time)
-        fanout.on_missed = news.on_missed = self._missed
-        fanout.on_excluded = self._excluded
-        self.presence = Presence(broker.tell, self._tell_news)
+        fanout.on_missed = news.on_missed = self._on_missed
+        fanout.on_excluded = self._on_excluded
+        self.presence = Presence(broker.send_to_peers, self._announce_news_locked)
         broker.attach(self)
-        subscriptions.on_first = broker.listen
-        subscriptions.on_last = broker.unlisten
-        subscriptions.on_end = self._ended
+        subscriptions.on_first = broker.subscribe
+        subscriptions.on_last = broker.unsubscribe
+        subscriptions.on_end = self._on_ended
 
     def join(self, name: str, find: Callable[[int], WebSocket | None]) -> None:
-        """Be one of several processes: what it is called, and what finds its connections by their number."""
+        """Be one of several processes. `name`: of this one. `find`: returns the connection here that has a number."""
         self.name = name
         self._find = find
 
@@ -126,50 +123,46 @@ class Publishing:
         publication: Publication,
         ttl: float | None,
         history: Keep | int | timedelta | None,
-        exclude: WebSocket | RemoteConnection | None,
+        exclude: WebSocket | ConnectionId | None,
         done: Done | None,
     ) -> None:
         """See `Server.publish`."""
         keep = as_keep(history)
         if history is None and self._keep is not None:
             keep = as_keep(self._keep(publication.topic))
-        own, left_out = None, None
-        if isinstance(exclude, WebSocket):
-            own = exclude
-        elif exclude is not None:
-            left_out = exclude.process, exclude.number
-        envelope = Envelope(publication, keep, ttl, left_out)
+        excluded, elsewhere = (exclude, None) if isinstance(exclude, WebSocket) else (None, exclude)
+        envelope = Envelope(publication, keep, ttl, elsewhere)
         if self.lock.held():
             self._fanout.check(publication.bare)
-            self.lock.in_turn(self._publish_in_turn, envelope, own, done)
+            self.lock.before_release(self._publish_deferred_locked, envelope, excluded, done)
             return
-        if not self.lock.enter(self._publish_in_turn, envelope, own, done):
+        if not self.lock.enter(self._publish_deferred_locked, envelope, excluded, done):
             return
         try:
-            finished = self._publish(envelope, own, done)
+            finished = self._publish_locked(envelope, excluded, done)
         finally:
             self.lock.__exit__()
         if finished and done is not None:
             done(None)
 
-    def _publish(self, envelope: Envelope, own: WebSocket | None, done: Done | None) -> bool:
-        """Give it to the broker; whether that was all. Lock held."""
+    def _publish_locked(self, envelope: Envelope, excluded: WebSocket | None, done: Done | None) -> bool:
+        """Give a publication to the broker. Returns whether all is done, and `done` will not be called."""
         self._fanout.check(envelope.publication.bare)
-        finished = self.broker.publish(envelope, own, done or nobody)
+        finished = self.broker.publish(envelope, excluded, done or nobody)
         self.published += 1
         return finished
 
-    def _publish_in_turn(self, envelope: Envelope, own: WebSocket | None, done: Done | None) -> None:
-        """The same for somebody who is not there any more. Lock held."""
+    def _publish_deferred_locked(self, envelope: Envelope, excluded: WebSocket | None, done: Done | None) -> None:
+        """Publish for a caller that has returned: an error goes to `done`, or to the log."""
         failure: Exception | None = None
         try:
-            finished = self._publish(envelope, own, done)
+            finished = self._publish_locked(envelope, excluded, done)
         except (GowsError, ValueError) as error:
             finished, failure = True, error
         if finished and done is not None:
-            self.lock.afterwards(done, failure)
+            self.lock.after_release(done, failure)
         elif failure is not None:
-            self.lock.afterwards(
+            self.lock.after_release(
                 logger.error, "a message to the topic %s is lost: %s", envelope.publication.topic, failure
             )
 
@@ -179,29 +172,29 @@ class Publishing:
         words = self._check_subscribe(ws, topic)
         info = self._describe(ws, topic, words)
         with self.lock:
-            return self._add(ws, topic, words, info)
+            return self._add_locked(ws, topic, words, info)
 
-    def follow(self, ws: WebSocket, topic: str, since: Since, told: Told) -> None:
-        """Subscribe, and call `told` with where the topic stands, if it is kept, and what came after `since`, or so
-        many of the latest (None: that is not known), or with the error why not; before anything that is published later
-        goes out to `ws`, and perhaps in another thread. It must not block. Raises NotAllowedError, and ValueError for
-        what is no topic."""
+    def follow(self, ws: WebSocket, topic: str, since: Since, on_result: OnResult) -> None:
+        """Subscribe, and call `on_result(position, missed, error)` before anything that is published later is sent to
+        `ws`, perhaps in another thread, with the publish lock held. It must not block. `position`: where the topic
+        stands, if it is kept; `missed`: what came after `since`, or the latest if that is a number; None: not known.
+        Raises NotAllowedError, and ValueError for what is no topic."""
         words = self._check_subscribe(ws, topic)
         info = self._describe(ws, topic, words)
 
         def then(missed: list[Publication] | None) -> None:
             try:
-                self._add(ws, topic, words, info)
+                self._add_locked(ws, topic, words, info)
             except UsageError as error:
-                told(None, None, error)
+                on_result(None, None, error)
             else:
-                told(self.history.position(topic), missed, None)
+                on_result(self.history.position(topic), missed, None)
 
         self.broker.follow(topic, since, then, owner=ws, room=ws.context.high_water)
 
-    def send_in_turn(self, ws: WebSocket, messages: list[tuple[PreparedMessage, About]]) -> None:
-        """Send messages to one connection, behind what was published before: some of that may still be on its way to
-        it. Lock held."""
+    def send_after_pending_locked(self, ws: WebSocket, messages: list[tuple[PreparedMessage, About]]) -> None:
+        """Send messages to one connection, after what was published before: some of that may still be on its way to
+        the connection."""
         if self._fanout.busy:
             targets = (ws,)
             try:
@@ -214,7 +207,7 @@ class Publishing:
             return
         for message, about in messages:
             if not ws.send_prepared(message):
-                self._missed(ws, about)
+                self._on_missed(ws, about)
                 break
 
     def recheck(self, ws: WebSocket) -> int:
@@ -232,7 +225,7 @@ class Publishing:
         return ended
 
     def _check_subscribe(self, ws: WebSocket, topic: str) -> list[str]:
-        """As that of the subscriptions; whoever may not subscribe any more is not subscribed any more."""
+        """As `Subscriptions.check_subscribe`; a connection that may not subscribe any more is unsubscribed."""
         try:
             return self.subscriptions.check_subscribe(ws, topic)
         except NotAllowedError:
@@ -241,7 +234,7 @@ class Publishing:
             raise
 
     def _tell_ended(self, ws: WebSocket, topic: str, error: NotAllowedError) -> None:
-        """Tell a client of gows.v1 that a right of its was taken away."""
+        """Tell a client of gows.v1 that its subscription ended, since it is not allowed any more."""
         if ws.subprotocol != TOPIC_SUBPROTOCOL:
             return
         event = {"type": "unsubscribed", "topic": topic, "code": "not_allowed", "reason": str(error)}
@@ -275,17 +268,17 @@ class Publishing:
         return room or self._fanout.owed < MANY_DELIVERIES
 
     def member_count(self, topic: str) -> int:
-        """How many are in a topic, in all processes."""
+        """Return how many members a topic has in all processes."""
         with self.lock:
             return self.presence.count(topic)
 
     def members(self, topic: str) -> list[Member]:
-        """Who is in a topic, in all processes."""
+        """Return the members of a topic in all processes."""
         with self.lock:
             return self.presence.members(topic)
 
     def _describe(self, ws: WebSocket, topic: str, words: list[str]) -> Any:
-        """What is told of `ws` to others in the topic; None: nothing. A pattern is no place to be in."""
+        """Return what others in the topic are told of `ws`; None: nothing, as for a pattern, which has no members."""
         if self._info_of is None or is_pattern(words):
             return None
         info = self._info_of(ws, topic)
@@ -294,16 +287,16 @@ class Publishing:
                 self.presence.check(info)
         return info
 
-    def _add(self, ws: WebSocket, topic: str, words: list[str], info: Any) -> bool:
-        """Lock held."""
+    def _add_locked(self, ws: WebSocket, topic: str, words: list[str], info: Any) -> bool:
+        """Subscribe a connection, and make it a member of the topic. Returns False if it was subscribed already."""
         if not self.subscriptions.add(ws, topic, words):
             return False
         if info is not None:
-            self.presence.join(ws, topic, info)  # should `ws` end meanwhile, `_ended` waits for the lock
+            self.presence.join(ws, topic, info)  # should `ws` end meanwhile, `_on_ended` waits for the lock
         return True
 
-    def _ended(self, ws: WebSocket, topics: tuple[str, ...]) -> None:
-        """A connection is over. Loop thread."""
+    def _on_ended(self, ws: WebSocket, topics: tuple[str, ...]) -> None:
+        """Let a connection that ended leave its topics. Loop thread."""
         if self._info_of is None:
             return
         failed: Exception | None = None
@@ -316,11 +309,11 @@ class Publishing:
         if failed is not None:
             logger.error("other processes do not hear that %r left its topics: %s", ws, failed)
 
-    def _tell_news(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
-        """Tell those of gows.v1 in a topic who came or went. Lock held."""
-        self._announce(self._news, topic, event, exclude)
+    def _announce_news_locked(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
+        """Tell subscribers with gows.v1 who joined or left."""
+        self._announce_locked(self._news, topic, event, exclude)
 
-    def _announce(
+    def _announce_locked(
         self,
         fanout: Fanout,
         topic: str,
@@ -328,7 +321,7 @@ class Publishing:
         exclude: WebSocket | None = None,
         position: Position | None = None,
     ) -> None:
-        """Tell those of gows.v1 in a topic. `position`: what they miss when they do not hear it. Lock held."""
+        """Send an event to subscribers with gows.v1. `position`: what a connection without room for it misses."""
         targets = self.subscriptions.targets(topic).enclosed
         if targets:
             try:
@@ -337,88 +330,88 @@ class Publishing:
                 pass
             except QueueFullError as error:
                 self.losses.note_all(targets, topic, position)
-                self.lock.afterwards(
+                self.lock.after_release(
                     logger.error, "the subscribers of %s here do not hear all about it: %s", topic, error
                 )
 
     # ------------------------------------------------------------------ loop thread
 
-    def _missed(self, ws: WebSocket, about: Publication | About) -> None:
-        """A connection of gows.v1 did not get a message."""
+    def _on_missed(self, ws: WebSocket, about: Publication | About) -> None:
+        """Note that a connection of gows.v1 did not get a message, or close it, if that was an answer."""
         if about is ANSWER:
             self.losses.close(ws)
         else:
             self.losses.note(ws, about.topic, about.position)
 
-    def _excluded(self, ws: WebSocket, about: Publication | About) -> None:
-        """A connection does not get its own message: where that is kept, it is told of the position."""
+    def _on_excluded(self, ws: WebSocket, about: Publication | About) -> None:
+        """Tell a connection that does not get its own message of the position, if the topic is kept."""
         position = about.position
         if position is not None and isinstance(about, Publication):
             event = PreparedMessage(Opcode.TEXT, position_event(about.topic, position, position.offset - 1))
             if not ws.send_prepared(event):
                 self.losses.note(ws, about.topic, position)
 
-    # ------------------------------------------------------------------ Hub
+    # ------------------------------------------------------------------ BrokerEvents
 
     def now(self) -> float:
-        """By the loop's clock."""
+        """Return the time by the loop's clock, in seconds."""
         return self._loop.time()
 
-    def wanted(self, topic: str) -> bool:
-        """Whether anybody here gets what is published to `topic`."""
+    def has_subscribers(self, topic: str) -> bool:
+        """Return whether any connection here gets what is published to `topic`."""
         return any(self.subscriptions.targets(topic))
 
-    def leave_out(self, ws: WebSocket) -> LeftOut:
-        """A number by which `ws` is known again when a publication comes back. Lock held."""
+    def exclude_id_locked(self, ws: WebSocket) -> ConnectionId:
+        """Return an id by which a publication that comes back to this process excludes `ws`."""
         token = next(self._tokens)
-        self._away[token] = ws
-        if len(self._away) > MAX_AWAY:
-            self._away.popitem(last=False)
+        self._excluded_by_id[token] = ws
+        if len(self._excluded_by_id) > MAX_EXCLUDED:
+            self._excluded_by_id.popitem(last=False)
         return self.name, token
 
-    def deliver(self, envelope: Envelope, own: WebSocket | None = None) -> None:
-        """Keep it if it has a position, and send it to the subscribers here. Lock held."""
-        if envelope.left_out is not None and envelope.left_out[0] == self.name:
-            number = envelope.left_out[1]
-            own = self._away.pop(number, None) if number < 0 else self._find(number)
+    def deliver_locked(self, envelope: Envelope, exclude: WebSocket | None = None) -> None:
+        """Keep a publication if it has a position, and send it to the subscribers here."""
+        if envelope.exclude is not None and envelope.exclude[0] == self.name:
+            number = envelope.exclude[1]
+            exclude = self._excluded_by_id.pop(number, None) if number < 0 else self._find(number)
         if envelope.keep is not None:
             self.history.add(envelope.publication, envelope.keep, self._loop.time(), envelope.origin)
         publication = envelope.publication
         try:
-            self.subscriptions.deliver(publication, self._fanout.send, own)
+            self.subscriptions.deliver(publication, self._fanout.send, exclude)
         except QueueFullError:
             targets = self.subscriptions.targets(publication.topic).enclosed
             self.losses.note_all(targets, publication.topic, publication.position)
             raise
 
     def receive(self, envelope: Envelope, deliver: Callable[[Envelope], object] | None = None) -> None:
-        """What has come from elsewhere."""
+        """Deliver a publication that another process sent."""
         with self.lock:
             try:
-                (deliver or self.deliver)(envelope)
+                (deliver or self.deliver_locked)(envelope)
             except LoopClosedError:  # this server has stopped
                 pass
             except QueueFullError as error:
-                self.lock.afterwards(
+                self.lock.after_release(
                     logger.error, "a message to the topic %s is lost here: %s", envelope.publication.topic, error
                 )
 
-    def lost(self, topic: str, position: Position | None) -> None:
-        """Tell the subscribers of a topic that some of it may be missing. Lock held."""
+    def report_lost_locked(self, topic: str, position: Position | None) -> None:
+        """Tell the subscribers of a topic that some of it may be missing."""
         self.gaps += 1
-        self._announce(self._fanout, topic, lost_event(topic, position), position=position)
+        self._announce_locked(self._fanout, topic, lost_event(topic, position), position=position)
 
-    def peer_up(self, name: str) -> None:
-        """Another process has come."""
+    def on_peer_up(self, name: str) -> None:
+        """Tell a process that has come of the members here."""
         with self.lock:
-            self.presence.peer_up(name)
+            self.presence.on_peer_up(name)
 
-    def peer_down(self, name: str) -> None:
-        """It has gone."""
+    def on_peer_down(self, name: str) -> None:
+        """Forget the members of a process that is gone."""
         with self.lock:
-            self.presence.peer_down(name)
+            self.presence.on_peer_down(name)
 
-    def heard(self, name: str, data: bytes) -> None:
-        """What another process told us."""
+    def on_peer_message(self, name: str, data: bytes) -> None:
+        """Take what another process says of its members."""
         with self.lock:
-            self.presence.heard(name, data)
+            self.presence.on_peer_message(name, data)

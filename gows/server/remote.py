@@ -26,7 +26,7 @@ from gows.protocol.frames import MAX_CONTROL, encode_close_body
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
 from gows.reactor.waits import inner_lock
-from gows.server.publisher import Publishing
+from gows.server.publisher import Publisher
 from gows.session.fanout import Audience, Fanout
 from gows.session.websocket import Data, WebSocket
 from gows.topics.subscriptions import Subscriptions
@@ -159,7 +159,7 @@ class Remote:
     """A server's side of the bus."""
 
     def __init__(
-        self, bus: Bus, loop: Loop, owner: object, fanout: Fanout, subscriptions: Subscriptions, publishing: Publishing
+        self, bus: Bus, loop: Loop, owner: object, fanout: Fanout, subscriptions: Subscriptions, publisher: Publisher
     ) -> None:
         self.bus = bus
         self._loop = loop
@@ -168,7 +168,7 @@ class Remote:
         self._subscriptions = subscriptions
         self._everybody = Audience(loop, owner)
         self._numbers = Numbers(loop)
-        publishing.join(bus.name, self._numbers.find)
+        publisher.join(bus.name, self._numbers.find)
         bus.handle("broadcast", self._broadcast)
         bus.handle("topics", self._topics)
         bus.handle("subscribers", self._subscribers)

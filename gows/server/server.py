@@ -18,8 +18,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from gows.brokers.base import Broker, Done
-from gows.brokers.hublock import HubLock
 from gows.brokers.local.broker import LocalBroker
+from gows.brokers.lock import PublishLock
 from gows.bus.bus import Bus
 from gows.codes import Opcode
 from gows.errors import HandshakeError, HttpError, LoopClosedError, UsageError
@@ -45,7 +45,7 @@ from gows.server.drain import Drain
 from gows.server.health import HEALTH_PATHS, health_answer
 from gows.server.metrics import NEIGHBOURS, Metrics
 from gows.server.metrics import PATH as METRICS_PATH
-from gows.server.publisher import KeepRule, Publishing
+from gows.server.publisher import KeepRule, Publisher
 from gows.server.remote import Remote, RemoteConnection
 from gows.session.fanout import Audience, Fanout
 from gows.session.overflow import Overflow
@@ -204,11 +204,11 @@ class Server:
         self._metrics = Metrics(self) if metrics else None
         self._metrics_from = Networks(metrics_from)
         self._remote: Remote | None = None
-        self._broadcasting = HubLock()  # so that the order is the same in all processes
+        self._broadcasting = PublishLock()  # so that the order is the same in all processes
         self._broadcasting.guards.append(self.loop.holds_lock)
         self.loop.guard(self._broadcasting.held)
         self.broker = broker or LocalBroker()
-        self.publishing = Publishing(
+        self.publisher = Publisher(
             self.loop,
             self.fanout,
             self.news,
@@ -326,7 +326,7 @@ class Server:
         """
         if self._remote is not None:
             raise UsageError("this server is on a bus already")
-        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions, self.publishing)
+        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions, self.publisher)
         self.broker.join(bus)
         if self._metrics is not None:
             self._metrics.join(bus)
@@ -356,7 +356,7 @@ class Server:
         message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
         if self._broadcasting.held():  # this call came amid another one, by a finaliser or a signal handler
             self.fanout.check(message)
-            self._broadcasting.in_turn(self._broadcast, message, group, exclude)
+            self._broadcasting.before_release(self._broadcast, message, group, exclude)
         elif self._broadcasting.enter(self._broadcast, message, group, exclude):
             try:
                 self._broadcast(message, group, exclude)
@@ -404,20 +404,21 @@ class Server:
             check_seconds("ttl", ttl)
         expires = math.inf if ttl is None else self.loop.time() + ttl
         publication = Publication(topic, data, opcode, compress=compress, key=key, expires=expires)
-        self.publishing.publish(publication, ttl, history, exclude, done)
+        excluded = (exclude.process, exclude.number) if isinstance(exclude, RemoteConnection) else exclude
+        self.publisher.publish(publication, ttl, history, excluded, done)
 
     def recheck(self, ws: WebSocket | None = None) -> int:
         """Ask `may_subscribe` again for all that `ws` is subscribed to, or all connections of this process, after
         rights have changed. What is not allowed any more ends, and clients of gows.v1 are told that. Returns how many
         subscriptions ended. Any thread, which calls `may_subscribe`."""
         connections = self.subscriptions.connections() if ws is None else [ws]
-        return sum(map(self.publishing.recheck, connections))
+        return sum(map(self.publisher.recheck, connections))
 
     def members(self, topic: str) -> list[Member]:
         """Who has subscribed to `topic`, in all processes, of those whom `presence` describes: `id` and `info` of each.
         What other processes tell of theirs is here already: nobody is asked. Any thread."""
         check_topic(topic, self.subscriptions.longest)
-        return self.publishing.members(topic)
+        return self.publisher.members(topic)
 
     def topics(self) -> dict[str, int]:
         """What connections of this server have subscribed to, patterns too, and how many to just that; in all its

@@ -160,16 +160,16 @@ class WebSocket(Session):
         False: it was subscribed already. Raises ValueError for what is no topic, NotAllowedError when `may_subscribe`
         says no, UsageError for more than `max_topics` and for a connection that is no server's, ConnectionClosedError.
         """
-        return bool(self.publishing().subscribe(self, topic))
+        return bool(self.publisher().subscribe(self, topic))
 
     def unsubscribe(self, topic: str) -> bool:
         """The reverse; `topic` as it was subscribed to. False: it was not. What was published before may still come."""
-        return bool(self.publishing().unsubscribe(self, topic))
+        return bool(self.publisher().unsubscribe(self, topic))
 
     @property
     def topics(self) -> tuple[str, ...]:
         """What it is subscribed to, in the order in which it subscribed."""
-        found: tuple[str, ...] = self.publishing().subscriptions.of(self)
+        found: tuple[str, ...] = self.publisher().subscriptions.of(self)
         return found
 
     def publish(
@@ -186,18 +186,18 @@ class WebSocket(Session):
     ) -> None:
         """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
         (NotAllowedError)."""
-        self.publishing().subscriptions.check_publish(self, topic)
+        self.publisher().subscriptions.check_publish(self, topic)
         server: Any = self.context.owner
         server.publish(
             topic, data, opcode, exclude=self, key=key, ttl=ttl, history=history, compress=compress, done=done
         )
 
-    def publishing(self) -> Any:
-        """Its server's: a layer above this one knows what that is."""
-        publishing = getattr(self.context.owner, "publishing", None)
-        if publishing is None:
+    def publisher(self) -> Any:
+        """Return the Publisher of its server; its type is known in a layer above this one."""
+        publisher = getattr(self.context.owner, "publisher", None)
+        if publisher is None:
             raise UsageError("topics are those of a gows.Server, and this connection was not accepted by one")
-        return publishing
+        return publisher
 
     # ------------------------------------------------------------------ closing
 

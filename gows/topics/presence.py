@@ -18,7 +18,7 @@ from gows.session.websocket import WebSocket
 from gows.topics.subscriptions import is_text, to_json
 
 Describe = Callable[[WebSocket, str], Any]
-Tell = Callable[[bytes, "str | None"], object]
+SendToPeers = Callable[[bytes, "str | None"], object]
 Announce = Callable[[str, bytes, "WebSocket | None"], object]
 
 PART = 1000
@@ -29,7 +29,7 @@ WINDOW = 4
 """Messages that it has not confirmed."""
 MAX_INFO = 16 << 10
 """Bytes, as JSON, of what is told of a connection."""
-MAX_TOLD = 32 << 20
+MAX_INFOS = 32 << 20
 """Bytes, as JSON, of what a process tells of all its connections in all topics."""
 MEMBER_SIZE = 200
 """Bytes that a member counts beside that."""
@@ -59,12 +59,12 @@ class _Sync:
 
 
 class Presence:
-    """Of one process. The hub's lock guards every call."""
+    """The members of topics, as one process knows them. The publish lock guards every call."""
 
-    def __init__(self, tell: Tell, announce: Announce) -> None:
-        """`tell(data, to)`: to the other processes, or one. `announce(topic, event, exclude)`: to the subscribers here
-        but one."""
-        self._tell = tell
+    def __init__(self, send_to_peers: SendToPeers, announce: Announce) -> None:
+        """`send_to_peers(data, to)`: sends to all other processes, or to the process `to`. `announce(topic, event,
+        exclude)`: sends to the subscribers here, but not to `exclude`. Both are called with the publish lock held."""
+        self._send_to_peers = send_to_peers
         self._announce = announce
         self._own_ids = f"{secrets.token_hex(4)}-"
         self._numbers = itertools.count(1)
@@ -97,7 +97,7 @@ class Presence:
         size = len(to_json(info))
         if size > MAX_INFO:
             raise ValueError(f"what presence tells of a connection has at most {MAX_INFO} bytes as JSON, not {size}")
-        if self.size + size + MEMBER_SIZE > MAX_TOLD:
+        if self.size + size + MEMBER_SIZE > MAX_INFOS:
             raise UsageError(f"presence tells {self.size} bytes of connections in topics already")
 
     def join(self, ws: WebSocket, topic: str, info: Any) -> None:
@@ -109,7 +109,7 @@ class Presence:
             id_ = self._ids[ws] = f"{self._own_ids}{next(self._numbers)}"
         self._topics.setdefault(ws, []).append(topic)
         self._own.setdefault(topic, {})[id_] = info
-        self._tell(to_json({"join": [topic, id_, info]}), None)
+        self._send_to_peers(to_json({"join": [topic, id_, info]}), None)
         self._announce(topic, _joined(topic, id_, info), ws)
 
     def leave(self, ws: WebSocket, topic: str) -> None:
@@ -124,23 +124,23 @@ class Presence:
         size = len(to_json(self._own[topic][id_])) + MEMBER_SIZE
         self.size -= size
         _take(self._own, topic, id_)
-        self._tell(to_json({"leave": [topic, id_]}), None)
+        self._send_to_peers(to_json({"leave": [topic, id_]}), None)
         self._announce(topic, _left(topic, id_), ws)
 
     # ------------------------------------------------------------------ other processes
 
-    def peer_up(self, name: str) -> None:
-        """Tell one that has come, or has missed something, who is here."""
+    def on_peer_up(self, name: str) -> None:
+        """SendToPeers one that has come, or has missed something, who is here."""
         token = next(self._tokens)
         everybody = [(topic, id_) for topic, room in self._own.items() for id_ in room]
         self._syncs[name] = sync = _Sync(token, iter(everybody))
-        self._tell(to_json({"begin": token}), name)
+        self._send_to_peers(to_json({"begin": token}), name)
         for _ in range(WINDOW):
             if self._syncs.get(name) is sync:
-                self._tell_part(name, sync)
+                self._send_part(name, sync)
 
-    def _tell_part(self, name: str, sync: _Sync) -> None:
-        """Tell the next members, or that these were all. Those who have left meanwhile are none."""
+    def _send_part(self, name: str, sync: _Sync) -> None:
+        """SendToPeers the next members, or that these were all. Those who have left meanwhile are none."""
         part: list[bytes] = []
         size = 0
         for topic, id_ in sync.rest:
@@ -151,19 +151,19 @@ class Presence:
                 if size >= PART_SIZE or len(part) >= PART:
                     break
         if part:
-            self._tell(b'{"some":[%d,[%s]]}' % (sync.token, b",".join(part)), name)
+            self._send_to_peers(b'{"some":[%d,[%s]]}' % (sync.token, b",".join(part)), name)
         else:
             del self._syncs[name]
-            self._tell(to_json({"all": sync.token}), name)
+            self._send_to_peers(to_json({"all": sync.token}), name)
 
-    def peer_down(self, name: str) -> None:
+    def on_peer_down(self, name: str) -> None:
         """Whoever was there is gone."""
         self._coming.pop(name, None)
         self._syncs.pop(name, None)
         self._become(name, {})
         self._theirs.pop(name, None)
 
-    def heard(self, name: str, data: bytes) -> None:
+    def on_peer_message(self, name: str, data: bytes) -> None:
         """What another process told. Raises ValueError for what no process of ours tells."""
         ((kind, value),) = _read(data).items()
         if kind == "join":
@@ -182,11 +182,11 @@ class Presence:
             token, members = value
             for topic, id_, info in members:
                 self._join_theirs(self._coming.get(name), topic, id_, info)
-            self._tell(to_json({"got": token}), name)
+            self._send_to_peers(to_json({"got": token}), name)
         elif kind == "got":
             sync = self._syncs.get(name)
             if sync is not None and sync.token == value:
-                self._tell_part(name, sync)
+                self._send_part(name, sync)
         elif name in self._coming:  # else we have missed how it began, and are told again
             self._become(name, self._coming.pop(name))
 

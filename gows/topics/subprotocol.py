@@ -83,7 +83,7 @@ class TopicHandler(Handler):
             except ConnectionClosedError:
                 return
             if not told:
-                ws.publishing().losses.close(ws)
+                ws.publisher().losses.close(ws)
 
         try:
             request = read_request(opcode, buff)
@@ -143,18 +143,18 @@ _REASONS = {
 def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     _check_subscribing(ws)
     since, history = read_position(request), read_history(request)
-    publishing = ws.publishing()
-    if not publishing.charge_joining(ws, topic):
+    publisher = ws.publisher()
+    if not publisher.charge_joining(ws, topic):
         raise RequestError("too_many", f"too many hear that somebody comes to {topic!r}; try again later")
 
-    left = publishing.answers.left(ws)
+    left = publisher.answers.left(ws)
     asked = since
     if left < LEAST_LEFT:  # what its budget does not allow is not even looked for
         asked = history = None
     elif history is not None:
         history = min(history, left // MESSAGE_COST)
 
-    def told(stands: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
+    def on_result(stands: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
         """Nothing that is published later goes out before this returns."""
         if error is not None:
             reply(_error(_refusal(error)))
@@ -163,12 +163,12 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         if history is not None and since is None:
             latest = missed or []
         elif history is not None and missed is None:  # what is kept is newer, but for what was in that epoch
-            latest = publishing.history.latest(topic, history, publishing.now(), since)
+            latest = publisher.history.latest(topic, history, publisher.now(), since)
         room = ws.context.high_water - ws.stream.queued
         found = recover(topic, stands, since, missed, latest, room, left)
-        publishing.answers.take(ws, cost(found.messages))
+        publisher.answers.take(ws, cost(found.messages))
         answer: dict[str, Any] = {"type": "subscribed", "topic": topic, **found.fields}
-        me = publishing.presence.id(ws)
+        me = publisher.presence.id(ws)
         if me is not None:
             answer["me"] = me
         id_ = read_id(request)
@@ -179,47 +179,47 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         messages += [(message, missed_up_to) for message in found.messages]
         if found.cut:  # behind what is sent, so that it is asked for when that has been read
             messages.append((PreparedMessage(Opcode.TEXT, lost_event(topic, stands)), missed_up_to))
-        publishing.send_in_turn(ws, messages)
+        publisher.send_after_pending_locked(ws, messages)
 
-    publishing.follow(ws, topic, history if since is None else asked, told)
+    publisher.follow(ws, topic, history if since is None else asked, on_result)
 
 
 def _check_subscribing(ws: WebSocket) -> None:
-    if ws.publishing().subscriptions.may_subscribe is None:
+    if ws.publisher().subscriptions.may_subscribe is None:
         raise NotAllowedError("this server has no may_subscribe, so clients may not subscribe")
 
 
 def _unsubscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     check_pattern(topic, None)  # what is too long may have been subscribed to under other limits
-    publishing = ws.publishing()
+    publisher = ws.publisher()
 
     def unsubscribe() -> None:
-        publishing.unsubscribe(ws, topic)
+        publisher.unsubscribe(ws, topic)
         reply({"type": "unsubscribed", "topic": topic})
 
-    publishing.broker.in_turn(unsubscribe, owner=ws)  # a subscription may be under way
+    publisher.broker.after_pending(unsubscribe, owner=ws)  # a subscription may be under way
 
 
 def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     _check_subscribing(ws)
-    publishing = ws.publishing()
-    publishing.subscriptions.check_subscribe(ws, topic)
-    count = publishing.member_count(topic)
+    publisher = ws.publisher()
+    publisher.subscriptions.check_subscribe(ws, topic)
+    count = publisher.member_count(topic)
     if count > MAX_MEMBERS:
         raise RequestError("too_many", f"{topic!r} has {count} members, and no more than {MAX_MEMBERS} are listed")
-    if not publishing.answers.take(ws, count * MEMBER_COST):
+    if not publisher.answers.take(ws, count * MEMBER_COST):
         raise RequestError("too_many", "members are asked for too often; try again later")
-    members = [member._asdict() for member in publishing.members(topic)]
+    members = [member._asdict() for member in publisher.members(topic)]
     reply({"type": "presence", "topic": topic, "members": members})
 
 
 def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
     data, key, ttl = read_data(request), read_key(request), read_ttl(request)
-    subscriptions = ws.publishing().subscriptions
+    subscriptions = ws.publisher().subscriptions
     if subscriptions.may_publish is None:
         raise NotAllowedError("this server has no may_publish, so clients may not publish")
     subscriptions.check_publish(ws, topic)
-    if not ws.publishing().charge_publishing(ws, topic):
+    if not ws.publisher().charge_publishing(ws, topic):
         raise RequestError("too_many", f"too many hear what is published to {topic!r}; try again later")
 
     def done(error: Exception | None) -> None:

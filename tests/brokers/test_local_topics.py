@@ -81,7 +81,7 @@ def several(count: int = 3) -> tuple[KeptNet, list[Process], str]:
 
 def told(process: Process, topic: str) -> list[str | None]:
     """The messages that its subscribers got, and None for each time they were told that some are lost."""
-    return [data for _, data in process.hub.told.get(topic, [])]
+    return [data for _, data in process.events.told.get(topic, [])]
 
 
 def test_a_message_is_acknowledged_when_a_second_process_has_it() -> None:
@@ -92,7 +92,7 @@ def test_a_message_is_acknowledged_when_a_second_process_has_it() -> None:
         if not told(other, topic) and not told(third, topic):
             assert net.results[data] == []
             assert told(home, topic) == [], "its own subscribers wait, too"
-            position = home.hub.history.position(topic)
+            position = home.events.history.position(topic)
             assert position is None or position.offset == 0
     net.run(1.0)
     assert net.results[data] == [None]
@@ -110,11 +110,11 @@ def test_the_next_home_goes_on_and_what_was_not_acknowledged_counts_once() -> No
     net.kill(home)
     net.run(2.0)
     assert [net.results[data] for data in more] == [[None]] * 5
-    assert other.hub.history.position(topic) == third.hub.history.position(topic)
+    assert other.events.history.position(topic) == third.events.history.position(topic)
     for process in (other, third):
         assert sorted(told(process, topic)[:3], key=str) == sorted(first, key=str)
         assert told(process, topic)[3:] == more, "in order, and nothing was lost"
-    positions = [position for position, _ in other.hub.told[topic]]
+    positions = [position for position, _ in other.events.told[topic]]
     assert [position.offset for position in positions if position is not None] == list(range(1, 9))
     net.check()
 
@@ -149,7 +149,7 @@ def test_two_that_die_at_once_are_told_and_what_is_kept_stays() -> None:
         assert told(process, topic)[0] == kept
         assert None in told(process, topic)
         assert told(process, topic)[-1] == data
-        latest = process.hub.history.latest(topic, 10, net.now)
+        latest = process.events.history.latest(topic, 10, net.now)
         assert [each.bare.data.decode() for each in latest] == [kept, data]
 
 
@@ -215,7 +215,7 @@ def test_a_process_that_was_stopped_while_another_came_and_died_says_that_it_doe
     assert [net.results[data] for data in vanished] == [[None]] * 2
     net.kill(other)
     home.stopped = False
-    home.do(home.kept.peer_down, other.name)
+    home.do(home.kept.on_peer_down, other.name)
     last = [net.publish(home, name) for name in (topic, fresh)]
     net.run(1.0)
     assert told(home, topic) == [first, None, last[0]]
@@ -262,13 +262,13 @@ def test_a_process_that_was_cut_off_and_is_gone_before_it_could_tell_may_have_nu
     net.run(1.0)
     net.links.clear()
     here, gone = (home, other) if is_home else (other, home)
-    here.do(here.kept.peer_down, gone.name)
-    gone.do(gone.kept.peer_down, here.name)
+    here.do(here.kept.on_peer_down, gone.name)
+    gone.do(gone.kept.on_peer_down, here.name)
     vanished = net.publish(gone, topic)
     net.run(1.0)
     assert net.results[vanished] == [None]
-    here.do(here.kept.peer_up, gone.name)
-    here.do(here.kept.peer_down, gone.name)
+    here.do(here.kept.on_peer_up, gone.name)
+    here.do(here.kept.on_peer_down, gone.name)
     net.kill(gone)
     last = net.publish(here, topic)
     net.run(3.0)
@@ -282,7 +282,7 @@ def test_a_newcomer_has_the_history_and_a_home_that_forgot_learns_it_again() -> 
     net.run(1.0)
     newcomer = net.start()
     net.run(1.0)
-    latest = newcomer.hub.history.latest(topic, 100, net.now)
+    latest = newcomer.events.history.latest(topic, 100, net.now)
     assert [each.bare.data.decode() for each in latest] == data
     net.kill(home)
     net.run(3.0)
@@ -291,7 +291,7 @@ def test_a_newcomer_has_the_history_and_a_home_that_forgot_learns_it_again() -> 
     again = net.publish(newcomer, topic)
     net.run(3.0)
     assert told(newcomer, topic)[-1] == again
-    assert newcomer.hub.history.position(topic) == (latest[-1].position.epoch, 21)  # type: ignore[union-attr]
+    assert newcomer.events.history.position(topic) == (latest[-1].position.epoch, 21)  # type: ignore[union-attr]
 
 
 def test_a_home_of_a_lower_term_learns_that_it_is_none() -> None:
@@ -299,13 +299,13 @@ def test_a_home_of_a_lower_term_learns_that_it_is_none() -> None:
     first = net.publish(home, topic)
     net.run(1.0)
     for process in (other, third):  # they lose sight of it, and it does not know
-        process.do(process.kept.peer_down, home.name)
+        process.do(process.kept.on_peer_down, home.name)
         process.do(process.kept._gone.__setitem__, home.name, (net.now, True))
     second = net.publish(other, topic)
     net.run(1.0)
     assert net.results[second] == [None]
     for process in (other, third):
-        process.do(process.kept.peer_up, home.name)
+        process.do(process.kept.on_peer_up, home.name)
         net.links[home.name, process.name].append(("up", b"", net.now))
     third_data = net.publish(home, topic)
     net.run(3.0)
@@ -323,7 +323,7 @@ def test_large_histories_come_in_chunks() -> None:
     send = home.send
     home.send = lambda kind, data, to=None: (sizes.append(len(data)), send(kind, data, to))[1]  # type: ignore[method-assign]
     net.run(1.0)
-    assert len(newcomer.hub.history.latest(topic, 100, net.now)) == 30
+    assert len(newcomer.events.history.latest(topic, 100, net.now)) == 30
     assert max(sizes) < 350_000
 
 
@@ -338,7 +338,7 @@ def test_a_subscriber_waits_for_a_history_that_is_on_its_way() -> None:
     newcomer.do(
         newcomer.kept.follow, topic, 10, lambda found: answers.append([each.bare.data.decode() for each in found]), None
     )
-    newcomer.do(newcomer.kept.in_turn, lambda: answers.append("in turn"), None)
+    newcomer.do(newcomer.kept.after_pending, lambda: answers.append("in turn"), None)
     assert answers == []
     net.run(1.0)
     assert answers == [data, "in turn"]
@@ -348,7 +348,7 @@ def test_who_has_seen_more_than_we_waits_a_moment() -> None:
     net, (home, other), topic = several(2)
     net.publish(home, topic)
     net.run(1.0)
-    position = other.hub.history.position(topic)
+    position = other.events.history.position(topic)
     assert position is not None
     answers: list[Any] = []
     ahead = position._replace(offset=2)

@@ -549,7 +549,7 @@ def homes(parts: list[Part]) -> dict[str, str]:
 
 def kept(part: Part, topic: str, count: int) -> bool:
     """Whether a process has heard of so many."""
-    position = part.server.publishing.history.position(topic)
+    position = part.server.publisher.history.position(topic)
     return position is not None and position.offset == count
 
 
@@ -599,7 +599,7 @@ def test_who_publishes_by_another_home_does_not_hear_itself(make_parts: MakePart
         parts[0].server.publish(topic, "end", history=5)
         assert texts(here, 2) == ["not for the one of b", "end"], home
         assert texts(there, 2) == ["not for me", "end"], home
-        assert not parts[0].server.publishing._away
+        assert not parts[0].server.publisher._excluded_by_id
 
 
 def test_a_home_that_goes_leaves_its_numbering_to_the_next(make_parts: MakeParts) -> None:
@@ -607,7 +607,7 @@ def test_a_home_that_goes_leaves_its_numbering_to_the_next(make_parts: MakeParts
     topic = homes([a, b, c])["b"]
     a.server.publish(topic, "numbered by b", history=10)
     follower = Follower(a)
-    wait_until(lambda: a.server.publishing.history.position(topic))
+    wait_until(lambda: a.server.publisher.history.position(topic))
     follower.tell(type="subscribe", topic=topic)
     begun = follower.next()
     b.close()

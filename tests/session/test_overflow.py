@@ -462,7 +462,7 @@ def test_what_is_not_the_users_does_not_wait(site: tuple[Server, list[Talker]]) 
         slow.recv(100_000)
 
 
-@pytest.mark.parametrize("lock", ["its own", "another's", "another loop's", "the hub's"])
+@pytest.mark.parametrize("lock", ["its own", "another's", "another loop's", "the publish lock"])
 def test_nobody_waits_with_a_lock(site: tuple[Server, list[Talker]], lock: str) -> None:
     """A finaliser, which runs amid anything, or a signal handler may write."""
     server, handlers = site
@@ -473,7 +473,7 @@ def test_nobody_waits_with_a_lock(site: tuple[Server, list[Talker]], lock: str) 
             "its own": ws.stream.lock,
             "another's": server.loop.next_lock(),
             "another loop's": other.next_lock(),
-            "the hub's": server.publishing.lock,
+            "the publish lock": server.publisher.lock,
         }[lock]
         with held, pytest.raises(QueueFullError, match="must not wait"):
             ws.write_string("amid something")

@@ -10,28 +10,28 @@ from heapq import heappop, heappush
 from typing import Any
 
 from gows.brokers.base import Envelope
-from gows.brokers.hublock import HubLock
 from gows.brokers.local.broker import home_of
 from gows.brokers.local.topics import KeptTopics
+from gows.brokers.lock import PublishLock
 from gows.errors import BrokerError, QueueFullError
 from gows.topics.history import History, Keep
 from gows.topics.subscriptions import Position, Publication
 
 
-class FakeHub:
-    """One process's subscribers: it writes down what they would be told."""
+class RecordedEvents:
+    """The BrokerEvents of one process: writes down what its subscribers would be told."""
 
     def __init__(self, net: KeptNet, name: str) -> None:
         self.net = net
         self.name = name
-        self.lock = HubLock()
+        self.lock = PublishLock()
         self.history = History()
         self.told: dict[str, list[tuple[Position | None, str | None]]] = {}
 
     def now(self) -> float:
         return self.net.now
 
-    def wanted(self, topic: str) -> bool:
+    def has_subscribers(self, topic: str) -> bool:
         return True
 
     def receive(self, envelope: Envelope) -> None:
@@ -40,7 +40,7 @@ class FakeHub:
         self.history.add(publication, envelope.keep, self.net.now, envelope.origin)
         self.told.setdefault(publication.topic, []).append((publication.position, publication.bare.data.decode()))
 
-    def lost(self, topic: str, position: Position | None) -> None:
+    def report_lost_locked(self, topic: str, position: Position | None) -> None:
         self.told.setdefault(topic, []).append((position, None))
 
 
@@ -55,9 +55,9 @@ class Process:
         self.soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.born = net.now
         self.synced = False
-        self.hub = FakeHub(net, name)
-        hub: Any = self.hub
-        self.kept = KeptTopics(self, hub, home_of)
+        self.events = RecordedEvents(net, name)
+        events: Any = self.events
+        self.kept = KeptTopics(self, events, home_of)
 
     def send(self, kind: str, data: bytes, to: str | None = None) -> bool:
         assert kind == "kept"
@@ -84,7 +84,7 @@ class Process:
         heappush(self.net.timers, (self.net.now + seconds, self.net.count, self, call, arguments))
 
     def do(self, call: Callable[..., object], *arguments: Any) -> None:
-        with self.hub.lock:
+        with self.events.lock:
             call(*arguments)
 
 
@@ -195,19 +195,19 @@ class KeptNet:
         link = self.links[key]
         kind, data, _ = link.popleft()
         if kind == "up":
-            process.do(process.kept.peer_up, sender)
+            process.do(process.kept.on_peer_up, sender)
             if process.kept.up >= self.processes.keys() - {name}:
                 process.do(process.kept.open)
         elif kind == "down":
-            process.do(process.kept.peer_down, sender)
+            process.do(process.kept.on_peer_down, sender)
             if not link:
                 del self.links[key]
         else:
-            process.do(process.kept.heard, sender, data)
+            process.do(process.kept.on_packet, sender, data)
         if key in self.missed and len(link) < self.longest // 4 and sender in self.processes:
             self.missed.discard(key)
             other = self.processes[sender]
-            other.call_soon(other.do, other.kept.missed, name)
+            other.call_soon(other.do, other.kept.on_peer_missed, name)
 
     def _next_timer(self) -> bool:
         if not self.timers:
@@ -245,13 +245,13 @@ class KeptNet:
                 assert len(results) == 1, f"{data} was answered {results}"
         places: dict[tuple[str, Position], str] = {}
         for process in [*self.processes.values(), *self.dead]:
-            for topic, told in process.hub.told.items():
+            for topic, told in process.events.told.items():
                 self._check_told(process, topic, told, places)
         for topic in self.topics:
             standing = {
                 (
-                    process.hub.history.position(topic),
-                    tuple(each.bare.data for each in process.hub.history.latest(topic, 10_000, self.now)),
+                    process.events.history.position(topic),
+                    tuple(each.bare.data for each in process.events.history.latest(topic, 10_000, self.now)),
                 )
                 for process in self.processes.values()
             }
@@ -261,10 +261,10 @@ class KeptNet:
         acknowledged = {data for data, results in self.results.items() if None in results}
         for process in self.processes.values():
             for topic in self.topics:
-                told = process.hub.told.get(topic, [])
+                told = process.events.told.get(topic, [])
                 got = {data for _, data in told}
                 lost = None in got
-                held = {each.bare.data.decode() for each in process.hub.history.latest(topic, 10_000, self.now)}
+                held = {each.bare.data.decode() for each in process.events.history.latest(topic, 10_000, self.now)}
                 missing = {
                     data
                     for data in acknowledged - got - held

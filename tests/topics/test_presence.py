@@ -28,7 +28,7 @@ class Side:
     def _tell(self, data: bytes, to: str | None) -> None:
         for name, other in self.others.items():
             if name != self.name and to in (None, name):
-                other.presence.heard(self.name, data)
+                other.presence.on_peer_message(self.name, data)
 
     def _announce(self, topic: str, event: bytes, exclude: Any) -> None:
         told = json.loads(event)
@@ -71,7 +71,7 @@ def test_all_processes_agree_whoever_comes_and_goes(steps: list[tuple[str, int, 
             for side in sides.values():
                 for other in sides:
                     if side.name != other:
-                        side.presence.peer_up(other)
+                        side.presence.on_peer_up(other)
         if name not in sides:
             continue
         ws: Any = connections[name, number]
@@ -88,7 +88,7 @@ def test_all_processes_agree_whoever_comes_and_goes(steps: list[tuple[str, int, 
         (topic, sum(where == topic for _, _, where in model)) for topic in {where for _, _, where in model}
     )
     for name in list(sides)[1:]:
-        sides["x"].presence.peer_down(name)
+        sides["x"].presence.on_peer_down(name)
     own = {id_ for room in sides["x"].presence._own.values() for id_ in room}
     assert {id_ for members in sides["x"].seen().values() for id_ in members} == own
     for (name, _), ws in connections.items():
@@ -113,10 +113,10 @@ def test_what_was_missed_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None
         sides["x"].presence.join(ws, "b", 2)
     sides["y"] = y
     y.events.clear()
-    sides["x"].presence.peer_up("y")
+    sides["x"].presence.on_peer_up("y")
     assert sorted(kind for kind, _, _ in y.events) == ["join", "join", "join", "leave"]
     assert y.members() == sides["x"].members()
-    sides["x"].presence.peer_up("y")
+    sides["x"].presence.on_peer_up("y")
     assert len(y.events) == 4, "nothing is new"
 
 
@@ -135,7 +135,7 @@ class Queued(Side):
         if not self.waiting:
             return False
         name, data = self.waiting.popleft()
-        self.others[name].presence.heard(self.name, data)
+        self.others[name].presence.on_peer_message(self.name, data)
         return True
 
 
@@ -147,7 +147,7 @@ def test_everything_is_told_in_parts_that_are_confirmed(monkeypatch: pytest.Monk
     for ws in connections:
         x.presence.join(ws, "a", "x" * 100)
     y = sides["y"] = Queued("y", sides)
-    x.presence.peer_up("y")
+    x.presence.on_peer_up("y")
     told = 0
     while x.waiting or y.waiting:
         assert len(x.waiting) <= gows.topics.presence.WINDOW + 3, "no queue fills"
@@ -178,12 +178,12 @@ def test_one_that_is_told_everything_anew_forgets_what_it_was_told_amid_it(monke
     for ws in connections:
         x.presence.join(ws, "a", 1)
     y = sides["y"] = Queued("y", sides)
-    x.presence.peer_up("y")
+    x.presence.on_peer_up("y")
     for _ in range(3):
         x.pass_on()
     x.waiting.clear()  # it missed the rest
     x.presence.leave(connections[0], "a")
-    x.presence.peer_up("y")
+    x.presence.on_peer_up("y")
     while x.pass_on() or y.pass_on():
         pass
     assert y.members() == x.members()
@@ -195,7 +195,7 @@ def test_what_is_told_of_connections_is_bounded(make_stage: MakeStage, monkeypat
     ws = stage.guest()[1].ws
     with pytest.raises(ValueError, match="at most 16384 bytes as JSON, not 20002"):
         ws.subscribe("long")
-    monkeypatch.setattr(gows.topics.presence, "MAX_TOLD", 3000)
+    monkeypatch.setattr(gows.topics.presence, "MAX_INFOS", 3000)
     ws.subscribe("a")
     ws.subscribe("b")
     with pytest.raises(UsageError, match="tells 2204 bytes of connections in topics already"):

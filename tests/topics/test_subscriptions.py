@@ -234,11 +234,11 @@ def test_who_ends_leaves_all_its_topics(make_stage: MakeStage) -> None:
     def tell(data: bytes, to: str | None) -> None:
         raise ValueError("too large")
 
-    stage.server.publishing.presence._tell = tell
+    stage.server.publisher.presence._send_to_peers = tell
     guest.reset()
     stage.run_until(lambda: not stage.server.topics())
     assert [stage.server.members(topic) for topic in "abc"] == [[], [], []]
-    assert stage.server.publishing.presence._ids == {}
+    assert stage.server.publisher.presence._ids == {}
     (logged,) = stage.log.take()
     assert "left its topics: too large" in logged
 

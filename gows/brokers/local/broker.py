@@ -1,4 +1,4 @@
-"""LocalBroker: between the processes of one server, over their bus; in a process of its own, with nobody.
+"""LocalBroker: between the processes of one server, over their bus; in a process of its exclude, with nobody.
 
 What is not kept goes to all processes at once. Topics of which a history is kept are numbered by one process each, see
 `local_topics`.
@@ -31,19 +31,19 @@ class LocalBroker(Broker):
 
     def join(self, bus: Bus) -> None:
         self._bus = bus
-        self._kept = KeptTopics(bus, self.hub, home_of)
-        bus.handle("publish", self._published)
-        bus.handle("kept", self._heard)
-        bus.handle("tell", self._told)
-        bus.on_up.append(self._up)
-        bus.on_down.append(self._down)
-        bus.on_missed.append(self._missed)
-        bus.on_leave.append(self._leave)
+        self._kept = KeptTopics(bus, self.events, home_of)
+        bus.handle("publish", self._on_publication)
+        bus.handle("kept", self._on_packet)
+        bus.handle("tell", self._on_peer_message)
+        bus.on_up.append(self._on_peer_up)
+        bus.on_down.append(self._on_peer_down)
+        bus.on_missed.append(self._on_peer_missed)
+        bus.on_leave.append(self._on_leave)
 
     def start(self) -> None:
         """Get to know what the others keep. The bus is started by who made it."""
         if self._bus is not None and self._kept is not None:
-            with self.hub.lock:
+            with self.events.lock:
                 self._kept.open()
             self._bus.wait(self._kept.synced, SYNC_TIMEOUT)
 
@@ -52,7 +52,7 @@ class LocalBroker(Broker):
         other processes may need us."""
         if self._bus is not None and self._kept is not None:
             self._bus.wait(self._kept.settled, CLOSE_TIMEOUT)
-            with self.hub.lock:
+            with self.events.lock:
                 self._kept.give_up()
 
     @property
@@ -63,16 +63,16 @@ class LocalBroker(Broker):
     def waiting(self) -> int:
         return 0 if self._kept is None else self._kept.waiting
 
-    def publish(self, envelope: Envelope, own: WebSocket | None, done: Done) -> bool:
+    def publish(self, envelope: Envelope, exclude: WebSocket | None, done: Done) -> bool:
         if envelope.keep is not None and self._kept is not None:
-            if own is not None:
-                envelope = envelope._replace(left_out=self.hub.leave_out(own))
+            if exclude is not None:
+                envelope = envelope._replace(exclude=self.events.exclude_id_locked(exclude))
             return self._kept.publish(envelope, done)
         if envelope.keep is not None:
-            envelope.publication.position = self.hub.history.number(envelope.publication.topic)
+            envelope.publication.position = self.events.history.number(envelope.publication.topic)
         if self._bus is not None:
             self._bus.send("publish", envelope.pack())
-        self.hub.deliver(envelope, own)
+        self.events.deliver_locked(envelope, exclude)
         return True
 
     def follow(
@@ -84,64 +84,64 @@ class LocalBroker(Broker):
         owner: WebSocket | None = None,
         room: int | None = None,
     ) -> None:
-        hub = self.hub
-        with hub.lock:
+        events = self.events
+        with events.lock:
             if self._kept is not None:
                 self._kept.follow(topic, since, then, owner)
             else:
-                then(hub.history.find(topic, since, hub.now()))
+                then(events.history.find(topic, since, events.now()))
 
-    def in_turn(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
+    def after_pending(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
         if self._kept is None:
             call()
         else:
-            with self.hub.lock:
-                self._kept.in_turn(call, owner)
+            with self.events.lock:
+                self._kept.after_pending(call, owner)
 
-    def listen(self, topic: str) -> None:
+    def subscribe(self, topic: str) -> None:
         """All is heard always."""
 
-    def unlisten(self, topic: str) -> None:
+    def unsubscribe(self, topic: str) -> None:
         """All is heard always."""
 
-    def tell(self, data: bytes, to: str | None = None) -> None:
+    def send_to_peers(self, data: bytes, to: str | None = None) -> None:
         if self._bus is not None:
             self._bus.send("tell", data, to)
 
     # ------------------------------------------------------------------ bus thread
 
-    def _published(self, sender: str, packet: bytes) -> None:
-        self.hub.receive(Envelope.unpack(packet, self.hub.now()))
+    def _on_publication(self, sender: str, packet: bytes) -> None:
+        self.events.receive(Envelope.unpack(packet, self.events.now()))
 
-    def _heard(self, sender: str, packet: bytes) -> None:
+    def _on_packet(self, sender: str, packet: bytes) -> None:
         assert self._kept is not None
-        with self.hub.lock:
-            self._kept.heard(sender, packet)
+        with self.events.lock:
+            self._kept.on_packet(sender, packet)
 
-    def _told(self, sender: str, packet: bytes) -> None:
-        self.hub.heard(sender, packet)
+    def _on_peer_message(self, sender: str, packet: bytes) -> None:
+        self.events.on_peer_message(sender, packet)
 
-    def _up(self, name: str) -> None:
+    def _on_peer_up(self, name: str) -> None:
         assert self._kept is not None
-        self.hub.peer_up(name)
-        with self.hub.lock:
-            self._kept.peer_up(name)
+        self.events.on_peer_up(name)
+        with self.events.lock:
+            self._kept.on_peer_up(name)
 
-    def _down(self, name: str) -> None:
+    def _on_peer_down(self, name: str) -> None:
         assert self._kept is not None
-        self.hub.peer_down(name)
-        with self.hub.lock:
-            self._kept.peer_down(name)
+        self.events.on_peer_down(name)
+        with self.events.lock:
+            self._kept.on_peer_down(name)
 
-    def _missed(self, name: str) -> None:
+    def _on_peer_missed(self, name: str) -> None:
         assert self._kept is not None
-        self.hub.peer_up(name)  # tell it who is here once more
-        with self.hub.lock:
-            self._kept.missed(name)
+        self.events.on_peer_up(name)  # tell it who is here once more
+        with self.events.lock:
+            self._kept.on_peer_missed(name)
 
-    def _leave(self) -> None:
+    def _on_leave(self) -> None:
         assert self._kept is not None
-        with self.hub.lock:
+        with self.events.lock:
             self._kept.leave()
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from gows.brokers.base import Envelope, Hub
+from gows.brokers.base import BrokerEvents, Envelope
 from gows.brokers.local.state import NO_BALLOT, Fetch, Follower, Origin, Outbox, Post, Topic
 from gows.topics.patterns import is_pattern
 from gows.topics.subscriptions import Position, Publication, Since
@@ -55,9 +55,9 @@ class Peers(Protocol):
 
 
 class KeptCore(ABC):
-    """The state of one process. The hub's lock guards every call."""
+    """The state of one process. The publish lock guards every call."""
 
-    def __init__(self, peers: Peers, hub: Hub, home_of: Callable[[str, Iterable[str]], str]) -> None:
+    def __init__(self, peers: Peers, events: BrokerEvents, home_of: Callable[[str, Iterable[str]], str]) -> None:
         """`home_of(topic, names)`: who becomes the home of a topic that has none."""
         self.name = peers.name
         self.up: set[str] = set()
@@ -71,7 +71,7 @@ class KeptCore(ABC):
         self.waiting = 0
         """Bytes of what does."""
         self._peers = peers
-        self._hub = hub
+        self._events = events
         self._home_of = home_of
         self._publisher = f"{peers.name}/{secrets.token_hex(4)}"
         self._number = 0
@@ -104,7 +104,7 @@ class KeptCore(ABC):
         self._beating = False
         self._open = False
         self._closed = False
-        hub.history.on_forget = self._forgotten
+        events.history.on_forget = self._forgotten
 
     @abstractmethod
     def _tick(self) -> None:
@@ -115,14 +115,14 @@ class KeptCore(ABC):
     def _topic(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
-            if len(self._topics) > 2 * len(self._hub.history) + 1000:
+            if len(self._topics) > 2 * len(self._events.history) + 1000:
                 self._sweep()
             topic = self._topics[name] = Topic(name)
         return topic
 
     def _sweep(self) -> None:
         """Forget topics of which nothing is kept."""
-        kept = set(self._hub.history)
+        kept = set(self._events.history)
         for name in [name for name in self._topics if name not in kept]:
             self._drop(name)
 
@@ -139,9 +139,9 @@ class KeptCore(ABC):
     def _reset(self, topic: Topic, position: Position, *, lost: bool) -> None:
         """The topic stands there, whatever came before."""
         topic.position = position
-        self._hub.history.begin(topic.name, position)
+        self._events.history.begin(topic.name, position)
         if lost:
-            self._hub.lost(topic.name, position)
+            self._events.report_lost_locked(topic.name, position)
 
     def _append(
         self, topic: Topic, envelope: Envelope, origin: Origin, *, age: float = 0.0, fill: bool = False
@@ -152,9 +152,9 @@ class KeptCore(ABC):
         topic.has_seen(origin.publisher, origin.number)
         if fill:
             assert envelope.keep is not None
-            self._hub.history.add(envelope.publication, envelope.keep, self._hub.now(), origin, age)
+            self._events.history.add(envelope.publication, envelope.keep, self._events.now(), origin, age)
         else:
-            self._hub.receive(envelope._replace(origin=origin))
+            self._events.receive(envelope._replace(origin=origin))
 
     def _is_sure(self, topic: Topic) -> bool:
         """Whether we have everything that the last home of a topic may have let anybody have, or others here do."""
@@ -207,8 +207,8 @@ class KeptCore(ABC):
         self._followers.append(Follower(owner, topic, since, then, self._peers.now() + seconds))
         self._arm()
 
-    def in_turn(self, call: Callable[[], object], owner: object) -> None:
-        """See `Broker.in_turn`."""
+    def after_pending(self, call: Callable[[], object], owner: object) -> None:
+        """See `Broker.after_pending`."""
         if any(follower.owner is owner for follower in self._followers):
             self._followers.append(Follower(owner, "", None, call, 0.0))
         else:
@@ -251,13 +251,13 @@ class KeptCore(ABC):
     def _answer(self, follower: Follower) -> None:
         try:
             if follower.topic:
-                follower.then(self._hub.history.find(follower.topic, follower.since, self._hub.now()))
+                follower.then(self._events.history.find(follower.topic, follower.since, self._events.now()))
             else:
                 follower.then()
         except Exception as error:
-            self._hub.lock.afterwards(_log_failure, follower.topic, error)
+            self._events.lock.after_release(_log_failure, follower.topic, error)
 
-    def _look_whether_synced(self) -> None:
+    def _check_synced(self) -> None:
         if self._greeting or self._fetches:
             self.synced.clear()
         else:
@@ -270,13 +270,13 @@ class KeptCore(ABC):
         return self._peers.send("kept", b"".join((_to_json(message), b"\n", body)), to)
 
     def _soon(self, call: Callable[..., object], *arguments: Any) -> None:
-        self._peers.call_soon(self._locked, call, *arguments)
+        self._peers.call_soon(self._call_with_lock, call, *arguments)
 
     def _later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> None:
-        self._peers.call_later(seconds, self._locked, call, *arguments)
+        self._peers.call_later(seconds, self._call_with_lock, call, *arguments)
 
-    def _locked(self, call: Callable[..., object], *arguments: Any) -> None:
-        with self._hub.lock:
+    def _call_with_lock(self, call: Callable[..., object], *arguments: Any) -> None:
+        with self._events.lock:
             call(*arguments)
 
     def _flush_soon(self) -> None:

@@ -71,7 +71,7 @@ class KeptHome(KeptSync):
         }
         topic.has_seen(request.publisher, request.number)
         request.envelope.publication.position = position
-        origin = Origin(topic.promised, request.publisher, request.number, request.envelope.left_out)
+        origin = Origin(topic.promised, request.publisher, request.number, request.envelope.exclude)
         topic.tail.append(Unconfirmed(request.envelope._replace(origin=origin), request, before, now))
         if self.up:
             self._send(None, message, request.body)
@@ -93,11 +93,11 @@ class KeptHome(KeptSync):
             item = tail.popleft()
             topic.position = item.position
             topic.accepted = topic.promised
-            self._hub.receive(item.envelope)
+            self._events.receive(item.envelope)
             self._confirmed(item.request, topic.name)
         if not tail:
             self._tails.discard(topic.name)
-            if self._hub.history.position(topic.name) is None:
+            if self._events.history.position(topic.name) is None:
                 self._forgotten(topic.name)
         self._answer_followers()
 
@@ -161,10 +161,10 @@ class KeptHome(KeptSync):
             self._want(topic, sender)
             return
         age = max(0.0, self._peers.now() - message["born"])
-        envelope = Envelope.unpack(body, self._hub.now(), age)
+        envelope = Envelope.unpack(body, self._events.now(), age)
         envelope.publication.position = where
         publisher, number = message["id"]
-        self._append(topic, envelope, Origin(ballot, publisher, number, envelope.left_out))
+        self._append(topic, envelope, Origin(ballot, publisher, number, envelope.exclude))
         self._ack(topic)
         self._answer_followers()
 
@@ -320,7 +320,7 @@ class KeptHome(KeptSync):
         if position is None:
             known = all(answer.sure for answer in candidates.values()) and not claim.waiting and not claim.unseen
             lost = self._forgot or self._uncertain or not known
-            self._reset(topic, Position(self._hub.history.new_epoch(), 0), lost=lost)
+            self._reset(topic, Position(self._events.history.new_epoch(), 0), lost=lost)
             topic.accepted = topic.promised
             self._become_home(topic)
             return
@@ -335,11 +335,11 @@ class KeptHome(KeptSync):
         """What there is may not be all: number on in another epoch, with what is kept of the one before."""
         assert topic.position is not None
         topic.accepted = topic.promised
-        topic.position = Position(self._hub.history.new_epoch(), topic.position.offset)
-        self._hub.history.rename(
+        topic.position = Position(self._events.history.new_epoch(), topic.position.offset)
+        self._events.history.rename(
             topic.name, topic.position.epoch, lambda entry: entry.origin._replace(ballot=topic.promised)
         )
-        self._hub.lost(topic.name, topic.position)
+        self._events.report_lost_locked(topic.name, topic.position)
 
     def _become_home(self, topic: Topic) -> None:
         claim = topic.claim

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from gows.brokers.base import Done, Envelope, LeftOut
+from gows.brokers.base import ConnectionId, Done, Envelope
 from gows.topics.subscriptions import Position, Since
 
 MAX_PUBLISHERS = 64
@@ -30,7 +30,7 @@ class Origin(NamedTuple):
     ballot: Ballot
     publisher: str
     number: int
-    left_out: LeftOut | None
+    exclude: ConnectionId | None
 
 
 class Request(NamedTuple):

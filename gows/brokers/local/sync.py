@@ -60,7 +60,7 @@ class KeptSync(KeptCore):
             message = {"do": "digest", "topics": self._standings(page), "more": len(page) == PAGE}
             self._send(peer, {**message, "at": self._peers.now(), "in": sorted(self.up - self._lagging)})
 
-    def missed(self, name: str) -> None:
+    def on_peer_missed(self, name: str) -> None:
         """It did not read, and has missed some of what we sent."""
         if name in self.up:
             self._send_digest(name)
@@ -72,7 +72,7 @@ class KeptSync(KeptCore):
         else:
             self._greeting.discard(sender)
             self._note_count(sender, message)
-            self._look_whether_synced()
+            self._check_synced()
 
     def _note_count(self, home: str, message: Message) -> None:
         """A process says whether it waits for us before it lets others have a message."""
@@ -129,7 +129,7 @@ class KeptSync(KeptCore):
         """Do so, and see afterwards whether others have more."""
         self._fetches[topic.name] = Fetch(peer, then)
         self._fetch_queues.setdefault(peer, deque()).append(topic.name)
-        self._look_whether_synced()
+        self._check_synced()
         self._arm()
         self._pump(peer)
 
@@ -156,7 +156,7 @@ class KeptSync(KeptCore):
         if topic is None or last is None or not is_newer(topic.last_ballot, last, accepted, asked):
             self._send(sender, {"do": "entries", "topic": message["topic"], "last": None})  # nothing that it has not
             return
-        now, history = self._hub.now(), self._hub.history
+        now, history = self._events.now(), self._events.history
         kept = history.position(topic.name)
         entries = [] if kept is None or kept != topic.position else history.entries(topic.name, 0, now)
         for item in topic.tail:
@@ -202,7 +202,7 @@ class KeptSync(KeptCore):
         origin = entry.origin
         expires = entry.publication.bare.expires
         envelope = Envelope(
-            entry.publication, entry.keep, None if expires == float("inf") else expires - now, origin.left_out
+            entry.publication, entry.keep, None if expires == float("inf") else expires - now, origin.exclude
         )
         age = 0.0 if entry.keep.seconds is None else entry.keep.seconds - (entry.until - now)
         head = json.dumps([origin.ballot, origin.publisher, origin.number, age]).encode()
@@ -235,11 +235,11 @@ class KeptSync(KeptCore):
             if last is not None and topic.accepted.name == self.name:
                 self._send(fetch.peer, {"do": "gap", "topic": topic.name})
             self._reset(topic, start, lost=last is not None)
-            self._hub.history.before(topic.name).update(message["before"])
+            self._events.history.before(topic.name).update(message["before"])
             fetch.seen = dict(topic.seen)  # those are not delivered twice
             topic.accepted = NO_BALLOT
             topic.seen.clear()
-        now = self._hub.now()
+        now = self._events.now()
         skipped = False
         for head, packed in _unpack(body):
             number, name = head[0]
@@ -249,14 +249,14 @@ class KeptSync(KeptCore):
             assert position is not None
             assert topic.position is not None
             if position.offset == topic.position.offset + 1:
-                origin = Origin(origin_ballot, publisher, sequence, envelope.left_out)
+                origin = Origin(origin_ballot, publisher, sequence, envelope.exclude)
                 fill = fetch.fill or sequence <= fetch.seen.get(publisher, 0)
                 if skipped and not fill:
-                    self._hub.lost(topic.name, topic.position)
+                    self._events.report_lost_locked(topic.name, topic.position)
                 skipped = fill and not fetch.fill
                 self._append(topic, envelope, origin, age=age, fill=fill)
         if skipped:
-            self._hub.lost(topic.name, topic.position)
+            self._events.report_lost_locked(topic.name, topic.position)
         for publisher, sequence in message["seen"].items():
             topic.has_seen(publisher, sequence)
         promised = Ballot(*message["promised"])
@@ -270,8 +270,8 @@ class KeptSync(KeptCore):
     def _fetched(self, topic: Topic, fetch: Fetch, *, failed: bool = False) -> None:
         """We have what a process had, or never will."""
         del self._fetches[topic.name]
-        if fetch.fill and self._hub.wanted(topic.name):  # what they have not seen of that, nobody knows
-            self._hub.lost(topic.name, topic.position)
+        if fetch.fill and self._events.has_subscribers(topic.name):  # what they have not seen of that, nobody knows
+            self._events.report_lost_locked(topic.name, topic.position)
         if fetch.asked_at and fetch.peer in self._asked:
             self._asked[fetch.peer] -= 1
         self._pump(fetch.peer)
@@ -285,7 +285,7 @@ class KeptSync(KeptCore):
             self._fetch(topic, then[0], then[1:])
         else:
             self._ack(topic)
-        self._look_whether_synced()
+        self._check_synced()
 
     def _drop_fetches(self, peer: str) -> None:
         """A process is gone that was to tell us something."""

@@ -11,7 +11,7 @@ A publisher numbers its messages. When the home changes it sends what was not ac
 with the history, so the new home knows what it has already.
 
 Nothing in here waits, has a thread, or looks at a clock of its own: it is driven by what the bus tells, and by timers.
-The hub's lock guards every call. What is sent, each a header of JSON, a line feed, and a body:
+The publish lock guards every call. What is sent, each a header of JSON, a line feed, and a body:
 
 | `do` | from, to | |
 |---|---|---|
@@ -154,7 +154,7 @@ class KeptTopics(KeptHome):
         post.finished = True
         post.error = error
         if post is not self._publishing:
-            self._hub.lock.afterwards(post.done, error)
+            self._events.lock.after_release(post.done, error)
 
     def give_up(self) -> None:
         """Wait no longer for what is not acknowledged."""
@@ -173,7 +173,7 @@ class KeptTopics(KeptHome):
 
     def _on_post(self, sender: str, message: Message, body: bytes) -> None:
         age = max(0.0, self._peers.now() - message["born"])
-        envelope = Envelope.unpack(body, self._hub.now(), age)
+        envelope = Envelope.unpack(body, self._events.now(), age)
         publisher, number, before, round_ = message["id"]
         request = Request(sender, publisher, number, before, round_, message["born"], envelope, body)
         self._requested(request, self._topic(message["topic"]))
@@ -197,7 +197,7 @@ class KeptTopics(KeptHome):
 
     # ------------------------------------------------------------------ other processes
 
-    def peer_up(self, name: str) -> None:
+    def on_peer_up(self, name: str) -> None:
         """Another process hears us, and we hear it."""
         self.up.add(name)
         self._gone.pop(name, None)
@@ -206,7 +206,7 @@ class KeptTopics(KeptHome):
         self._lagging.discard(name)
         self._acked_at[name] = self._peers.now()
         self._greeting.add(name)
-        self._look_whether_synced()
+        self._check_synced()
         self._send_digest(name)
         for topic in self._claiming():
             assert topic.claim is not None
@@ -217,7 +217,7 @@ class KeptTopics(KeptHome):
             self._beating = True
             self._later(BEAT, self._beat)
 
-    def peer_down(self, name: str) -> None:
+    def on_peer_down(self, name: str) -> None:
         """It is gone, or cut off."""
         if name not in self.up:  # we were stopped while it was there
             self._doubt()
@@ -249,7 +249,7 @@ class KeptTopics(KeptHome):
         for each, outbox in list(self._outboxes.items()):
             if outbox.home == name:
                 self._look_for_home(each, outbox.round)
-        self._look_whether_synced()
+        self._check_synced()
 
     # ------------------------------------------------------------------ timer
 
@@ -303,7 +303,7 @@ class KeptTopics(KeptHome):
 
     # ------------------------------------------------------------------ what comes
 
-    def heard(self, sender: str, packet: bytes) -> None:
+    def on_packet(self, sender: str, packet: bytes) -> None:
         """Another process says something."""
         head, _, body = packet.partition(b"\n")
         message = json.loads(head)

@@ -28,7 +28,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from gows.brokers.base import Broker, Done, Envelope, Hub
+from gows.brokers.base import Broker, BrokerEvents, Done, Envelope
 from gows.brokers.redis.connection import BATCH, RECORD, Command, Link
 from gows.brokers.redis.jobs import Call, CatchUp, Follow, Interest, Job, Post, Release, Requests, Tell
 from gows.brokers.redis.topics import LookedUp, Shards, Topics
@@ -121,7 +121,7 @@ class RedisBroker(Broker):
         self._timeout = timeout
         self._site = self.name
         self._remember = max(forget, REMEMBER)
-        # of the counts, and of the next seven; nothing is allocated under it: a finaliser would wait for the hub's lock
+        # of the counts, and of the next seven; nothing is allocated under it: a finaliser would wait for it
         self._lock = threading.RLock()
         self._jobs: deque[Job] = deque()
         self._waiting = 0
@@ -148,9 +148,9 @@ class RedisBroker(Broker):
 
     # ------------------------------------------------------------------ Broker: any thread
 
-    def attach(self, hub: Hub) -> None:
-        super().attach(hub)
-        self._topics.hub = hub
+    def attach(self, events: BrokerEvents) -> None:
+        super().attach(events)
+        self._topics.events = events
         self._topics.site = self._site
 
     def join(self, bus: Bus) -> None:
@@ -176,12 +176,12 @@ class RedisBroker(Broker):
             if isinstance(job, Post):
                 self._finish(job, closed)
 
-    def publish(self, envelope: Envelope, own: WebSocket | None, done: Done) -> bool:
-        if own is not None:
-            envelope = envelope._replace(left_out=self.hub.leave_out(own))
-        if envelope.left_out is not None:
-            process, number = envelope.left_out
-            envelope = envelope._replace(left_out=(f"{self._site}/{process}", number))
+    def publish(self, envelope: Envelope, exclude: WebSocket | None, done: Done) -> bool:
+        if exclude is not None:
+            envelope = envelope._replace(exclude=self.events.exclude_id_locked(exclude))
+        if envelope.exclude is not None:
+            process, number = envelope.exclude
+            envelope = envelope._replace(exclude=(f"{self._site}/{process}", number))
         body = _finite(envelope).pack()
         size = len(body)  # no call within an increment: a signal handler may publish amid it
         with self._lock:
@@ -217,20 +217,20 @@ class RedisBroker(Broker):
     ) -> None:
         self._ask(Follow(topic, since, then, owner, ROOM if room is None else room))
 
-    def in_turn(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
+    def after_pending(self, call: Callable[[], object], *, owner: WebSocket | None = None) -> None:
         self._ask(Call(call, owner))
 
-    def listen(self, topic: str) -> None:
+    def subscribe(self, topic: str) -> None:
         self._submit(Interest(topic, 1))
 
-    def unlisten(self, topic: str) -> None:
+    def unsubscribe(self, topic: str) -> None:
         self._submit(Interest(topic, -1))
 
     @property
     def peers(self) -> list[str]:
         return sorted(self._seen)
 
-    def tell(self, data: bytes, to: str | None = None) -> None:
+    def send_to_peers(self, data: bytes, to: str | None = None) -> None:
         size = len(data)
         with self._lock:
             if self._told + size > MOST_TOLD:
@@ -427,7 +427,7 @@ class RedisBroker(Broker):
             if self._forgotten and not self._told:
                 self._forgotten = False
                 for name in self._seen:
-                    self.hub.peer_up(name)
+                    self.events.on_peer_up(name)
 
     # ------------------------------------------------------------------ our thread: what is asked for
 
@@ -445,7 +445,7 @@ class RedisBroker(Broker):
         self._seen = dict.fromkeys(self._seen, now)
         await self._publish([Tell(f"hello {self.name} ", b"")])
         for name in self._seen:
-            self.hub.peer_up(name)
+            self.events.on_peer_up(name)
         await topics.come_back()
         self._tried.set()
         while True:
@@ -582,12 +582,12 @@ class RedisBroker(Broker):
 
     def _answer(self, job: Follow, fetched: LookedUp | None) -> None:
         """Let it begin, with what was missed, and what came while that was looked up."""
-        hub = self.hub
-        history = hub.history
+        events = self.events
+        history = events.history
         topic = job.topic
         failed: Exception | None = None
-        with hub.lock:
-            now = hub.now()
+        with events.lock:
+            now = events.now()
             missed: list[Publication] | None = None
             position = self._topics.live.get(topic)
             if history.position(topic) != position:  # what is there is old, or the topic gave way to others
@@ -646,15 +646,15 @@ class RedisBroker(Broker):
             raise ValueError(f"more than {MOST_PEERS} processes")
         self._seen[name] = time.monotonic()
         if not known or (kind == "hello" and to in ("", self.name)):
-            self.hub.peer_up(name)
+            self.events.on_peer_up(name)
         if not known and kind == "alive":  # it was taken for dead, and does not know: have it tell us everything again
             self._submit(Tell(f"hello {self.name} {name}", b""))
         if kind == "tell" and to in ("", self.name):
-            self.hub.heard(name, body)
+            self.events.on_peer_message(name, body)
 
     def _gone(self, name: str) -> None:
         if self._seen.pop(name, None) is not None:
-            self.hub.peer_down(name)
+            self.events.on_peer_down(name)
 
 
 def _finite(envelope: Envelope) -> Envelope:

@@ -2,7 +2,7 @@
 
 A topic is *live* when everything of it was heard since a position that is known. Whatever leaves a hole after that is
 looked up in the topic's stream, in portions, and delivered in order, or told as lost. All of it happens in the broker's
-thread; the hub's lock is held for single steps, and never while something is awaited.
+thread; the publish lock is held for single steps, and never while something is awaited.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from gows.brokers.base import Envelope, Hub
+from gows.brokers.base import BrokerEvents, Envelope
 from gows.brokers.redis.connection import BATCH, READ, Command, Link
 from gows.brokers.redis.jobs import Follow, Interest, Release
 from gows.brokers.redis.wire import (
@@ -80,7 +80,7 @@ class Shards:
 class Topics:
     """Those of one process. Of the broker's thread."""
 
-    hub: Hub
+    events: BrokerEvents
     link: Link
 
     def __init__(self, shards: Shards, count_one: Callable[[str], None], on_missed: Callable[[str], object]) -> None:
@@ -122,7 +122,7 @@ class Topics:
 
     def wanted(self, topic: str) -> bool:
         """Return whether anybody here gets what is published to a topic, or is about to."""
-        return topic in self._followed or self.hub.wanted(topic)
+        return topic in self._followed or self.events.has_subscribers(topic)
 
     def count(self, job: Interest) -> None:
         """Count a subscriber more or less."""
@@ -207,8 +207,8 @@ class Topics:
     def _stand(self, topic: str, position: Position | None) -> None:
         """A topic stands there: what is heard next follows that."""
         self.live[topic] = position
-        with self.hub.lock:
-            self.hub.history.begin(topic, position)
+        with self.events.lock:
+            self.events.history.begin(topic, position)
 
     async def catch_up(self, topics: list[str]) -> None:
         """Deliver what was missed of topics, and say so if some of it is gone."""
@@ -240,7 +240,7 @@ class Topics:
                 self._lose(topic, Position(position.epoch, where.offset - 1))
                 broken = False
             self.live[topic] = where
-            self.hub.receive(envelope)
+            self.events.receive(envelope)
             expected = where.offset + 1
         read = position.offset if following is None else following - 1
         if broken or expected <= read:
@@ -255,8 +255,8 @@ class Topics:
         self._tell_lost(topic, position)
 
     def _tell_lost(self, topic: str, position: Position | None) -> None:
-        with self.hub.lock:
-            self.hub.lost(topic, position)
+        with self.events.lock:
+            self.events.report_lost_locked(topic, position)
 
     def _miss(self, topic: str) -> None:
         """Some of a topic was missed: look it up."""
@@ -308,9 +308,9 @@ class Topics:
         position = self.live.get(job.topic)
         if position is None or job.since is None:
             return False
-        history = self.hub.history
-        with self.hub.lock:
-            now = self.hub.now()
+        history = self.events.history
+        with self.events.lock:
+            now = self.events.now()
             if isinstance(job.since, int):
                 return len(history.latest(job.topic, job.since, now)) < job.since
             return job.since.epoch == position.epoch and history.since(job.topic, job.since, now) is None
@@ -395,7 +395,7 @@ class Topics:
             try:
                 entry = read_entry(raw)
                 age = max(0, now - entry.written) / 1000
-                envelope = read_envelope(topic, entry.body, self.hub.now(), age)
+                envelope = read_envelope(topic, entry.body, self.events.now(), age)
             except ValueError as error:
                 self.foreign("an entry of a history", topic, error)
                 continue
@@ -420,11 +420,11 @@ class Topics:
         topic, position = read_heading(head)
         if channel != self.shards.base(self.shards.of(topic)):
             raise ValueError("a topic of another channel")
-        hub = self.hub
+        events = self.events
         if not self.wanted(topic):
             self.live.pop(topic, None)
             return
-        envelope = self._ours(read_envelope(topic, body, hub.now()))
+        envelope = self._ours(read_envelope(topic, body, events.now()))
         if (envelope.keep is None) != (position is None):
             raise ValueError("a message is kept and has a position, or neither")
         if position is not None:
@@ -436,15 +436,15 @@ class Topics:
                 return
             self.live[topic] = position
             envelope.publication.position = position
-        hub.receive(envelope)
+        events.receive(envelope)
 
     def _ours(self, envelope: Envelope) -> Envelope:
         """Return the same with the name of the process that leaves somebody out, if it is of our machine."""
-        if envelope.left_out is None:
+        if envelope.exclude is None:
             return envelope
-        site, _, process = envelope.left_out[0].rpartition("/")
-        left_out = (process, envelope.left_out[1]) if site == self.site else None
-        return envelope._replace(left_out=left_out)
+        site, _, process = envelope.exclude[0].rpartition("/")
+        exclude = (process, envelope.exclude[1]) if site == self.site else None
+        return envelope._replace(exclude=exclude)
 
 
 def _is_pattern(name: str) -> bool:

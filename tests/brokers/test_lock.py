@@ -1,4 +1,4 @@
-"""HubLock: who comes amid something waits for its turn, and nothing of the user's runs with the lock held."""
+"""PublishLock: who comes amid something waits for its turn, and nothing of the user's runs with the lock held."""
 
 from __future__ import annotations
 
@@ -6,43 +6,45 @@ import threading
 
 import pytest
 
-from gows.brokers.hublock import HubLock
+from gows.brokers.lock import PublishLock
 from gows.reactor import waits
 from gows.reactor.waits import inner_lock
 
 
 def test_who_comes_amid_something_waits_until_it_is_complete() -> None:
-    lock = HubLock()
+    lock = PublishLock()
     steps: list[str] = []
     assert not lock.held()
     with lock:
         assert lock.held()
-        lock.in_turn(lambda: steps.append(f"in turn, held: {lock.held()}"))
+        lock.before_release(lambda: steps.append(f"in turn, held: {lock.held()}"))
         with lock:
             steps.append("amid")
         steps.append("complete")
-        lock.afterwards(lambda: steps.append(f"afterwards, held: {lock.held()}"))
+        lock.after_release(lambda: steps.append(f"afterwards, held: {lock.held()}"))
     assert steps == ["amid", "complete", "in turn, held: True", "afterwards, held: False"]
 
 
 def test_what_is_left_may_leave_more() -> None:
-    lock = HubLock()
+    lock = PublishLock()
     steps: list[int] = []
     with lock:
-        lock.in_turn(lambda: (steps.append(1), lock.in_turn(steps.append, 2), lock.afterwards(steps.append, 3)))
+        lock.before_release(
+            lambda: (steps.append(1), lock.before_release(steps.append, 2), lock.after_release(steps.append, 3))
+        )
     assert steps == [1, 2, 3]
 
 
 def test_what_fails_is_logged_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    lock = HubLock()
+    lock = PublishLock()
     steps: list[str] = []
 
     def work() -> None:
         with lock:
-            lock.in_turn(lambda: {}["in turn"])
-            lock.in_turn(steps.append, "in turn")
-            lock.afterwards(lambda: {}["afterwards"])
-            lock.afterwards(steps.append, "afterwards")
+            lock.before_release(lambda: {}["in turn"])
+            lock.before_release(steps.append, "in turn")
+            lock.after_release(lambda: {}["afterwards"])
+            lock.after_release(steps.append, "afterwards")
             raise KeyError("the caller's")
 
     with pytest.raises(KeyError, match="the caller's"):
@@ -56,7 +58,7 @@ def test_what_fails_is_logged_and_the_rest_goes_on(caplog: pytest.LogCaptureFixt
 
 
 def test_others_wait() -> None:
-    lock = HubLock()
+    lock = PublishLock()
     inside: list[int] = []
     most: list[int] = []
 
@@ -80,8 +82,8 @@ def test_others_wait() -> None:
 
 @pytest.mark.parametrize("way", ["inner lock", "guard"])
 def test_who_may_not_wait_leaves_its_call_to_the_holder(way: str) -> None:
-    """A finaliser that came amid something, whose lock the holder of the hub's may be waiting for."""
-    lock = HubLock()
+    """A finaliser that came amid something, whose lock the holder of the publish lock may be waiting for."""
+    lock = PublishLock()
     inner = inner_lock()
     guarded = threading.Lock()
     lock.guards.append(guarded.locked)
@@ -106,7 +108,7 @@ def test_who_may_not_wait_leaves_its_call_to_the_holder(way: str) -> None:
 
 
 def test_who_may_wait_waits() -> None:
-    lock = HubLock()
+    lock = PublishLock()
     taken, done = threading.Event(), threading.Event()
     steps: list[str] = []
 
@@ -134,7 +136,7 @@ def test_who_may_wait_waits() -> None:
 
 
 def test_a_lock_that_is_free_is_taken_whatever_else_is_held() -> None:
-    lock = HubLock()
+    lock = PublishLock()
     with inner_lock():
         assert lock.enter(print)
         assert lock.held()

@@ -1,4 +1,4 @@
-"""HubLock: one order for what a process publishes and hears, whoever asks in the middle of it."""
+"""PublishLock: one order for what a process publishes and receives, even if a call comes in the middle of another."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gows.reactor.waits import holds_inner_lock
 logger = logging.getLogger("gows")
 
 
-class HubLock:
+class PublishLock:
     """A lock that a thread may take again while it holds it: a finaliser, which the collector may run in any
     allocation, a signal handler, or a logging handler may come amid something, and publish.
 
-    Such a caller (`held`) must not act at once, for what it came amid is half done: it leaves its call to `in_turn`,
-    which is made when that is complete, before the lock is let go. What must not run with the lock held, since it may
-    wait, or is the user's, is left to `afterwards`.
+    Such a caller (`held`) must not act at once, for what it came amid is half done: it leaves its call to
+    `before_release`, which makes it when that is complete. What must not run with the lock held, since it may wait, or
+    is the user's, is left to `after_release`.
     """
 
-    __slots__ = ("_afterwards", "_depth", "_in_turn", "_lock", "_owner", "guards")
+    __slots__ = ("_after_release", "_before_release", "_depth", "_lock", "_owner", "guards")
 
     def __init__(self) -> None:
         self.guards: list[Callable[[], bool]] = []
@@ -31,37 +31,37 @@ class HubLock:
         self._lock = threading.RLock()
         self._owner: int | None = None
         self._depth = 0
-        self._in_turn: deque[Callable[[], object]] = deque()
-        self._afterwards: deque[Callable[[], object]] = deque()
+        self._before_release: deque[Callable[[], object]] = deque()
+        self._after_release: deque[Callable[[], object]] = deque()
 
     def held(self) -> bool:
         """Return whether the calling thread holds it."""
         return self._owner == threading.get_ident()
 
     def enter(self, call: Callable[..., object], *arguments: Any) -> bool:
-        """Take the lock, and return True. But a caller that may not wait for it, since it came amid something that the
-        lock's holder may be waiting for, leaves `call(*arguments)` to be called with the lock held, and gets False."""
+        """Take the lock, and return True. A caller that came amid something that the lock's holder may be waiting for
+        must not wait for the lock: it gets False, and `call(*arguments)` is called later with the lock held."""
         if self._lock.acquire(blocking=False):
             self._taken()
             return True
         if not (holds_inner_lock() or any(held() for held in self.guards)):
             self.__enter__()
             return True
-        self._in_turn.append(partial(call, *arguments))
+        self._before_release.append(partial(call, *arguments))
         if self._lock.acquire(blocking=False):  # its holder may have looked for calls for the last time before
             self._taken()
             self.__exit__()
         return False
 
-    def in_turn(self, call: Callable[..., object], *arguments: Any) -> None:
+    def before_release(self, call: Callable[..., object], *arguments: Any) -> None:
         """Have `call(*arguments)` called with the lock held, when what goes on under it now is complete. Lock held."""
-        self._in_turn.append(partial(call, *arguments))
+        self._before_release.append(partial(call, *arguments))
 
-    def afterwards(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Have it called when the lock was let go, in this thread. Lock held."""
-        self._afterwards.append(partial(call, *arguments))
+    def after_release(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Have `call(*arguments)` called in this thread once the lock is released. Lock held."""
+        self._after_release.append(partial(call, *arguments))
 
-    def __enter__(self) -> HubLock:
+    def __enter__(self) -> PublishLock:
         self._lock.acquire()
         self._taken()
         return self
@@ -74,10 +74,10 @@ class HubLock:
         calls: deque[Callable[[], object]] | None = None
         try:
             if self._depth == 1:
-                while self._in_turn:
-                    self._call(self._in_turn.popleft())
-                if self._afterwards:
-                    calls, self._afterwards = self._afterwards, deque()
+                while self._before_release:
+                    self._call(self._before_release.popleft())
+                if self._after_release:
+                    calls, self._after_release = self._after_release, deque()
         finally:
             self._depth -= 1
             if not self._depth:
@@ -89,7 +89,7 @@ class HubLock:
                     call()
                 except Exception:
                     logger.exception("something that was left for later failed")
-        if self._in_turn and not self.held():  # a signal came while we let go
+        if self._before_release and not self.held():  # a signal came while we let go
             with self:
                 pass
 
@@ -97,4 +97,4 @@ class HubLock:
         try:
             call()
         except Exception as error:
-            self.afterwards(partial(logger.error, "something that waited for its turn failed", exc_info=error))
+            self.after_release(partial(logger.error, "something that waited for its turn failed", exc_info=error))
