@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("GOWS_DEBUG", "1")  # before gows is imported, which reads it then
 
 from gows.reactor import Loop, live_loops
 from tests.support.stage import MakeStage, Stage

@@ -30,6 +30,7 @@ LAYERS: list[list[list[str]]] = [
             "gows.bufferpool",
             "gows.bytebuffer",
             "gows.options",
+            "gows.debug",
         ]
     ],
     [["gows.protocol"], ["gows.http1"], ["gows.reactor"]],

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from gows.debug import checked_lock
 from gows.reactor.waits import holds_inner_lock
 
 logger = logging.getLogger("gows")
@@ -28,7 +29,7 @@ class PublishLock:
     def __init__(self) -> None:
         self.guards: list[Callable[[], bool]] = []
         """Say, beside `holds_inner_lock`, whether the calling thread has a lock that is taken under this one."""
-        self._lock = threading.RLock()
+        self._lock = checked_lock(threading.RLock, "publish")
         self._owner: int | None = None
         self._depth = 0
         self._before_release: deque[Callable[[], object]] = deque()

@@ -80,7 +80,7 @@ class Bus:
         self._all_connected = threading.Event()
         self._questions: dict[int, Question] = {}
         self._numbers = itertools.count(self._nanoseconds())  # a process that had our name before asked with others
-        self._lock = inner_lock()  # of `dropped`; a signal handler may send within a send
+        self._lock = inner_lock("bus")  # of `dropped`; a signal handler may send within a send
         self._changing = threading.Lock()  # of start and close
         self._started = False
         self._leaving = False

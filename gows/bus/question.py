@@ -15,7 +15,7 @@ class Question:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.done = threading.Event()
-        self._lock = inner_lock()
+        self._lock = inner_lock("bus answers")
         self._open = set(names)  # from whom something may still come
         self._answers: dict[str, bytes] = {}
         if not self._open:

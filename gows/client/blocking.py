@@ -180,7 +180,7 @@ class BlockingWebSocket(WebSocket):
         if deferred or not wait or not self.may_wait():
             return super().make_room(opcode, data, compress, key, deferred, expires, wait=False)
         while stream.queued > self.context.high_water and not stream.closed:
-            stream.owe_drained()  # all may go out in the next send, which by itself tells nobody
+            stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
             stream.lock.release()
             try:
                 with self._turn, stepping_aside():

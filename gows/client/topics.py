@@ -22,6 +22,7 @@ from gows.client.reconnect import Reconnect
 from gows.client.request import Url
 from gows.client.subscription import Answer, Callback, Present, TopicSubscription
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
+from gows.debug import checked_lock
 from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
 from gows.jsontext import to_json_text
 from gows.options import check_plain_function
@@ -64,7 +65,9 @@ class TopicClient:
     def __init__(self, url: Url, *, reconnect: Reconnect | None = None, **settings: Any) -> None:
         """Connects; the first attempt must succeed. `settings`: as for `gows.connect`. Raises as that, and ConnectError
         when the server does not speak gows.v1."""
-        self._lock = threading.RLock()  # a finalizer may publish while its own thread holds it
+        self._lock = checked_lock(
+            threading.RLock, "topic client"
+        )  # a finalizer may publish while its own thread holds it
         self._numbers = itertools.count(1)
         self._ws: WebSocket | None = None
         self._asked: dict[int, tuple[Then, Answer | None]] = {}

@@ -278,7 +278,7 @@ class HttpConnection(Observer):
                 return
             full = stream.queued > HIGH_WATER
             if full:
-                stream.owe_drained()
+                stream.owe_drained_locked()
             self._phase = _ANSWERED if full else _IDLE
         if full:
             stream.set_deadline(WRITE_TIMEOUT / LOOKS)
@@ -511,7 +511,7 @@ class HttpConnection(Observer):
         with stream.lock:
             if stream.closed or stream.queued <= HIGH_WATER:
                 return False
-            stream.owe_drained()
+            stream.owe_drained_locked()
             self._phase = _WAITING
             return True
 

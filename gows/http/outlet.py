@@ -15,6 +15,7 @@ from collections.abc import Callable
 from tempfile import TemporaryFile
 from typing import IO
 
+from gows.debug import checked_lock
 from gows.reactor.stream import Stream
 from gows.reactor.workers import WorkerPool
 
@@ -37,7 +38,7 @@ class Budget:
     def __init__(self, most: int) -> None:
         self.most = most
         self.taken = 0
-        self._lock = threading.RLock()
+        self._lock = checked_lock(threading.RLock, "budget of files")
 
     def take(self, size: int) -> bool:
         """Count so many more, if they may be."""
@@ -155,7 +156,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._outlets: set[Outlet] = set()
-        self._lock = threading.RLock()
+        self._lock = checked_lock(threading.RLock, "waiting outlets")
 
     def add(self, outlet: Outlet) -> None:
         """The outlet's thread begins to wait."""
@@ -188,7 +189,7 @@ class Outlet:
         self.stream = stream
         self._pool = pool
         self._high_water = high_water
-        self._lock = threading.RLock()  # of the three below
+        self._lock = checked_lock(threading.RLock, "outlet")  # of the three below
         self._spool = Spool()
         self._owed = False  # `drained` will be called; else the spool is empty
         self._then: Callable[[], object] | None = None
@@ -268,5 +269,5 @@ class Outlet:
         with stream.lock:
             self._owed = stream.queued > self._high_water and not stream.closed
             if self._owed:
-                stream.owe_drained()
+                stream.owe_drained_locked()
             return self._owed

@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any
 
 from gows.bufferpool import BufferPool
+from gows.debug import DEBUG, check_unlocked, checked_lock
 from gows.errors import LoopClosedError, UsageError
 from gows.reactor import turn
 from gows.reactor.address import Address, AddressLike, ascii_host, parse_address
@@ -157,6 +158,7 @@ class Loop:
         self.progress = Progress(self)
         self.wheel = TimingWheel()
         self._clock = clock
+        self._thread_id: int | None = None
         self._base = clock() - 1.0 / TICKS_PER_SECOND  # so that tick 0 is never now, and may mean "none"
         self.ticks = self.now()
         self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -164,7 +166,9 @@ class Loop:
         self._settling: dict[Stream, Exception | None] = {}
         self._listeners: list[Listener] = []
         self._connectors: dict[Stream, Connector] = {}
-        self._locks = [Lock() for _ in range(LOCKS)]  # re-entrant: a finalizer may write within a write
+        self._locks: list[Lock] = [  # re-entrant: a finaliser may write within a write
+            checked_lock(Lock, "stream") for _ in range(LOCKS)
+        ]
         self._lock_number = 0
         self._guards: list[Callable[[], bool]] = [
             lock._is_owned  # type: ignore[attr-defined]  # what `threading.Condition` calls
@@ -179,7 +183,6 @@ class Loop:
         self._clean: Context | None = None  # the context variables that each step of a turn begins with
         self._context: Context | None = None  # those of this turn: others once a callback has set one
         self._thread: threading.Thread | None = None
-        self._thread_id: int | None = None
         self._finished = threading.Event()  # run() is over
         self._finished.set()
         self._stopping = False
@@ -215,6 +218,8 @@ class Loop:
         self.wakeup.wake()
         if self.in_loop():
             return False
+        if DEBUG:
+            check_unlocked("wait for the end of the loop's turn")
         return self._finished.wait(timeout)
 
     def run_once(self, timeout: float | None = None) -> int:
@@ -291,6 +296,11 @@ class Loop:
     def in_loop(self) -> bool:
         """Whether the caller is in the loop's thread."""
         return threading.get_ident() == self._thread_id
+
+    def check_thread(self) -> None:
+        """Raise AssertionError unless the caller is in the loop's thread, or no thread turns the loop."""
+        if self._thread_id is not None and not self.in_loop():
+            raise AssertionError(f"{threading.current_thread().name} is not the thread of the loop")
 
     def guard(self, held: Callable[[], bool]) -> None:
         """Have `may_wait` forbid it also to a thread in which `held()` is true: it has a lock that others need."""
@@ -375,6 +385,8 @@ class Loop:
         _live.discard(self)
 
     def _turn(self, timeout: float | None) -> int:
+        if DEBUG:
+            check_unlocked("wait for events")
         wakeup, pool = self.wakeup, self.pool
         wakeup.arm()  # whoever fills a queue from now on wakes us, so look at the queues after this
         events = self.poller.poll(self._patience(timeout))
@@ -442,6 +454,8 @@ class Loop:
             self._call(fn, args)
 
     def _call(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if DEBUG:
+            check_unlocked("call a job")
         try:
             if self._context == self._clean:  # as in _isolated, without the call
                 fn(*args)
@@ -630,6 +644,8 @@ class Loop:
 
     def place(self, fd: int, endpoint: Endpoint) -> None:
         """Events of `fd` go to `endpoint`. Loop thread."""
+        if DEBUG:
+            self.check_thread()
         streams = self.streams
         if fd >= len(streams):
             streams.extend([None] * (fd + 64 - len(streams)))
@@ -637,10 +653,14 @@ class Loop:
 
     def displace(self, fd: int) -> None:
         """Events of `fd` go to nobody. Loop thread."""
+        if DEBUG:
+            self.check_thread()
         self.streams[fd] = None
 
     def admit(self, stream: Stream, on_accept: Callable[[Stream], object]) -> None:
         """A connection was accepted. Loop thread."""
+        if DEBUG:
+            check_unlocked("call on_accept")
         try:
             on_accept(stream)
             if stream.observer is GONE and not stream.closed:
@@ -652,6 +672,8 @@ class Loop:
 
     def take_in(self, stream: Stream) -> None:
         """A stream has its descriptor: watch it. Loop thread."""
+        if DEBUG:
+            self.check_thread()
         assert stream.sock is not None
         self.place(stream.sock.fileno(), stream)
         self.live_streams += 1
@@ -662,6 +684,8 @@ class Loop:
 
     def connection_made(self, stream: Stream) -> bool:
         """A stream may be used. Whether it is an outgoing one. Loop thread."""
+        if DEBUG:
+            self.check_thread()
         connector = self._connectors.pop(stream, None)
         if connector is None:
             return False
@@ -670,6 +694,8 @@ class Loop:
 
     def connection_over(self, stream: Stream, error: Exception | None) -> Exception | None:
         """A stream is being closed: forget it. Returns what to tell its observer. Loop thread."""
+        if DEBUG:
+            self.check_thread()
         connector = self._connectors.pop(stream, None)
         if connector is not None:
             error = connector.finish(error)
@@ -687,4 +713,6 @@ class Loop:
 
     def listener_closed(self, listener: Listener) -> None:
         """Forget a listener. Loop thread."""
+        if DEBUG:
+            self.check_thread()
         self._listeners.remove(listener)

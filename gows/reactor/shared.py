@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 
+from gows.debug import checked_lock
 from gows.reactor.loop import Loop
 
-_lock = threading.RLock()  # a finaliser may come amid it, and want the loop
+_lock = checked_lock(threading.RLock, "shared loop")  # a finaliser may come amid it, and want the loop
 _loop: Loop | None = None
 
 
@@ -30,7 +31,7 @@ def _forget() -> None:
     """In a forked process (fork(2)) none of the parent's threads goes on: neither the loop's, nor one that held the
     lock."""
     global _lock, _loop
-    _lock = threading.RLock()
+    _lock = checked_lock(threading.RLock, "shared loop")
     _loop = None
 
 

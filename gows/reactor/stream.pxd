@@ -6,6 +6,7 @@ from gows.reactor.lock cimport Lock
 
 
 cdef Py_ssize_t SEND_AT_ONCE
+cdef bint DEBUG
 cdef int READ, WRITE, ERROR
 cdef int ABORTED, BLOCKED, BOUNDED, BROKEN, CLOSING, CONNECTING, CORKED, DIRTY, ENDED, ENDING, EOF, HASTY, LINGERING, LOST, NO_DATA, NO_MARK, NO_SEND, NO_WRITE, OVER, PAUSED, RESET, WATCHED
 
@@ -43,9 +44,9 @@ cdef class Stream(Endpoint):
     @cython.locals(lock=Lock)
     cpdef flush(self)
 
-    cdef _mark(self, int state)
+    cdef _mark_locked(self, int state)
 
-    cdef _sent_some(self, list out, Py_ssize_t sent)
+    cdef _sent_some_locked(self, list out, Py_ssize_t sent)
 
 
 @cython.locals(size=Py_ssize_t, length=Py_ssize_t, count=Py_ssize_t, small=Py_ssize_t, most=Py_ssize_t)

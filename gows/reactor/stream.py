@@ -28,6 +28,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from gows.debug import DEBUG, check_owned
 from gows.reactor.address import socket_address
 from gows.reactor.endpoint import Endpoint, Sock
 from gows.reactor.observer import Observer
@@ -154,6 +155,8 @@ class Stream(Endpoint):
 
     def silent_for(self) -> float:
         """Seconds since a byte last came in, to a tenth; 0.0 for a connection that was just made. Loop thread."""
+        if DEBUG:
+            self.loop.check_thread()
         return (self.loop.ticks - self.seen) / TICKS_PER_SECOND
 
     def stalled_for(self) -> float:
@@ -176,9 +179,11 @@ class Stream(Endpoint):
         """Whether the kernel takes no more for now. Any thread."""
         return self._state & BLOCKED != 0
 
-    def owe_drained(self) -> None:
+    def owe_drained_locked(self) -> None:
         """Have `drained` called when the queue has fallen to the low-water mark, however little is queued now. Lock
         held, and something queued."""
+        if DEBUG:
+            check_owned(self.lock)
         self._state |= OVER
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -193,6 +198,8 @@ class Stream(Endpoint):
 
     def write_locked(self, data: bytes) -> None:
         """The same for a caller that holds `lock`, and has at least a byte."""
+        if DEBUG:
+            check_owned(self.lock)
         state = self._state
         if state & NO_WRITE:
             return
@@ -202,7 +209,7 @@ class Stream(Endpoint):
             self._out.append(data)
         size = len(data)  # no call within an increment: a signal handler may write amid it
         self.queued += size
-        if not state & NO_MARK:  # _mark(), without the call
+        if not state & NO_MARK:  # _mark_locked(), without the call
             self._state = state | DIRTY
             loop = self.loop
             loop.dirty.append(self)
@@ -211,10 +218,14 @@ class Stream(Endpoint):
 
     def cork_locked(self) -> None:
         """From now on writes only queue. Lock held."""
+        if DEBUG:
+            check_owned(self.lock)
         self._state |= CORKED
 
     def uncork_locked(self) -> None:
         """Send what was queued meanwhile, in one go. Idempotent. Lock held."""
+        if DEBUG:
+            check_owned(self.lock)
         self._state &= ~CORKED
         if self._out is not None:
             self.flush_locked()
@@ -225,12 +236,16 @@ class Stream(Endpoint):
         A send lets the interpreter lock go, and the loop takes it: a worker that has more to do would then wait for it
         after each send. Measured with 1,000 echoing connections: 38 us instead of 59 a message.
         """
+        if DEBUG:
+            check_owned(self.lock)
         state = self._state = self._state & ~CORKED
         if self._out is not None and not state & NO_MARK:
-            self._mark(state)
+            self._mark_locked(state)
 
-    def _mark(self, state: int) -> None:
+    def _mark_locked(self, state: int) -> None:
         """The loop flushes this stream at the end of its turn. Lock held."""
+        if DEBUG:
+            check_owned(self.lock)
         self._state = state | DIRTY
         loop = self.loop
         loop.dirty.append(self)
@@ -258,26 +273,30 @@ class Stream(Endpoint):
 
     def flush_locked(self) -> None:
         """The same for a caller that holds `lock`. Observers are not called in here, but later by the loop."""
+        if DEBUG:
+            check_owned(self.lock)
         out = self._out
         if out is None or self._state & NO_SEND:
             return
         try:
-            sent = self.sock.send(out[0]) if len(out) == 1 else self._send_pieces(out)  # type: ignore[union-attr]
+            sent = self.sock.send(out[0]) if len(out) == 1 else self._send_pieces_locked(out)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
-            self._block(0)
+            self._block_locked(0)
         except OSError as error:
-            self._send_failed(error)
+            self._send_failed_locked(error)
         else:
             if sent != self.queued:
-                self._sent_some(out, sent)
+                self._sent_some_locked(out, sent)
                 return
             self._out = None
             self.queued = 0
             if self._state & (OVER | ENDING):
-                self._emptied()
+                self._emptied_locked()
 
     def flush_dirty(self) -> None:
         """The end of a turn in which something was written. Loop thread."""
+        if DEBUG:
+            self.loop.check_thread()
         lock = self.lock
         lock.acquire()
         try:
@@ -294,31 +313,37 @@ class Stream(Endpoint):
                 return
             self._state |= ENDING
             if self._out is None:
-                self._emptied()
+                self._emptied_locked()
             else:
                 self.flush_locked()
 
     # ------------------------------------------------------------------ sending; lock held
 
-    def _send_pieces(self, out: list[bytes | memoryview]) -> int:
+    def _send_pieces_locked(self, out: list[bytes | memoryview]) -> int:
         """One send of as much of the queue as is reasonable. Raises OSError."""
+        if DEBUG:
+            check_owned(self.lock)
         assert self.sock is not None
         if len(out[0]) < SMALL_PIECE:
             join_small(out)
         return self.sock.send(out[0]) if len(out) == 1 else self.sock.sendmsg(out[:MAX_PIECES])
 
-    def _sent_some(self, out: list[bytes | memoryview], sent: int) -> None:
+    def _sent_some_locked(self, out: list[bytes | memoryview], sent: int) -> None:
         """The kernel took a part of the queue."""
+        if DEBUG:
+            check_owned(self.lock)
         if self.queued >= self.observer.high_water:
             self._state |= OVER
         self.queued -= sent
         drop_sent(out, sent)
         if self._state & OVER and self.queued <= self.observer.low_water:
-            self._drain()
-        self._block(sent)
+            self._drain_locked()
+        self._block_locked(sent)
 
-    def _block(self, sent: int) -> None:
+    def _block_locked(self, sent: int) -> None:
         """The rest waits until the kernel takes more."""
+        if DEBUG:
+            check_owned(self.lock)
         state = self._state
         if sent or not state & WRITE:  # else this is another try for a queue that was blocked already
             self._progress = self.loop.now()
@@ -326,19 +351,25 @@ class Stream(Endpoint):
         if not state & WRITE:
             self.loop.call_soon(self._await_write)
 
-    def _emptied(self) -> None:
+    def _emptied_locked(self) -> None:
         """Nothing is queued any more."""
+        if DEBUG:
+            check_owned(self.lock)
         if self._state & OVER:
-            self._drain()
+            self._drain_locked()
         if self._state & ENDING and not self._state & (ENDED | CONNECTING):
-            self._end()
+            self._end_locked()
 
-    def _drain(self) -> None:
+    def _drain_locked(self) -> None:
+        if DEBUG:
+            check_owned(self.lock)
         self._state &= ~OVER
         self.loop.call_soon(self._report_drained)
 
-    def _end(self) -> None:
+    def _end_locked(self) -> None:
         """Our FIN, behind everything."""
+        if DEBUG:
+            check_owned(self.lock)
         assert self.sock is not None
         state = self._state = self._state | ENDED
         if state & CLOSING and state & (EOF | HASTY):
@@ -351,36 +382,44 @@ class Stream(Endpoint):
         if state & BOUNDED:
             self.loop.schedule(self, None)
 
-    def _clear_queue(self) -> None:
+    def _clear_queue_locked(self) -> None:
+        if DEBUG:
+            check_owned(self.lock)
         self._out = None
         self.queued = 0
 
-    def _send_failed(self, error: OSError) -> None:
+    def _send_failed_locked(self, error: OSError) -> None:
         """The peer is gone, but what it sent before may still be unread, its reason for instance. While the observer
         reads, the end of that is the end of the stream; the queue is lost in any case."""
+        if DEBUG:
+            check_owned(self.lock)
         if self._state & (PAUSED | EOF | CLOSING) or not isinstance(error, (BrokenPipeError, ConnectionResetError)):
             self._abort_locked(error, 0)
         else:
             self._state |= BROKEN | ENDING | ENDED
-            self._clear_queue()
+            self._clear_queue_locked()
             if self._state & OVER:  # who waits for room need not any more, and what waits may be what is read
-                self._drain()
+                self._drain_locked()
 
     def _abort_locked(self, error: Exception | None, flags: int) -> None:
+        if DEBUG:
+            check_owned(self.lock)
         if self._state & (ABORTED | LOST):
             return
         self._state |= ABORTED | flags
-        self._clear_queue()
+        self._clear_queue_locked()
         self.loop.schedule(self, error)
 
     # ------------------------------------------------------------------ sending; loop thread
 
     def _await_write(self) -> None:
         """The queue was blocked on some thread: watch for the moment at which it can go on."""
+        if DEBUG:
+            self.loop.check_thread()
         with self.lock:
             if not self._state & BLOCKED or self._state & (ABORTED | LOST):
                 return
-            self._watch(self._state & WATCHED | WRITE)
+            self._watch_locked(self._state & WATCHED | WRITE)
             closing = self._state & CLOSING
         if not closing:
             self.observer.blocked()
@@ -391,18 +430,22 @@ class Stream(Endpoint):
 
     def _writable(self) -> None:
         """The kernel takes more."""
+        if DEBUG:
+            self.loop.check_thread()
         with self.lock:
             self._state &= ~BLOCKED
             if self.queued >= self.observer.high_water:  # it grew while it was blocked, and may go out at once
                 self._state |= OVER
             self.flush_locked()
             if not self._state & (BLOCKED | ABORTED | LOST):
-                self._watch(self._state & READ)
+                self._watch_locked(self._state & READ)
 
     # ------------------------------------------------------------------ reading; loop thread
 
     def on_readable(self, scratch: bytearray, ticks: int) -> None:
         """The hot path: one read of what has come, level-triggered, so that a turn is bounded."""
+        if DEBUG:
+            self.loop.check_thread()
         if self._state & NO_DATA:
             self._refuse(scratch)
             return
@@ -423,6 +466,8 @@ class Stream(Endpoint):
 
     def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
         """WRITE, or an error: it is found again by the next call on the socket, and reported from there."""
+        if DEBUG:
+            self.loop.check_thread()
         if self._state & BLOCKED:
             self._writable()
         if mask & (READ | ERROR) and self._state & READ:
@@ -442,9 +487,11 @@ class Stream(Endpoint):
                 self.loop.call_soon(self._watch_read)
 
     def _watch_read(self) -> None:
+        if DEBUG:
+            self.loop.check_thread()
         with self.lock:
             if not self._state & NO_DATA:
-                self._watch(self._state & WATCHED | READ)
+                self._watch_locked(self._state & WATCHED | READ)
 
     def _refuse(self, scratch: bytearray) -> None:
         """Something came that the observer does not want, or not now."""
@@ -455,7 +502,7 @@ class Stream(Endpoint):
         else:
             with self.lock:
                 if self._state & NO_DATA:  # still: another thread may have resumed
-                    self._watch(self._state & WRITE)
+                    self._watch_locked(self._state & WRITE)
 
     def _discard(self, scratch: bytearray) -> None:
         """We are closing: read on, so that the kernel does not answer with RST, until the peer's FIN."""
@@ -476,11 +523,13 @@ class Stream(Endpoint):
 
     def _eof(self) -> None:
         """The peer's FIN."""
+        if DEBUG:
+            self.loop.check_thread()
         with self.lock:
             if self._state & (EOF | ABORTED | LOST):
                 return
             self._state |= EOF
-            self._watch(self._state & WRITE)
+            self._watch_locked(self._state & WRITE)
             if self._state & BROKEN:
                 self._abort_locked(ConnectionResetError("the peer closed while data was sent to it"), 0)
                 return
@@ -489,8 +538,10 @@ class Stream(Endpoint):
                 return
         self.observer.eof_received()
 
-    def _watch(self, mask: int) -> None:
+    def _watch_locked(self, mask: int) -> None:
         """Tell the poller, if it does not know yet. Lock held."""
+        if DEBUG:
+            check_owned(self.lock)
         watched = self._state & WATCHED
         if mask == watched:
             return
@@ -510,6 +561,8 @@ class Stream(Endpoint):
     def set_deadline(self, seconds: float | None) -> None:
         """Have the observer's `deadline_reached` called in `seconds`, rounded up to a tenth; None: not at all.
         Replaces the deadline set before; to move it later costs nothing. Loop thread."""
+        if DEBUG:
+            self.loop.check_thread()
         if self._state & (CLOSING | ABORTED | LOST):  # the deadline is ours now
             return
         self._set_deadline(seconds)
@@ -524,6 +577,8 @@ class Stream(Endpoint):
 
     def on_deadline(self) -> None:
         """The loop: the deadline has come."""
+        if DEBUG:
+            self.loop.check_thread()
         state = self._state
         if not state & (CLOSING | ABORTED | LOST):
             self.observer.deadline_reached()
@@ -548,15 +603,19 @@ class Stream(Endpoint):
 
     def attach(self) -> None:
         """The loop: the descriptor is ours, begin to watch it. Loop thread."""
+        if DEBUG:
+            self.loop.check_thread()
         assert self.sock is not None
         if self.deadline:
             self.loop.wheel.add_descriptor(self.sock.fileno(), self.deadline)
         with self.lock:
             if not self._state & (PAUSED | EOF | ABORTED | LOST):
-                self._watch(self._state & WATCHED | READ)
+                self._watch_locked(self._state & WATCHED | READ)
 
     def establish(self, sock: Sock) -> None:
         """The connection attempt for this stream succeeded. Loop thread."""
+        if DEBUG:
+            self.loop.check_thread()
         with self.lock:
             self.sock = sock
             self._state &= ~CONNECTING
@@ -566,11 +625,13 @@ class Stream(Endpoint):
 
     def established(self) -> None:
         """The observer may talk. Loop thread."""
+        if DEBUG:
+            self.loop.check_thread()
         if self.loop.connection_made(self):
             self.observer.connected(self)
         with self.lock:
             if self._out is None:
-                self._emptied()
+                self._emptied_locked()
             else:
                 self.flush_locked()
 
@@ -606,6 +667,8 @@ class Stream(Endpoint):
 
     def settle(self, error: Exception | None) -> None:
         """The loop, at the end of a turn: take the next step towards the end."""
+        if DEBUG:
+            self.loop.check_thread()
         state = self._state
         if state & LOST:
             if self.sock is not None and self.sock.fileno() >= 0:  # what a signal handler raised came amid the end
@@ -614,7 +677,7 @@ class Stream(Endpoint):
         if not state & (ABORTED | CONNECTING | ENDED):
             with self.lock:
                 if self._out is None:
-                    self._emptied()
+                    self._emptied_locked()
                 else:
                     self.flush_locked()
                 state = self._state
@@ -644,7 +707,7 @@ class Stream(Endpoint):
             if flags & LINGERING:
                 self._progress = 0
             if not self._state & EOF:
-                self._watch(self._state & WATCHED | READ)
+                self._watch_locked(self._state & WATCHED | READ)
 
     def _finish(self, error: Exception | None) -> None:
         """The end: tell the observer, then close the descriptor."""
@@ -652,11 +715,11 @@ class Stream(Endpoint):
         with self.lock:
             try:
                 if self.sock is not None:
-                    self._watch(0)
+                    self._watch_locked(0)
             except (OSError, KeyError) as exc:  # somebody closed the descriptor behind our back; it has to end, too
                 fault = exc
             self._state |= LOST
-            self._clear_queue()
+            self._clear_queue_locked()
             self.deadline = 0
         if fault is not None:
             logger.error("cannot stop watching a descriptor of %r", self.observer, exc_info=fault)

@@ -2,6 +2,7 @@ cimport cython
 
 from gows.reactor.stream cimport Stream
 
+cdef bint DEBUG
 cdef int READ
 cdef int ABORTED, BLOCKED, CLOSING, CONNECTING, DEFERRED, ENDED, ENDING, EOF, GOODBYE, LOST, NO_CIPHER, OVER, PAUSED, WATCHED
 
@@ -19,13 +20,13 @@ cdef class TLSStream(Stream):
     cdef _deliver(self, scratch, cipher)
 
     @cython.locals(filled=Py_ssize_t, size=Py_ssize_t, n=Py_ssize_t)
-    cdef tuple _decipher(self, scratch, cipher)
+    cdef tuple _decipher_locked(self, scratch, cipher)
 
     @cython.locals(pieces=list)
     cpdef flush_locked(self)
 
     @cython.locals(out=list, pieces=list, written=Py_ssize_t, whole=Py_ssize_t)
-    cdef list _encipher(self)
+    cdef list _encipher_locked(self)
 
     @cython.locals(sent=Py_ssize_t, queued=Py_ssize_t)
-    cdef _send(self)
+    cdef _send_locked(self)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from gows.debug import DEBUG, check_owned
 from gows.reactor.endpoint import Sock
 from gows.reactor.observer import Observer
 from gows.reactor.poller import READ
@@ -82,6 +83,8 @@ class TLSStream(Stream):
 
     def establish(self, sock: Sock) -> None:
         """The connection attempt succeeded; the handshake comes next."""
+        if DEBUG:
+            self.loop.check_thread()
         self.sock = sock
         self.loop.take_in(self)
 
@@ -90,12 +93,14 @@ class TLSStream(Stream):
         super().attach()
         with self.lock:
             if not self._state & (ABORTED | LOST):
-                self._watch(self._state & WATCHED | READ)
+                self._watch_locked(self._state & WATCHED | READ)
         if not self._state & DEFERRED:
             self._shake()
 
     def start_tls(self, data: bytes) -> None:
         """The handshake begins, of which `data` came already. Of a deferred stream, once; loop thread."""
+        if DEBUG:
+            self.loop.check_thread()
         with self.lock:
             self._state &= ~DEFERRED
             self._incoming.write(data)
@@ -125,6 +130,8 @@ class TLSStream(Stream):
     def on_readable(self, scratch: bytearray, ticks: int) -> None:
         """One read of enciphered bytes; then everything that can be deciphered, for no event would tell of the
         rest."""
+        if DEBUG:
+            self.loop.check_thread()
         state = self._state
         if state & NO_CIPHER or state & (PAUSED | CONNECTING) == PAUSED:
             if state & NO_CIPHER == DEFERRED:
@@ -175,7 +182,7 @@ class TLSStream(Stream):
         more = True
         while more and not self._state & (PAUSED | EOF | CLOSING | ABORTED | LOST):
             with self.lock:
-                filled, cipher, more = self._decipher(scratch, cipher)
+                filled, cipher, more = self._decipher_locked(scratch, cipher)
             if filled:
                 self.observer.data_received(scratch, filled)
         if cipher:
@@ -184,9 +191,11 @@ class TLSStream(Stream):
         if self._outgoing.pending:  # of the TLS layer itself: the end of the handshake, a key update (RFC 8446 §4.6.3)
             self.flush()
 
-    def _decipher(self, scratch: bytearray, cipher: memoryview) -> tuple[int, memoryview, bool]:
+    def _decipher_locked(self, scratch: bytearray, cipher: memoryview) -> tuple[int, memoryview, bool]:
         """Fill the scratch buffer. How far, what of `cipher` was not needed for it, and whether there may be more. Lock
         held."""
+        if DEBUG:
+            check_owned(self.lock)
         filled, size = 0, len(scratch)
         incoming = self._incoming
         with memoryview(scratch) as view:
@@ -225,6 +234,8 @@ class TLSStream(Stream):
             self.loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
+        if DEBUG:
+            self.loop.check_thread()
         if not self._state & (CONNECTING | LOST):
             self._deliver(self.loop.scratch, NOTHING)
 
@@ -232,11 +243,13 @@ class TLSStream(Stream):
 
     def flush_locked(self) -> None:
         """Encipher a portion of the queue and send it; during the handshake, send what that produced."""
+        if DEBUG:
+            check_owned(self.lock)
         if self._state & (BLOCKED | ABORTED | LOST | ENDED):
             return
         try:
             if self._cipher is None:
-                pieces = self._encipher() if self._out is not None and not self._state & CONNECTING else []
+                pieces = self._encipher_locked() if self._out is not None and not self._state & CONNECTING else []
                 if self._outgoing.pending:
                     pieces.append(self._outgoing.read())
                 if pieces:
@@ -244,14 +257,16 @@ class TLSStream(Stream):
                     size = len(self._cipher)
                     self.queued += size
             if self._cipher is not None:
-                self._send()
+                self._send_locked()
         except (BlockingIOError, InterruptedError):
-            self._block(0)
+            self._block_locked(0)
         except OSError as error:  # an SSLError is one too
-            self._send_failed(error)
+            self._send_failed_locked(error)
 
-    def _encipher(self) -> list[bytes]:
+    def _encipher_locked(self) -> list[bytes]:
         """Take a portion of the queue; its records."""
+        if DEBUG:
+            check_owned(self.lock)
         out = self._out
         assert out is not None
         if len(out) > 1 and len(out[0]) < SMALL_PIECE:
@@ -271,8 +286,10 @@ class TLSStream(Stream):
             self._out = None
         return pieces
 
-    def _send(self) -> None:
+    def _send_locked(self) -> None:
         """One send of enciphered bytes."""
+        if DEBUG:
+            check_owned(self.lock)
         assert self._cipher is not None
         assert self.sock is not None
         sent = self.sock.send(self._cipher)
@@ -281,22 +298,28 @@ class TLSStream(Stream):
         if self._cipher is not None or (self._out is not None and not self._state & CONNECTING):
             if queued >= self.observer.high_water:
                 self._state |= OVER
-            self._block(sent)  # also when only our portion was small: the next one goes with the next turn
+            self._block_locked(sent)  # also when only our portion was small: the next one goes with the next turn
         if self._state & OVER and self.queued <= self.observer.low_water:
-            self._drain()
+            self._drain_locked()
         if not self.queued and self._state & ENDING:
-            self._emptied()
+            self._emptied_locked()
 
-    def _emptied(self) -> None:
+    def _emptied_locked(self) -> None:
+        if DEBUG:
+            check_owned(self.lock)
         if self._cipher is None and not self._outgoing.pending:
-            super()._emptied()
+            super()._emptied_locked()
 
-    def _clear_queue(self) -> None:
-        super()._clear_queue()
+    def _clear_queue_locked(self) -> None:
+        if DEBUG:
+            check_owned(self.lock)
+        super()._clear_queue_locked()
         self._cipher = None
 
-    def _end(self) -> None:
+    def _end_locked(self) -> None:
         """close_notify (RFC 8446 §6.1), then FIN."""
+        if DEBUG:
+            check_owned(self.lock)
         if not self._state & GOODBYE:
             self._state |= GOODBYE
             try:
@@ -306,4 +329,4 @@ class TLSStream(Stream):
             if self._outgoing.pending:
                 self.flush_locked()
                 return
-        super()._end()
+        super()._end_locked()

@@ -2,6 +2,7 @@ cimport cython
 
 from gows.reactor.endpoint cimport Endpoint
 
+cdef bint DEBUG
 cdef int READ
 
 

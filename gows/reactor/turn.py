@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
+from gows.debug import DEBUG, check_unlocked
 from gows.reactor.endpoint import Endpoint
 from gows.reactor.poller import READ, Events
 from gows.reactor.stream import Stream
@@ -31,6 +32,8 @@ def deliver(
         endpoint = endpoints[fd]
         if endpoint is None:  # closed by an earlier event of this batch
             continue
+        if DEBUG:
+            check_unlocked("tell an endpoint of an event")
         try:
             if clean is not None and context != clean:
                 clean.copy().run(_tell, endpoint, mask, scratch, ticks)

@@ -13,16 +13,18 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
+from gows.debug import checked_lock
+
 _here = threading.local()  # .never: how many `never_wait` this thread is in
 
 _inner: list[ref[Any]] = []
 _making = threading.RLock()  # of `_inner`, which is read without
 
 
-def inner_lock() -> Any:
+def inner_lock(name: str) -> Any:
     """Return a re-entrant lock that a thread with the publish lock may take, and that `holds_inner_lock` knows."""
     global _inner
-    lock = threading.RLock()
+    lock = checked_lock(threading.RLock, name)
     with _making:
         _inner = [each for each in _inner if each() is not None] + [ref(lock)]
     return lock

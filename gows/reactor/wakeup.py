@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 
+from gows.debug import checked_lock
 from gows.reactor.endpoint import Endpoint
 
 
@@ -21,7 +22,8 @@ class Wakeup(Endpoint):
 
     def __init__(self) -> None:
         self.armed = False
-        self._lock = threading.RLock()  # re-entrant, for a signal handler may wake a loop in the middle of wake()
+        # re-entrant, for a signal handler may wake a loop in the middle of wake()
+        self._lock = checked_lock(threading.RLock, "wakeup")
         self._socket: socket.socket | None = None
         self._peer: socket.socket | None = None
         if hasattr(os, "eventfd"):
@@ -65,7 +67,7 @@ class Wakeup(Endpoint):
 
     def disown(self) -> None:
         """Release the descriptor in a forked child."""
-        self._lock = threading.RLock()
+        self._lock = checked_lock(threading.RLock, "wakeup")
         self.close()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from contextvars import Context
 from queue import SimpleQueue
 from typing import Protocol
 
+from gows.debug import DEBUG, check_unlocked
 from gows.reactor.waits import inner_lock
 
 logger = logging.getLogger("gows")
@@ -55,6 +56,8 @@ def current_task() -> Task | None:
 def stepping_aside() -> Iterator[None]:
     """Let another thread take this one's place in its pool, if it is a worker's, while the block waits for somebody.
     When MAX_ASIDE wait already it keeps its place."""
+    if DEBUG:
+        check_unlocked("wait for somebody outside")
     worker: _Worker | None = getattr(_here, "worker", None)
     pool = None if worker is None or not worker.pool.step_aside() else worker.pool
     try:
@@ -122,7 +125,7 @@ class WorkerPool:
         self.idle: deque[_Worker] = deque()
         self.stopping = False
         self._wake = wake
-        self._lock = inner_lock()  # of the two below; a finaliser may come amid it, and write
+        self._lock = inner_lock("workers")  # of the two below; a finaliser may come amid it, and write
         self.size = workers  # how many there may be: one more for each that has stepped aside
         self.workers: list[_Worker] = []  # replaced, not changed: the loop goes through it without the lock
         self._limit = workers + MAX_ASIDE
@@ -164,6 +167,8 @@ class WorkerPool:
     def stop(self, timeout: float) -> bool:
         """Let the workers finish what is queued and end. False: after `timeout` seconds some task was still running;
         its thread is left behind, and does not keep the process alive."""
+        if DEBUG:
+            check_unlocked("wait for the workers")
         self.stopping = True
         if self.tasks and not self.workers:
             self._rouse()
@@ -342,6 +347,8 @@ class _Worker:
 
 def run_task(task: Task) -> None:
     """Run a task; what it raises is logged and ends nothing else."""
+    if DEBUG:
+        check_unlocked("run a task")
     try:
         task.run()
     except KeyboardInterrupt:  # Ctrl-C in a main thread that runs the loop

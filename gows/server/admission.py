@@ -105,7 +105,7 @@ class Admission:
         if handshake_rate is not None:
             self._rate = Rate(handshake_rate, handshake_burst or max(1.0, handshake_rate))
         self._full_at = 0.0
-        self._lock = inner_lock()  # a signal handler may come amid it, and end connections
+        self._lock = inner_lock("admission")  # a signal handler may come amid it, and end connections
         self._loop: Loop | None = None
         self._clients: list[int | None] = []  # by descriptor: the number of the client that it counts for
         self._by_ip: dict[int, int] = {}

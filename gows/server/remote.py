@@ -282,7 +282,7 @@ class Numbers:
     """Gives numbers to connections of a loop, and finds those that have one. Any thread."""
 
     def __init__(self, loop: Loop) -> None:
-        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and publish
+        self._lock = inner_lock("connection numbers")  # a finaliser or a signal handler may come amid it, and publish
         self._loop = loop
         self._known: list[ref[WebSocket] | None] = []  # by descriptor: who was seen there last
         self._seen: list[int] = []  # … and how many before

@@ -87,7 +87,7 @@ class Fanout:
         """`share`: how much of `DELIVERIES_PER_TURN` it takes, for what may wait when others have much to send."""
         self._loop = loop
         self._share = share
-        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and publish
+        self._lock = inner_lock("fanout")  # a finaliser or a signal handler may come amid it, and publish
         self._rounds: deque[_Round] = deque()  # the first one is under way
         self.waiting = 0
         """Bytes of the messages that are not with everybody yet."""

@@ -117,7 +117,7 @@ class Overflow:
         self.on_drop: Callable[[Session, bytes], object] | None = None
         """Called with the payload of each message that was kept back and is dropped, under the lock of the stream."""
         self._loop = loop
-        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and write
+        self._lock = inner_lock("overflow")  # a finaliser or a signal handler may come amid it, and write
         self._notices: dict[Session, Callable[[], object]] = {}
         self._waiting: dict[Session, list[threading.Event]] = {}
         self._grown = 0  # bytes since the last look, at most
@@ -175,7 +175,7 @@ class Overflow:
             asked = session in self._notices
             self._notices.setdefault(session, call)
             if stream.queued:
-                stream.owe_drained()
+                stream.owe_drained_locked()
                 return True
         if not asked:  # nothing is queued, so nothing would say that there is room
             try:

@@ -93,7 +93,7 @@ class Receiving:
         self._loop = loop
         self._large = loop.scratch
         self._small = bytearray(min(READ_SIZE, len(loop.scratch)))  # what is read into while much is held
-        self._lock = inner_lock()  # of `total` and `_held`: workers tell what they took
+        self._lock = inner_lock("receiving")  # of `total` and `_held`: workers tell what they took
         self._held: dict[Holder, list[int]] = {}  # bytes unfinished, waiting, and with a handler
         self._paused: dict[Holder, None] = {}
         self._freed_at = 0.0

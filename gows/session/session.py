@@ -648,7 +648,7 @@ class Session:
             self._flags |= _HELD
             if self._flags & _COUNTED:
                 self.context.receiving.put_back(self)
-            stream.owe_drained()  # all may go out in the next send, which by itself tells nobody
+            stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
             return True
 
     # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
@@ -901,7 +901,7 @@ class Session:
                 return True
             overflow.count("over_budget")
         if stream.queued:
-            stream.owe_drained()  # to whoever is refused, and may be far below the mark
+            stream.owe_drained_locked()  # to whoever is refused, and may be far below the mark
         if policy == "block" and wait and not deferred:
             return self._wait_for_room(len(data))
         if policy in ("refuse", "block"):
@@ -946,7 +946,7 @@ class Session:
                     overflow.count("block_timeouts")
                     raise QueueFullError(f"the peer took nothing of {stream.queued} bytes for {seconds:g} s")
                 if stream.queued:
-                    stream.owe_drained()
+                    stream.owe_drained_locked()
                 event = overflow.enlist(self)
                 stream.lock.release()
                 try:
@@ -984,7 +984,7 @@ class Session:
         if dropped:
             overflow.count("dropped_oldest", dropped)
         if stream.queued:
-            stream.owe_drained()
+            stream.owe_drained_locked()
         return False
 
     def release_backlog(self) -> None:
@@ -1003,7 +1003,7 @@ class Session:
                 if stream.queued > most:
                     stream.flush_locked()
                     if stream.queued > most:
-                        stream.owe_drained()
+                        stream.owe_drained_locked()
                         return
                 opcode, data, compress, expires = backlog.take()
                 if expires <= now:

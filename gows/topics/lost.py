@@ -46,7 +46,7 @@ class Lost:
     def __init__(self, subscriptions: Subscriptions, overflow: Overflow) -> None:
         self._subscriptions = subscriptions
         self._overflow = overflow
-        self._lock = inner_lock()  # a finaliser may publish amid it
+        self._lock = inner_lock("lost")  # a finaliser may publish amid it
         self._noted: dict[WebSocket, Noted] = {}
         self.missed = 0
         """Messages of topics that subscribers of gows.v1 did not get."""

@@ -42,7 +42,7 @@ class Budget:
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
         self._meter = Meter(rate, burst, clock)
-        self._lock = inner_lock()
+        self._lock = inner_lock("recovery budget")
 
     def left(self, ws: WebSocket) -> int:
         """Return how much there is."""

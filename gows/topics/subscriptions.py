@@ -226,7 +226,7 @@ class Subscriptions:
         """… and when the last has left."""
         self.on_end: Callable[[WebSocket, tuple[str, ...]], object] = nobody
         """Called when a connection that had subscriptions is over, with these."""
-        self._lock = inner_lock()  # a finaliser or a signal handler may come amid it, and publish
+        self._lock = inner_lock("subscriptions")  # a finaliser or a signal handler may come amid it, and publish
         self._listening = False  # to the loop, for connections that end
         self._of: dict[WebSocket, tuple[str, ...]] = {}
         self._members: dict[str, dict[WebSocket, None]] = {}  # by topic or pattern, in the order in which they came

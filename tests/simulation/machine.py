@@ -600,6 +600,7 @@ def installed(new: Machine) -> Iterator[None]:
         ("gows.session.session", "random", numbers.random),  # the tests' fixture may have another in its place
         ("gows.reactor.workers", "_here", Local()),
         ("gows.reactor.waits", "_here", Local()),
+        ("gows.debug", "_here", Local()),
         ("gows.reactor.waits", "_inner", []),  # not those of other runs
         ("gows.reactor.listener", "_listening", set()),  # a process that is killed closes nothing
     ):

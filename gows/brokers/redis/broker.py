@@ -34,6 +34,7 @@ from gows.brokers.redis.jobs import Call, CatchUp, Follow, Interest, Job, Post, 
 from gows.brokers.redis.topics import LookedUp, Shards, Topics
 from gows.brokers.redis.wire import VERSION, read_frame, read_greeting
 from gows.bus.bus import Bus
+from gows.debug import checked_lock
 from gows.errors import BrokerError, QueueFullError
 from gows.options import check_seconds
 from gows.printable import printable
@@ -122,7 +123,7 @@ class RedisBroker(Broker):
         self._site = self.name
         self._remember = max(forget, REMEMBER)
         # of the counts, and of the next seven; nothing is allocated under it: a finaliser would wait for it
-        self._lock = threading.RLock()
+        self._lock = checked_lock(threading.RLock, "redis broker")
         self._jobs: deque[Job] = deque()
         self._waiting = 0
         self._told = 0

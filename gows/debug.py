@@ -1,0 +1,91 @@
+"""Checks of the rules on threads and locks, made where the environment variable GOWS_DEBUG is set; the tests set it.
+
+    if DEBUG:
+        check_owned(self.lock)
+
+It is read once, when this is imported. A compiled module declares `cdef bint DEBUG` in its .pxd: then such a line costs
+it one comparison. The rules stand in docs/design.md, "Threads and locks".
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+DEBUG = os.environ.get("GOWS_DEBUG", "0") not in ("", "0")
+"""Whether the rules are checked."""
+
+_classes: dict[Any, Any] = {}  # of checked locks, by the class of the plain ones
+_here = threading.local()  # .locks: the checked locks that this thread has taken, in order
+
+
+def checked_lock(make: Callable[[], Any], name: str) -> Any:
+    """Return `make()`, a re-entrant lock, called `name` in messages. With DEBUG, `held_locks` knows it."""
+    if not DEBUG:
+        return make()
+    lock = _checked_class(type(make()))()
+    lock.name = name
+    return lock
+
+
+def held_locks() -> list[str]:
+    """Return the names of the checked locks that the calling thread holds, in the order in which it took them."""
+    return [lock.name for lock in getattr(_here, "locks", ()) if lock._is_owned()]
+
+
+def check_owned(lock: Any) -> None:
+    """Raise AssertionError unless the calling thread holds `lock`."""
+    if not lock._is_owned():
+        raise AssertionError(f"{threading.current_thread().name} must hold {getattr(lock, 'name', lock)!r} here")
+
+
+def check_unlocked(action: str) -> None:
+    """Raise AssertionError if the calling thread holds a checked lock. `action` is what it is about to do: to wait, or
+    to call code that is not ours."""
+    held = held_locks()
+    if held:
+        raise AssertionError(f"{threading.current_thread().name} holds {', '.join(held)} and is about to {action}")
+
+
+def _checked_class(base: Any) -> Any:
+    """Return a subclass of a class of locks, whose objects are known to `held_locks`.
+
+    A signal handler may run between any two lines here and take locks, too. So that a lock is in the list does not say
+    that it is held: who looks asks it.
+    """
+
+    if base in _classes:
+        return _classes[base]
+
+    class CheckedLock(base):  # type: ignore[misc]
+        name: str
+
+        def acquire(self, *arguments: Any, **named: Any) -> bool:
+            again = self._is_owned()
+            taken: bool = super().acquire(*arguments, **named)
+            if taken and not again:
+                try:
+                    _here.locks.append(self)
+                except AttributeError:
+                    _here.locks = [self]
+            return taken
+
+        def release(self) -> None:
+            super().release()
+            if not self._is_owned():
+                locks = _here.locks
+                for position in range(len(locks) - 1, -1, -1):  # by identity, the last one first
+                    if locks[position] is self:
+                        del locks[position]
+                        break
+
+        def __enter__(self) -> Any:
+            self.acquire()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.release()
+
+    return _classes.setdefault(base, CheckedLock)
