@@ -64,6 +64,7 @@ from gows.server.admission import Admission
 from gows.server.remote import RemoteConnection
 from gows.server.routes import serve_topics
 from gows.server.server import Server
+from gows.server.settings import ServerOptions
 from gows.session.handler import Handler
 from gows.session.websocket import MessageWriter, WebSocket
 from gows.topics.history import Keep
@@ -104,6 +105,7 @@ __all__ = [
     "Request",
     "Response",
     "Server",
+    "ServerOptions",
     "TopicClient",
     "TopicError",
     "TopicHandler",

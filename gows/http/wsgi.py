@@ -41,7 +41,7 @@ class WsgiApp:
 
     def __init__(self, app: WsgiCallable) -> None:
         """Raises TypeError for what cannot be one, an ASGI application above all."""
-        _check_wsgi(app)
+        check_wsgi(app)
         self._app = app
 
     def __call__(self, request: Request) -> Response | None:
@@ -58,7 +58,8 @@ class WsgiApp:
         return None
 
 
-def _check_wsgi(app: object) -> None:
+def check_wsgi(app: object) -> None:
+    """Raise TypeError for what cannot be a WSGI application."""
     asgi = "an ASGI application needs an ASGI server, or an adapter such as a2wsgi"
     try:
         check_plain_function("wsgi", app, generator=True)

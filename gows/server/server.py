@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import signal
-import ssl
 import threading
 import time
 from collections import Counter
@@ -15,9 +14,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gows.brokers.base import Broker, Done
+from gows.brokers.base import Done
 from gows.brokers.local.broker import LocalBroker
 from gows.brokers.lock import PublishLock
 from gows.bus.bus import Bus
@@ -38,24 +37,28 @@ from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Listener, Loop, Observer, Stream
 from gows.reactor.loop import SIGNAL_INTERVAL
-from gows.reactor.networks import NetworkLike, Networks
+from gows.reactor.networks import Networks
 from gows.reactor.reserve import Reserve
 from gows.server.admission import MAX_CONNECTIONS, Admission, Refusal
 from gows.server.drain import Drain
 from gows.server.health import HEALTH_PATHS, health_answer
-from gows.server.metrics import NEIGHBOURS, Metrics
 from gows.server.metrics import PATH as METRICS_PATH
-from gows.server.publisher import KeepRule, Publisher
+from gows.server.metrics import Metrics
+from gows.server.publisher import Publisher
 from gows.server.remote import Remote, RemoteConnection
+from gows.server.settings import ServerKeywords, server_options, with_server_signature
 from gows.session.fanout import Audience, Fanout
 from gows.session.overflow import Overflow
-from gows.session.receiving import MAX_RECEIVED, Receiving
+from gows.session.receiving import Receiving
 from gows.session.traffic import Traffic
 from gows.session.websocket import Data, WebSocket
-from gows.topics.history import MAX_HISTORY, History, Keep
+from gows.topics.history import History, Keep
 from gows.topics.lost import Lost
-from gows.topics.presence import Describe, Member
-from gows.topics.subscriptions import MAX_LENGTH, MAX_TOPICS, May, Publication, Subscriptions, check_topic
+from gows.topics.presence import Member
+from gows.topics.subscriptions import Publication, Subscriptions, check_topic
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger("gows")
 
@@ -98,126 +101,70 @@ class Server:
     Addresses: ":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/path/to/socket"; port 0 takes a free one, see
     `addresses`.
 
-    - `workers`: threads that run routes and callbacks; 0 runs them in the loop's thread, where they must not block.
-    - `options`: what `accept` goes by in routes of this server when it is given none; see AcceptOptions.
-    - `wsgi`: a WSGI application that answers what no route does.
-    - `ssl_context`: a server-side SSLContext: everything is served over TLS.
-    - `max_body_size`: bytes of a request body; larger ones get 413.
-    - `head_timeout`, `body_timeout`, `keep_alive_timeout`: seconds for a request head to be complete (408 after), for
-      its body, and for the next request to begin on a kept connection.
-    - `max_connections`: more get 503. None: as many as there are descriptors; near the limit, the others wait.
-    - `max_queued`: bytes that may wait for slow peers, of all connections together; more meets
-      `AcceptOptions.overflow`.
-    - `max_received`: bytes that may be held of what clients sent, for all connections of the loop together: messages
-      and requests that are unfinished, or wait. Over it, those that hold the most are not read from. None: no limit.
-    - `admission`: who may connect: caps per client, a rate, trusted proxies, the descriptor reserve; see Admission.
-    - `metrics`: answer `/-/metrics` before any route, for Prometheus; needs `gows[metrics]`. `metrics_from`: the
-      networks whose hosts may ask; others get 404.
-    - `health`: answer `/-/live` and `/-/ready` before any route; `gows.run` sets it.
-    - `max_topics`, `max_topic_length`: subscriptions of one connection, and characters of a topic's name.
-    - `may_subscribe(ws, topic)`, `may_publish(ws, topic)`: whether a client may (`ws.subscribe`, `ws.publish`), True or
-      False; anything else is a no, and logged. Called in the thread that asks. See `recheck` for rights that change.
-    - `keep(topic)`: how much of a topic is kept for clients that come back, as `publish(history=…)` takes it; None:
-      nothing. `max_history`: bytes that a process keeps of all topics.
-    - `presence(ws, topic)`: what others in a topic are told of a connection that subscribes to it, something that JSON
-      can write; None: nothing, it is not listed. See `members`.
-    - `broker`: how what is published gets to other processes and machines: None for the processes of `gows.run`, or a
-      `gows.brokers.redis.RedisBroker`. It belongs to this server.
-    - `loop`: a loop made by the caller, with a selector, clock or sockets of its own; the server does not close it.
+    Arguments are the fields of `ServerOptions`, by keyword: `Server(workers=8, max_connections=10_000)`; or one
+    ServerOptions, `Server(options=ServerOptions(…))`. `Server(options=AcceptOptions(…))` sets what `accept` goes by.
+    Raises TypeError and ValueError for values that cannot be meant, UsageError for an Admission of another server, and
+    for `metrics` without prometheus-client.
     """
 
-    def __init__(
-        self,
-        *,
-        workers: int = 4,
-        options: AcceptOptions | None = None,
-        wsgi: Callable[..., Iterable[bytes]] | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        max_body_size: int = 1 << 20,
-        max_head_size: int = 16384,
-        max_headers: int = 100,
-        head_timeout: float = 10.0,
-        body_timeout: float = 60.0,
-        keep_alive_timeout: float = 75.0,
-        max_connections: int | None = None,
-        max_queued: int | None = None,
-        max_received: int | None = MAX_RECEIVED,
-        admission: Admission | None = None,
-        health: bool = False,
-        metrics: bool = False,
-        metrics_from: Iterable[NetworkLike] = NEIGHBOURS,
-        max_topics: int = MAX_TOPICS,
-        max_topic_length: int = MAX_LENGTH,
-        may_subscribe: May | None = None,
-        may_publish: May | None = None,
-        keep: KeepRule | None = None,
-        max_history: int = MAX_HISTORY,
-        presence: Describe | None = None,
-        broker: Broker | None = None,
-        loop: Loop | None = None,
-    ) -> None:
-        for name, function in (
-            ("may_subscribe", may_subscribe),
-            ("may_publish", may_publish),
-            ("keep", keep),
-            ("presence", presence),
-        ):
-            if function is not None:
-                check_plain_function(name, function)
-        for name, value in (
-            ("head_timeout", head_timeout),
-            ("body_timeout", body_timeout),
-            ("keep_alive_timeout", keep_alive_timeout),
-        ):
-            check_seconds(name, value, optional=False)
-        self._options = options
-        self.ssl_context = ssl_context
-        self.max_body_size = max_body_size
-        self.max_head_size = max_head_size
-        self.max_headers = max_headers
-        self.head_timeout = head_timeout
-        self.body_timeout = body_timeout
-        self.keep_alive_timeout = keep_alive_timeout
-        self.max_connections = max_connections
-        self.admission = admission or Admission()
+    @with_server_signature
+    def __init__(self, **keywords: Unpack[ServerKeywords]) -> None:
+        settings = server_options(keywords)
+        self.settings = settings
+        self._options = settings.options
+        self.ssl_context = settings.ssl_context
+        self.max_body_size = settings.max_body_size
+        self.max_head_size = settings.max_head_size
+        self.max_headers = settings.max_headers
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.keep_alive_timeout = settings.keep_alive_timeout
+        self.max_connections = settings.max_connections
+        self.admission = settings.admission or Admission()
         if self.admission.attached:
             raise UsageError("an Admission counts for one server; make another")
-        self.health = health
+        self.health = settings.health
         self.router = Router()
-        self._wsgi = None if wsgi is None else WsgiApp(wsgi)
-        self._own_loop = loop is None
-        self.loop = loop or Loop(workers=workers, read_buffer_size=self.options.frame_read_buffer_size)
+        self._wsgi = None if settings.wsgi is None else WsgiApp(settings.wsgi)
+        self._own_loop = settings.loop is None
+        self.loop = settings.loop or Loop(
+            workers=settings.workers, read_buffer_size=self.options.frame_read_buffer_size
+        )
         self.admission.attach(self.loop)
-        self.overflow = Overflow(self.loop, max_queued)
+        self.overflow = Overflow(self.loop, settings.max_queued)
         """Counts what slow peers did not take; see Overflow."""
         self.receiving = Receiving.of(self.loop)
         """Counts what is held of what peers sent; see Receiving."""
-        self.receiving.limit(max_received)
+        self.receiving.limit(settings.max_received)
         self._listeners: list[Listener] = []
         self.fanout = Fanout(self.loop)
         self.news = Fanout(self.loop, NEWS_SHARE)
         self.subscriptions = Subscriptions(
-            self.loop, most=max_topics, longest=max_topic_length, may_subscribe=may_subscribe, may_publish=may_publish
+            self.loop,
+            most=settings.max_topics,
+            longest=settings.max_topic_length,
+            may_subscribe=settings.may_subscribe,
+            may_publish=settings.may_publish,
         )
         self.traffic = Traffic()
         """Counts what its WebSockets receive and send, and how they end; see Traffic."""
-        self._metrics = Metrics(self) if metrics else None
-        self._metrics_from = Networks(metrics_from)
+        self._metrics = Metrics(self) if settings.metrics else None
+        self._metrics_from = Networks(settings.metrics_from)
         self._remote: Remote | None = None
         self._broadcasting = PublishLock()  # so that the order is the same in all processes
         self._broadcasting.guards.append(self.loop.holds_lock)
         self.loop.guard(self._broadcasting.held)
-        self.broker = broker or LocalBroker()
+        self.broker = settings.broker or LocalBroker()
         self.publisher = Publisher(
             self.loop,
             self.fanout,
             self.news,
             self.subscriptions,
-            History(max_history),
-            keep,
+            History(settings.max_history),
+            settings.keep,
             self._broadcasting,
             self.broker,
-            presence,
+            settings.presence,
             Lost(self.subscriptions, self.overflow),
         )
         self._refused = _Refused()
