@@ -1,1 +1,13 @@
-"""The server: listeners, upgrades, limits, health, metrics, publishing, and how it ends."""
+"""The server: listeners, upgrades, limits, health, metrics, publishing, and how it ends.
+
+admission  who may connect, and how many connections of one client
+health     /-/live and /-/ready
+drain      the end: connections are closed one after the other
+publisher  what is published to topics, and who gets it
+remote     the connections in other processes
+metrics    /-/metrics
+settings   ServerOptions
+server     Server
+accept     accept(): a request becomes a WebSocket
+routes     the WebSocket and the script for clients that use topics
+"""
