@@ -45,6 +45,22 @@ def seconds(text: str) -> float:
     return value
 
 
+def rate(text: str) -> float:
+    """Users a second, above 0."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"a number of users a second, not {text!r}")
+    return value
+
+
+def timespan(text: str) -> int | None:
+    """Seconds, of Locust's notation; None of an empty text."""
+    try:
+        return parse_timespan(text) if text else None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a time like 90, 20s, 3m or 1h20m, not {text!r}") from None
+
+
 def whole(text: str) -> int:
     """A whole number from 0."""
     if not text.isdecimal():
@@ -79,6 +95,9 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 CHECKS: dict[str, Callable[[str], Any]] = {
+    "user_count": whole,
+    "spawn_rate": rate,
+    "run_time": timespan,
     "payload_size": whole,
     "echo_interval": seconds,
     "chat_interval": seconds,
@@ -86,7 +105,8 @@ CHECKS: dict[str, Callable[[str], Any]] = {
     "chat_users": whole,
     "source_addresses": whole,
 }
-"""How the values of the page's form are read; the command line's are read by the parser."""
+"""How the values of the page's form are read, Locust's own too: some releases start with any of them, or answer with an
+error 500. The command line's are read by the parser."""
 
 
 @events.init.add_listener
@@ -110,6 +130,14 @@ def apply_options(environment: Environment, **_more: Any) -> None:
         environment.web_ui.app.before_request(partial(apply_form, environment))
 
 
+def read(name: str, text: str) -> Any:
+    """Read a value of the form. Raises ArgumentTypeError with its name."""
+    try:
+        return CHECKS[name](text)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{name}: {error}") from None
+
+
 def make_shape(name: str, users: int | None, rate: float | None, limit: float | None) -> Shape:
     """A load shape by its name: users, users a second, and seconds."""
     return SHAPES[name](users or 1, rate or 1, limit or 600)
@@ -124,13 +152,12 @@ def apply_form(environment: Environment) -> Any:
         return None  # Locust refuses it
     form = request.form
     try:
-        values = {name: check(form[name]) for name, check in CHECKS.items() if name in form}
+        values = {name: read(name, form[name]) for name in CHECKS if name in form}
         shape = form.get("shape", PLAIN)
         if shape not in (PLAIN, *SHAPES):
             raise ValueError(f"a shape is one of {', '.join((PLAIN, *SHAPES))}, not {shape!r}")
         if shape != PLAIN:
-            limit = parse_timespan(form["run_time"]) if form.get("run_time") else None
-            chosen = make_shape(shape, int(form["user_count"]), float(form["spawn_rate"]), limit)
+            chosen = make_shape(shape, values["user_count"], values["spawn_rate"], values.get("run_time"))
     except (argparse.ArgumentTypeError, KeyError, ValueError) as error:
         return jsonify({"success": False, "message": f"not started: {error}", "host": environment.host})
     if environment.runner is None or environment.runner.state in ("running", "spawning"):

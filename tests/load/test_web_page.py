@@ -118,9 +118,13 @@ def test_the_next_run_goes_by_its_own(page: tuple[Ask, str], run: Ask) -> None:
 
 def test_a_shape_is_chosen_there(page: tuple[Ask, str], run: Ask) -> None:
     ask, _ = page
-    answer = run(shape="ramp", run_time="2s", user_count=4, chat_users=0)
+    answer = run(shape="ramp", run_time="6s", user_count=4, chat_users=0)
     assert "Ramp" in answer["message"]
+    # the page's figures are up to 2 s old
+    wait_until(lambda: ask("stats/requests")["state"] in ("spawning", "running"), 30.0)
     wait_until(lambda: ask("stats/requests")["state"] == "stopped", 30.0)  # by itself, when the time is over
+    assert run()["message"] == "Swarming started", "the next is a plain one"
+    wait_until(lambda: ask("stats/requests")["user_count"] == 6, 30.0)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +133,17 @@ def test_a_shape_is_chosen_there(page: tuple[Ask, str], run: Ask) -> None:
         ("payload_size", "-1", "whole number"),
         ("chat_users", "x", "whole number"),
         ("echo_interval", "nan", "seconds"),
+        ("user_count", "many", "whole number"),
+        ("spawn_rate", "0", "users a second"),
+        ("spawn_rate", "nan", "users a second"),
+        ("run_time", "soon", "run_time"),
         ("shape", "square", "a shape is one of none, ramp, storm"),
     ],
 )
-def test_what_cannot_be_is_refused(page: tuple[Ask, str], field: str, value: str, said: str) -> None:
+@pytest.mark.parametrize("shape", ["none", "ramp"])
+def test_what_cannot_be_is_refused(page: tuple[Ask, str], shape: str, field: str, value: str, said: str) -> None:
     ask, host = page
-    answer = ask("swarm", **{"user_count": 1, "spawn_rate": 1, "host": host, field: value})
+    answer = ask("swarm", **{"user_count": 1, "spawn_rate": 1, "host": host, "shape": shape, field: value})
     assert answer["success"] is False
     assert said in answer["message"]
     assert ask("stats/requests")["state"] in ("ready", "stopped")
