@@ -25,6 +25,7 @@ from gows.session.context import MAX_PORTION
 Operation = Callable[[], object]
 
 KEY = b"\x1e\xc4\x03\x99"
+HOLES = [1 << power for power in range(16, 8, -1)]
 TEXT_32 = "x" * 32
 KANA_1K = ("あいうえお" * 70)[:341].encode()
 BINARY_16K = bytes(range(256)) * 64
@@ -143,12 +144,23 @@ def operations() -> Iterator[dict[str, tuple[Operation, int]]]:
         }
 
 
+def fill_holes() -> list[bytes]:
+    """Take what is free between the heap's blocks: what is allocated while the result is held lies behind them all.
+
+    Whether a block that grows is copied, and how long the allocator searches, depends on the holes that came before:
+    on the length of a path, or on whether modules were imported from source. Blocks of 512 B or less are pymalloc's.
+    """
+    return [bytes(size) for size in HOLES for _ in range(64)]
+
+
 def run(warm_up: int = 50, times: int = 200) -> None:
     """Run them all, between marks."""
+    held = []
     with operations() as known:
         gc.collect()
         gc.disable()
         for name, (operation, messages) in known.items():
+            held.append(fill_holes())
             for _ in range(warm_up):
                 operation()
             os.getpgid(0)

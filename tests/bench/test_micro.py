@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import micro
+from bench import codec, micro
 from tests.support.processes import ROOT
 
 
@@ -35,3 +35,13 @@ def test_figures_are_stored_for_what_the_operations_are() -> None:
     assert len(names) > 10
     for key, counts in micro.stored().items():
         assert counts.keys() == names, key
+
+
+def test_a_new_block_does_not_lie_in_a_hole_of_the_heap() -> None:
+    blocks = [bytes(4000) for _ in range(40)]
+    holes = {id(block) for block in blocks[::2]}
+    del blocks[::2]
+    held = codec.fill_holes()
+    new = [bytes(4000) for _ in range(20)]
+    assert not holes & {id(block) for block in new}
+    assert held
