@@ -30,6 +30,7 @@ COMPILED = [
     "gows.reactor.tls",
     "gows.reactor.turn",
     "gows.session.context",
+    "gows.session.heartbeat",
     "gows.session.session",
     "gows.session.traffic",
     "gows.session.websocket",

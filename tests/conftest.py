@@ -34,7 +34,7 @@ def _our_threads() -> list[str]:
 @pytest.fixture(autouse=True)
 def punctual_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pings go out exactly at their interval, and not up to a quarter earlier."""
-    monkeypatch.setattr("gows.session.session.random", lambda: 0.0)
+    monkeypatch.setattr("gows.session.heartbeat.random", lambda: 0.0)
 
 
 @pytest.fixture(autouse=True)

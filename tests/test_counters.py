@@ -33,7 +33,7 @@ OWN = {
     "processes/channel.py Channel",
     "http1/",
     "protocol/",
-    "session/session.py Session._begun",
+    "session/heartbeat.py Heartbeat.begin",
     "session/session.py Session._take_rest",
     "session/session.py Session.data_received",
     "session/websocket.py MessageWriter.write",

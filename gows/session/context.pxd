@@ -1,3 +1,4 @@
+from gows.session.heartbeat cimport Heartbeat
 from gows.session.traffic cimport Traffic
 
 
@@ -10,6 +11,7 @@ cdef class SessionContext:
     cdef public bint inline
     cdef public object _base
     cdef public object _other
+    cdef public Heartbeat heartbeat
     cdef public Py_ssize_t high_water
     cdef public Py_ssize_t mark
     cdef public object overflow

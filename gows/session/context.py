@@ -15,6 +15,7 @@ from gows.protocol.frames import MAX_HEADER
 from gows.protocol.metered import MeteredConnection
 from gows.protocol.rates import Meter, Rates
 from gows.reactor import Loop
+from gows.session.heartbeat import Heartbeat
 from gows.session.overflow import Overflow
 from gows.session.receiving import Receiving
 from gows.session.traffic import Traffic
@@ -136,6 +137,7 @@ class SessionContext:
         "chunked",
         "deflate_options",
         "deflate_pool",
+        "heartbeat",
         "high_water",
         "inline",
         "loop",
@@ -159,6 +161,7 @@ class SessionContext:
         self.inline = loop.pool.inline  # whether the loop's thread runs the callbacks
         self._base: SessionContext | None = None  # what this one differs from in its timeouts only
         self._other: SessionContext | None = None  # the same, but for `inline`
+        self.heartbeat = Heartbeat(options)
         self.high_water = options.high_water
         overflow = getattr(owner, "overflow", None)
         self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
@@ -203,6 +206,7 @@ class SessionContext:
         def make() -> SessionContext:
             context = base._copy()
             context.options = replace(base.options, **dict(zip(TIMEOUTS, values, strict=True)))
+            context.heartbeat = Heartbeat(context.options)
             context._base = base  # whose id cannot be another's thereby
             return context
 

@@ -8,7 +8,7 @@ from gows.session.context cimport SessionContext
 from gows.session.traffic cimport Traffic
 
 cdef int _CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL, _OPEN, _EOF, _LOST, _DRAIN, _DISMISS
-cdef int SMALL_HEAD, LARGE, MAY_INFLATE
+cdef int SMALL_HEAD, LARGE, MAY_INFLATE, MAX_QUEUED_PONGS, DEAD, SEND_PING, SILENT, STALLED
 cdef int _HELD, _LEAVING, _MUTED, _CLOSED, _LOST_EARLY, _UNSERVED, _DISMISSED, _SPECIAL, _PONG_UNIT
 cdef tuple _OPCODES
 

@@ -21,19 +21,16 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
-from random import random
 from typing import TYPE_CHECKING, Any, cast
 
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
-from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, ConnectionState, Role, to_bytes
 from gows.protocol.prepared import PreparedMessage
-from gows.reactor.progress import LOOKS, MUCH
 from gows.reactor.sockets import FRESH
-from gows.reactor.timers import TICKS_PER_SECOND
 from gows.session.context import KEEPING, SessionContext
 from gows.session.handler import Handler, check_handler
+from gows.session.heartbeat import DEAD, MAX_QUEUED_PONGS, SEND_PING, SILENT, STALLED
 from gows.session.overflow import Backlog
 from gows.session.receiving import EVENT_SIZE, SMALL, ReceiveError
 
@@ -71,12 +68,6 @@ _SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not sim
 _COUNTED = 256  # `Receiving` counts what is held
 _PONG_UNIT = 512  # from here on: how many pongs were queued since the outgoing queue was last empty
 
-PING_SPREAD = 0.25
-"""The part of the ping interval over which pings are spread at random: clients that came, or answered, all in one
-moment would be pinged all in one moment, too, and ever after."""
-FIRST_PING_SPREAD = 0.5
-"""The same for the first one, which comes that much earlier in addition: the rest needs some rounds to spread."""
-
 MAX_WAIT = 3600.0
 """Seconds that a blocked write waits at a time."""
 BUDGET_WAIT = 0.05
@@ -94,9 +85,6 @@ MAX_REST = 1024
 """Messages that are taken of what was put aside when the connection is lost."""
 LARGE = 16384
 """Bytes of a read from which on it is worth counting what it leaves waiting."""
-MAX_QUEUED_PONGS = 16
-"""Pongs queued for a peer that does not read; for further pings none is queued (RFC 6455 §5.5.3 asks only for the
-latest)."""
 
 
 def _event_size(event: Event) -> int:
@@ -308,12 +296,13 @@ class Session:
         self.arm()
 
     def deadline_reached(self) -> None:
-        """The stream's one deadline: close handshake, heartbeat, read or write timeout."""
-        stream, options = self.stream, self.context.options
+        """The stream's one deadline: close handshake, heartbeat, read or write timeout (see heartbeat.py)."""
+        stream, context = self.stream, self.context
         if self.connection.state is not ConnectionState.OPEN:
             if self._flags & _LEAVING:
-                if stream.loop.progress.goes_on(stream, options.close_timeout):
-                    stream.set_deadline(options.close_timeout)
+                close_timeout = context.options.close_timeout
+                if stream.loop.progress.goes_on(stream, close_timeout):
+                    stream.set_deadline(close_timeout)
                 else:
                     stream.abort()
             else:  # the close has just begun, on another thread, and this deadline was set before
@@ -326,87 +315,36 @@ class Session:
             return
         if self._flags & _FULL:  # we do not read, so the silence is ours, and no proof that the peer is dead
             stream.seen = stream.loop.ticks
-        stream.loop.progress.look(stream)
-        silent, stalled = stream.silent_for(), stream.stalled_for()
-        if options.write_timeout is not None and stalled >= options.write_timeout:
+        verdict, self._ping_tick = context.heartbeat.look(stream, self._ping_tick)
+        if verdict == STALLED:
             self._give_up("write timeout: the peer does not read", CloseCause.SLOW)
-        elif options.read_timeout is not None and silent >= options.read_timeout:
+        elif verdict == SILENT:
             self.begin_close(CloseCode.GOING_AWAY, "read timeout", CloseCause.IDLE)
-        elif options.ping_interval is not None and not self._heartbeat(options, silent):
+        elif verdict == DEAD:
             self._give_up("ping timeout: nothing came from the peer", CloseCause.IDLE)
         else:
+            if verdict == SEND_PING:
+                with stream.lock:
+                    if self.connection.state is ConnectionState.OPEN:  # still
+                        stream.write_locked(self.connection.encode_ping(b""))
             self.arm()
 
     # ------------------------------------------------------------------ deadlines (loop thread)
 
     def arm(self) -> None:
         """Set the stream's deadline to the next moment at which there is something to look at."""
-        options, stream = self.context.options, self.stream
+        stream, context = self.stream, self.context
         if self.connection.state is not ConnectionState.OPEN:
             if stream.closed:  # which bounds what is left to do by itself
                 return
             with stream.lock:
                 self._flags |= _LEAVING
             stream.loop.progress.begin_close(stream)
-            stream.set_deadline(options.close_timeout)
-            return
-        if self.handler is None:
+            stream.set_deadline(context.options.close_timeout)
+        elif self.handler is None:
             stream.set_deadline(SERVE_TIMEOUT)
-            return
-        due = math.inf
-        silent = stream.silent_for()
-        if options.ping_interval is not None:
-            if self._ping_tick and stream.seen < self._ping_tick:
-                # an answer sets no deadline: where the interval is the shorter of the two, the next ping is due before
-                due = min(self._patience(options) - self._waited(), options.ping_interval)
-            else:
-                due = options.ping_interval * (1.0 - self._spread() * random()) - silent
-        if options.read_timeout is not None:
-            due = min(due, options.read_timeout - silent)
-        if options.write_timeout is not None and stream.blocked:
-            # sooner than the timeout: what the peer takes of the kernel's buffer shows between two looks
-            due = min(due, options.write_timeout - stream.stalled_for(), options.write_timeout / LOOKS)
-        stream.set_deadline(None if due == math.inf else max(due, 0.0))
-
-    def _heartbeat(self, options: AcceptOptions, silent: float) -> bool:
-        """Ping a silent peer; False when it is dead. Any inbound byte since the ping counts as life (`stream.seen`)."""
-        stream, pinged = self.stream, self._ping_tick
-        if pinged and stream.seen < pinged:  # `seen` may lie before the loop's first tick
-            late = self._waited() - self._patience(options)
-            if late < 0:
-                return True
-            if options.ping_timeout is not None:
-                if (
-                    stream.queued or stream.loop.progress.last(stream) is not None
-                ) and stream.stalled_for() < options.ping_timeout:
-                    self._ping_tick = stream.loop.ticks  # it takes what stands before our ping: it will come to that
-                    return True
-                if late < 1.0:
-                    return False
-                # The loop itself was held up, and has not read all that came meanwhile: judge in a second.
-                self._ping_tick = min(stream.loop.ticks, pinged + round((late + 1.0) * TICKS_PER_SECOND))
-                return True
-        self._ping_tick = 0
-        if silent >= options.ping_interval * (1.0 - self._spread()):  # type: ignore[operator]
-            self._ping_tick = stream.loop.ticks
-            stream.loop.progress.begin(stream, least=MUCH)
-            with stream.lock:
-                if self.connection.state is ConnectionState.OPEN:  # still
-                    stream.write_locked(self.connection.encode_ping(b""))
-        return True
-
-    def _spread(self) -> float:
-        """The part of the interval by which a ping may come early. A connection that is blocked is looked at often, for
-        its write timeout, and would always be pinged at the earliest time."""
-        return 0.0 if self.stream.blocked else PING_SPREAD
-
-    def _waited(self) -> float:
-        """Seconds since the ping."""
-        return (self.stream.loop.ticks - self._ping_tick) / TICKS_PER_SECOND
-
-    def _patience(self, options: AcceptOptions) -> float:
-        """Seconds after a ping at which to look again."""
-        return options.ping_interval if options.ping_timeout is None else options.ping_timeout  # type: ignore[return-value]
+        else:
+            stream.set_deadline(context.heartbeat.next_look(stream, self._ping_tick))
 
     def _give_up(self, reason: str, cause: CloseCause) -> None:
         """The peer is beyond a close handshake."""
@@ -443,10 +381,7 @@ class Session:
         """Loop thread: the heartbeat starts, and bytes that came before the handler are parsed."""
         if self.stream.closed:
             return
-        options = self.context.options
-        if options.ping_interval is not None and options.read_timeout is None:
-            # as if it had been silent before
-            self.stream.seen -= round(options.ping_interval * FIRST_PING_SPREAD * TICKS_PER_SECOND * random())
+        self.context.heartbeat.begin(self.stream)
         self.arm()
         if early:
             for _, data in early:

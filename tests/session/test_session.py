@@ -21,8 +21,8 @@ from gows import (
     WebSocket,
     accept,
 )
-from gows.reactor import WRITE
-from gows.reactor.progress import LOOKS
+from gows.reactor import WRITE, Stream
+from gows.reactor.progress import LOOKS, Progress
 from tests.support import wire
 from tests.support.fakes.lock import MeddlingLock
 from tests.support.stage import Actor, Echo, Stage
@@ -77,7 +77,7 @@ def test_the_interval_may_be_shorter_than_the_timeout(make_stage: MakeStage) -> 
 
 
 def test_pings_to_those_who_came_at_once_are_spread(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gows.session.session.random", Random(7).random)
+    monkeypatch.setattr("gows.session.heartbeat.random", Random(7).random)
     stage = make_stage(ping_interval=30, ping_timeout=20)
     start = stage.now
     guests = [stage.guest()[0] for _ in range(40)]
@@ -249,21 +249,20 @@ def test_a_loop_that_was_held_up_does_not_take_it_out_on_the_peer(make_stage: Ma
     assert "ping timeout" in handler.close_reason
 
 
-def test_a_close_from_another_thread_may_come_between_look_and_ping(make_stage: MakeStage) -> None:
+def test_a_close_from_another_thread_may_come_between_look_and_ping(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = make_stage(ping_interval=30)
     guest, handler = stage.guest()
-    context = handler.ws.context
-    asked = context.options
+    begin = Progress.begin
 
-    class Meddling:
-        """The options, which close the connection when the heartbeat looks at them."""
+    def meddle(progress: Progress, stream: Stream, *, least: int = 1) -> None:
+        """What the heartbeat calls when it has found that a ping is due."""
+        begin(progress, stream, least=least)
+        if stream is handler.ws.stream and stream.silent_for() >= 30:
+            handler.ws.close_handshake()
 
-        def __getattr__(self, name: str) -> object:
-            if name == "ping_interval" and handler.ws.stream.silent_for() >= 30:
-                handler.ws.close_handshake()
-            return getattr(asked, name)
-
-    context.options = Meddling()  # type: ignore[assignment]
+    monkeypatch.setattr(Progress, "begin", meddle)
     assert guest.close_frame() == (1000, "")
     guest.send(wire.close(1000))
     assert guest.wait_end() == "FIN"

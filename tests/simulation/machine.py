@@ -597,7 +597,7 @@ def installed(new: Machine) -> Iterator[None]:
             stand_in = replaced.get(id(real))
             setattr(module, attribute, LOCKS[type(real)]() if stand_in is None else stand_in)
     for name, attribute, stand_in in (
-        ("gows.session.session", "random", numbers.random),  # the tests' fixture may have another in its place
+        ("gows.session.heartbeat", "random", numbers.random),  # the tests' fixture may have another in its place
         ("gows.reactor.workers", "_here", Local()),
         ("gows.reactor.waits", "_here", Local()),
         ("gows.debug", "_here", Local()),
