@@ -15,13 +15,12 @@ from gows.codes import CloseCode
 from gows.errors import ConnectionClosedError, ReceiveTimeoutError
 from gows.options import check_seconds
 from gows.protocol.connection import Connection
+from gows.protocol.states import BINARY, TEXT
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
 from gows.session.context import SessionContext
-from gows.session.session import _COUNTED, _FULL, Event
+from gows.session.states import COUNTED, INBOX_FULL, Event
 from gows.session.websocket import WebSocket
-
-_TEXT, _BINARY = 1, 2  # the kinds of events that are messages
 
 _GRACE = 1.0
 """Seconds beyond the close timeout, after which the loop has given up by itself if it is running."""
@@ -100,7 +99,7 @@ class BlockingWebSocket(WebSocket):
             kind, buff = self._events.popleft()
             self._handed = True
             self._turn.notify()  # another receiver goes on
-        message: str | bytes = buff.get_string() if kind == _TEXT else buff.clone_bytes()
+        message: str | bytes = buff.get_string() if kind == TEXT else buff.clone_bytes()
         buff.release()
         return message
 
@@ -131,7 +130,7 @@ class BlockingWebSocket(WebSocket):
         while True:
             while events:
                 kind, value = events[0]
-                if kind != _TEXT and kind != _BINARY:
+                if kind != TEXT and kind != BINARY:
                     events.popleft()
                     self._deliver_other(kind, value)
                 elif self._dropping:
@@ -143,12 +142,12 @@ class BlockingWebSocket(WebSocket):
             with lock:
                 if not self._inbox:
                     self._inbox = None
-                    full = self._flags & _FULL
-                    self._flags &= ~_FULL
-                    if self._flags & _COUNTED and not self.context.receiving.emptied(self):
-                        self._flags &= ~_COUNTED
+                    full = self._flags & INBOX_FULL
+                    self._flags &= ~INBOX_FULL
+                    if self._flags & COUNTED and not self.context.receiving.emptied(self):
+                        self._flags &= ~COUNTED
                     break
-                if self._flags & _COUNTED:
+                if self._flags & COUNTED:
                     self.context.receiving.took(self)
                 events.extend(self._inbox)
                 self._inbox = []

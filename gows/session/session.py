@@ -27,12 +27,33 @@ from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
 from gows.protocol.connection import Connection, ConnectionState, Role, to_bytes
 from gows.protocol.prepared import PreparedMessage
+from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT
 from gows.reactor.sockets import FRESH
 from gows.session.context import KEEPING, SessionContext
 from gows.session.handler import Handler, check_handler
 from gows.session.heartbeat import DEAD, MAX_QUEUED_PONGS, SEND_PING, SILENT, STALLED
 from gows.session.overflow import Backlog
 from gows.session.receiving import EVENT_SIZE, SMALL, ReceiveError
+from gows.session.states import (
+    COUNTED,
+    DISMISS,
+    DISMISSED,
+    DRAINED,
+    ENDING,
+    FINISHED,
+    HALF_CLOSED,
+    HELD,
+    INBOX_FULL,
+    LEAVING,
+    LOST,
+    LOST_EARLY,
+    MUTED,
+    OPENED,
+    PONG_UNIT,
+    SPECIAL,
+    UNSERVED,
+    Event,
+)
 
 if TYPE_CHECKING:
     from gows.reactor.stream import Stream
@@ -40,41 +61,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("gows")
 
-Event = tuple[int, Any]
-
-# Kinds of events: the protocol's as plain ints for speed, and the session's own.
-_CHUNK, _TEXT, _BINARY, _CLOSE, _PING, _PONG, _FAIL = 0, 1, 2, 8, 9, 10, 11
-_OPEN = 16  # the handler was attached
-_EOF = 17  # the peer half-closed without a close frame
-_LOST = 18  # the stream is gone
-_DRAIN = 19  # the outgoing queue fell to the low-water mark
-_DISMISS = 20  # we close, behind what came before
-
 _OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
 
 _RUNNING = cast("list[Event]", ())
 """The inbox while callbacks run in the loop: nothing can come in meanwhile, so it needs no list."""
-
-# Bits of Session._flags; they change under stream.lock.
-_HELD = 1  # callbacks wait until the outgoing queue has drained
-_FULL = 2  # reading is paused because the inbox is full
-_LEAVING = 4  # the deadline that is set is that of the close
-_MUTED = 8  # a callback raised: no more messages are delivered
-_CLOSED = 16  # on_close was called
-_LOST_EARLY = 32  # the stream was lost before a handler was attached
-_UNSERVED = 64  # no handler was attached yet
-_DISMISSED = 128  # a close waits in the inbox
-_SPECIAL = _HELD | _FULL | _MUTED | _CLOSED | _UNSERVED  # a message may not simply be delivered
-_COUNTED = 256  # `Receiving` counts what is held
-_PONG_UNIT = 512  # from here on: how many pongs were queued since the outgoing queue was last empty
 
 MAX_WAIT = 3600.0
 """Seconds that a blocked write waits at a time."""
 BUDGET_WAIT = 0.05
 """The same, when others may give room as well."""
 
-ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)
-"""Nothing may be written. In CLOSE_RECEIVED and FAILED, what came before may still be answered."""
 SERVE_TIMEOUT = 10.0
 """Seconds between accept() and serve()."""
 SMALL_HEAD = 6
@@ -90,9 +86,9 @@ LARGE = 16384
 def _event_size(event: Event) -> int:
     """Return the bytes that an event takes, about."""
     kind, value = event
-    if kind == _TEXT or kind == _BINARY:
+    if kind == TEXT or kind == BINARY:
         return len(value) + EVENT_SIZE
-    return len(value[2]) + EVENT_SIZE if kind == _CHUNK else EVENT_SIZE
+    return len(value[2]) + EVENT_SIZE if kind == CHUNK else EVENT_SIZE
 
 
 def _raise(error: BaseException) -> None:
@@ -132,7 +128,7 @@ class Session:
         self._subprotocol = subprotocol
         self._request = request
         self._inbox: list[Event] | None = None
-        self._flags = _UNSERVED
+        self._flags = UNSERVED
         self._cause: CloseCause | None = None  # the first that made it end
         self._ping_tick = 0  # the tick of a heartbeat ping that may still be unanswered; 0 for none
         self._writer: MessageWriter | None = None
@@ -166,7 +162,7 @@ class Session:
         elif self._inbox is None and context.inline:
             on_message = self.handler.on_message
             left = context.portion
-            while left > 0 and not self._flags & _SPECIAL and self.stream.queued <= context.high_water:
+            while left > 0 and not self._flags & SPECIAL and self.stream.queued <= context.high_water:
                 buffer = connection.receive_one(buf, pos, n)
                 if buffer is None:
                     break
@@ -204,7 +200,7 @@ class Session:
         traffic.received += len(events)
         if not context.inline:
             for event in events:
-                if event[0] >= _CLOSE:
+                if event[0] >= CLOSE:
                     self._end_began(events)
                     events = self._answer_pings(events)
                     break
@@ -213,7 +209,7 @@ class Session:
             rest = self._deliver(events)
             if rest:
                 self._end_began(rest)
-            if rest or self._flags & _FULL:
+            if rest or self._flags & INBOX_FULL:
                 self._go_on(rest)
             else:
                 self._inbox = None
@@ -236,7 +232,7 @@ class Session:
     def _end_began(self, events: list[Event]) -> None:
         """The peer's close frame or fault is not handled at once: the time that a close may take begins, instead of
         whatever deadline was set before."""
-        if events[-1][0] == _CLOSE or events[-1][0] == _FAIL:
+        if events[-1][0] == CLOSE or events[-1][0] == FAIL:
             self.arm()
 
     def eof_received(self) -> None:
@@ -244,19 +240,19 @@ class Session:
         if self.handler is None:
             self.stream.close()
         else:
-            self._enqueue([(_EOF, None)])
+            self._enqueue([(HALF_CLOSED, None)])
 
     def drained(self) -> None:
         """The outgoing queue fell to the low-water mark."""
         overflow = self.context.overflow
         with self.stream.lock:
-            held = self._flags & _HELD
-            self._flags &= ~_HELD
+            held = self._flags & HELD
+            self._flags &= ~HELD
             if self in overflow.backlogs:
                 self._refill(min(self.low_water, FRESH))
         overflow.wake(self)
         if self.handler is not None and self._overrides("on_drain"):
-            self._enqueue([(_DRAIN, None)])
+            self._enqueue([(DRAINED, None)])
         if held:
             self._submit()
 
@@ -270,12 +266,12 @@ class Session:
         overflow.wake(self)
         with self.stream.lock:
             overflow.backlogs.pop(self, None)
-            held = self._flags & _HELD
-            self._flags &= ~_HELD
+            held = self._flags & HELD
+            self._flags &= ~HELD
             if self.handler is None:
-                self._flags |= _LOST_EARLY
+                self._flags |= LOST_EARLY
                 return
-        self._enqueue([(_LOST, error)])
+        self._enqueue([(LOST, error)])
         if held:
             self._submit()
 
@@ -299,7 +295,7 @@ class Session:
         """The stream's one deadline: close handshake, heartbeat, read or write timeout (see heartbeat.py)."""
         stream, context = self.stream, self.context
         if self.connection.state is not ConnectionState.OPEN:
-            if self._flags & _LEAVING:
+            if self._flags & LEAVING:
                 close_timeout = context.options.close_timeout
                 if stream.loop.progress.goes_on(stream, close_timeout):
                     stream.set_deadline(close_timeout)
@@ -313,7 +309,7 @@ class Session:
             self.begin_close(CloseCode.INTERNAL_ERROR, "not served", CloseCause.UNSERVED)
             stream.close()
             return
-        if self._flags & _FULL:  # we do not read, so the silence is ours, and no proof that the peer is dead
+        if self._flags & INBOX_FULL:  # we do not read, so the silence is ours, and no proof that the peer is dead
             stream.seen = stream.loop.ticks
         verdict, self._ping_tick = context.heartbeat.look(stream, self._ping_tick)
         if verdict == STALLED:
@@ -338,7 +334,7 @@ class Session:
             if stream.closed:  # which bounds what is left to do by itself
                 return
             with stream.lock:
-                self._flags |= _LEAVING
+                self._flags |= LEAVING
             stream.loop.progress.begin_close(stream)
             stream.set_deadline(context.options.close_timeout)
         elif self.handler is None:
@@ -361,16 +357,16 @@ class Session:
         with self.stream.lock:
             if self.handler is not None:
                 raise UsageError("this connection is served already")
-            early, self._inbox = self._inbox, [(_OPEN, None)]
-            if self._flags & _LOST_EARLY or self.stream.closed:
+            early, self._inbox = self._inbox, [(OPENED, None)]
+            if self._flags & LOST_EARLY or self.stream.closed:
                 self.connection.end()
-                self._inbox.append((_LOST, None))
+                self._inbox.append((LOST, None))
             if hasattr(handler, "on_chunk"):
                 self.connection.config = self.context.chunked
             if handler.inline:
                 self.context = self.context.inlined()
             self.handler = handler
-            self._flags &= ~_UNSERVED
+            self._flags &= ~UNSERVED
             size, fresh = self.context.options.send_buffer, self.context.mark < 0
             if (fresh or size is not None) and self.stream.sock is not None:
                 self.context.loop.sockets.limit_sending(self.stream.sock, size, fresh=fresh)
@@ -393,13 +389,13 @@ class Session:
         with self.stream.lock:
             if self.handler is not None:
                 return False
-            self._inbox = [*(self._inbox or ()), (_CHUNK, bytes(memoryview(buf)[:n]))]
+            self._inbox = [*(self._inbox or ()), (CHUNK, bytes(memoryview(buf)[:n]))]
         self.stream.pause_reading()
         return True
 
     def _pause_reading(self) -> None:
         with self.stream.lock:
-            self._flags |= _FULL
+            self._flags |= INBOX_FULL
         self.stream.pause_reading()
 
     def _resume_reading(self) -> None:
@@ -408,13 +404,13 @@ class Session:
             return
         with self.stream.lock:
             if self._inbox is not None:
-                self._flags |= _FULL  # the task that runs comes here when it ends
+                self._flags |= INBOX_FULL  # the task that runs comes here when it ends
                 return
-            self._flags &= ~_FULL
+            self._flags &= ~INBOX_FULL
         if self.connection.pending:
             self.data_received(bytearray(), 0)
         # a task that ran in the loop may have ended, and taken the flag away, with more to parse: it comes here again
-        if not self._flags & _FULL and not self.connection.pending:
+        if not self._flags & INBOX_FULL and not self.connection.pending:
             self.stream.resume_reading()
 
     # ------------------------------------------------------------------ what is held of what came (loop thread)
@@ -429,17 +425,17 @@ class Session:
         elif context.options.message_timeout is not None and not connection.config.chunked:
             head = SMALL_HEAD if connection.config.masked else 2
             for kind, value in events:
-                if kind == _PING or kind == _PONG:  # they may come between fragments, and bring the message no further
+                if kind == PING or kind == PONG:  # they may come between fragments, and bring the message no further
                     n -= head + len(value)
             receiving.came(self, n)
         unfinished = connection.held()
         size = sum(map(_event_size, events)) if waiting or not context.inline else 0
-        if unfinished + size >= SMALL or self._flags & _COUNTED:
+        if unfinished + size >= SMALL or self._flags & COUNTED:
             with self.stream.lock:
-                self._flags |= _COUNTED
+                self._flags |= COUNTED
             if not receiving.note(self, unfinished, size):
                 with self.stream.lock:
-                    self._flags &= ~_COUNTED
+                    self._flags &= ~COUNTED
 
     @property
     def message_timeout(self) -> float | None:
@@ -449,7 +445,7 @@ class Session:
     @property
     def unread(self) -> bool:
         """Whether it is we who do not read."""
-        return self._flags & _FULL != 0 or self.context.receiving.holds_off(self)
+        return self._flags & INBOX_FULL != 0 or self.context.receiving.holds_off(self)
 
     def held(self) -> int:
         """Return the bytes that are held of what is unfinished."""
@@ -475,16 +471,16 @@ class Session:
 
     def _answer_pings(self, events: list[Event]) -> list[Event]:
         """Loop thread: pongs go out ahead of what the handler still has to do; returns what the handler is to hear."""
-        return [event for event in events if event[0] != _PING or self._pinged(event[1])]
+        return [event for event in events if event[0] != PING or self._pinged(event[1])]
 
     def _pinged(self, data: bytes) -> bool:
         """Answer a ping at once; whether the handler wants to hear of it."""
         stream = self.stream
         with stream.lock:
             if not stream.queued:
-                self._flags &= _PONG_UNIT - 1
-            if self._flags < MAX_QUEUED_PONGS * _PONG_UNIT and self.connection.state is ConnectionState.OPEN:
-                self._flags += _PONG_UNIT
+                self._flags &= PONG_UNIT - 1
+            if self._flags < MAX_QUEUED_PONGS * PONG_UNIT and self.connection.state is ConnectionState.OPEN:
+                self._flags += PONG_UNIT
                 stream.write_locked(self.connection.encode_pong(data))
         return self._overrides("on_ping")
 
@@ -504,9 +500,11 @@ class Session:
             self._submit()
             return
         inbox.extend(events)
-        full = not self._flags & _FULL and self._overfull(inbox)  # the lock keeps the task from giving buffers back
+        full = not self._flags & INBOX_FULL and self._overfull(
+            inbox
+        )  # the lock keeps the task from giving buffers back
         if full:
-            self._flags |= _FULL
+            self._flags |= INBOX_FULL
         lock.release()
         if full:
             self.stream.pause_reading()
@@ -517,9 +515,9 @@ class Session:
             return True
         waiting = 0
         for kind, value in inbox:
-            if kind == _TEXT or kind == _BINARY:
+            if kind == TEXT or kind == BINARY:
                 waiting += len(value)
-            elif kind == _CHUNK:
+            elif kind == CHUNK:
                 waiting += len(value[2])
         return waiting > options.max_message_size
 
@@ -544,12 +542,12 @@ class Session:
             events = self._inbox
             if not events:
                 self._inbox = None
-                full = self._flags & _FULL
-                self._flags &= ~_FULL
-                if self._flags & _COUNTED and not self.context.receiving.emptied(self):
-                    self._flags &= ~_COUNTED
+                full = self._flags & INBOX_FULL
+                self._flags &= ~INBOX_FULL
+                if self._flags & COUNTED and not self.context.receiving.emptied(self):
+                    self._flags &= ~COUNTED
                 break
-            if self._flags & _COUNTED:
+            if self._flags & COUNTED:
                 self.context.receiving.took(self)
             self._inbox = []
             lock.release()
@@ -580,8 +578,8 @@ class Session:
             self._inbox = rest + (self._inbox or [])
             if stream.queued <= self.context.high_water or stream.closed:
                 return False
-            self._flags |= _HELD
-            if self._flags & _COUNTED:
+            self._flags |= HELD
+            if self._flags & COUNTED:
                 self.context.receiving.put_back(self)
             stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
             return True
@@ -590,7 +588,7 @@ class Session:
 
     def _deliver(self, events: list[Event]) -> list[Event]:
         """Run the callbacks of `events` in order; returns those for which the outgoing queue is too full."""
-        if self._flags & (_MUTED | _CLOSED):
+        if self._flags & (MUTED | FINISHED):
             return self._deliver_muted(events)
         stream, high_water = self.stream, self.context.high_water
         if stream.queued > high_water and not stream.closed:
@@ -598,7 +596,7 @@ class Session:
         on_message = self.handler.on_message  # type: ignore[union-attr]
         waiting = iter(events)
         for kind, value in waiting:
-            if kind == _TEXT or kind == _BINARY:
+            if kind == TEXT or kind == BINARY:
                 try:
                     on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
                 except BaseException as error:
@@ -612,7 +610,7 @@ class Session:
                     buffer.release()
             else:
                 self._deliver_other(kind, value)
-                if self._flags & _MUTED:
+                if self._flags & MUTED:
                     return self._deliver_muted(list(waiting))
             if stream.queued > high_water:
                 return list(waiting)
@@ -621,42 +619,42 @@ class Session:
     def _deliver_muted(self, events: list[Event]) -> list[Event]:
         """After a callback raised: messages are dropped, but how the connection ends is still to be found out."""
         for kind, value in events:
-            if kind == _TEXT or kind == _BINARY:
+            if kind == TEXT or kind == BINARY:
                 value.release()
             else:
                 self._deliver_other(kind, value)
         return []
 
     def _deliver_other(self, kind: int, value: Any) -> None:
-        if kind == _CLOSE:
+        if kind == CLOSE:
             self._peer_closed(*value)
-        elif kind == _FAIL:
+        elif kind == FAIL:
             self._peer_failed(value)
-        elif kind == _EOF:
+        elif kind == HALF_CLOSED:
             self.connection.end()
             self.stream.close()
             self._finish()
-        elif kind == _LOST:
+        elif kind == LOST:
             self._finish()
-        elif kind == _OPEN:
+        elif kind == OPENED:
             self._call("on_open")
             if not self.context.options.keep_request:
                 self._request = None
-        elif kind == _CHUNK:
+        elif kind == CHUNK:
             opcode, fin, buff = value
             self._call("on_chunk", _OPCODES[opcode], fin, buff)
             buff.release()
-        elif kind == _DRAIN:
+        elif kind == DRAINED:
             self._call("on_drain")
-        elif kind == _DISMISS:
+        elif kind == DISMISS:
             self.begin_close(*value)
-        elif kind == _PONG:
+        elif kind == PONG:
             self._call("on_pong", value)
         elif not self.context.inline or self._pinged(value):
             self._call("on_ping", value)
 
     def _call(self, name: str, *args: Any) -> None:
-        if self._flags & (_MUTED | _CLOSED):
+        if self._flags & (MUTED | FINISHED):
             return
         callback: Callable[..., None] = getattr(self.handler, name)
         try:
@@ -672,7 +670,7 @@ class Session:
         else:
             logger.error("%s of %r raised; closing the connection with 1011", name, self, exc_info=error)
         with self.stream.lock:
-            self._flags |= _MUTED
+            self._flags |= MUTED
         self.begin_close(CloseCode.INTERNAL_ERROR, "", CloseCause.HANDLER_ERROR)
         self._pass_on(error)
 
@@ -703,11 +701,11 @@ class Session:
     def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
         """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
         with self.stream.lock:
-            self._flags |= _DISMISSED
+            self._flags |= DISMISSED
             unserved = self.handler is None
             waits = self._inbox is not None and not unserved
             if waits:
-                self._inbox.append((_DISMISS, (code, reason, cause)))  # type: ignore[union-attr]
+                self._inbox.append((DISMISS, (code, reason, cause)))  # type: ignore[union-attr]
         if not waits:  # and nothing comes in between: that is the loop's doing, too
             self.begin_close(code, reason, cause)
         if unserved:  # nobody would read the answer
@@ -716,7 +714,7 @@ class Session:
     @property
     def dismissed(self) -> bool:
         """Whether `dismiss` was called."""
-        return self._flags & _DISMISSED != 0
+        return self._flags & DISMISSED != 0
 
     def _peer_closed(self, code: int, reason: str) -> None:
         """The peer's close frame, in its turn: answer it with its code and reason, unless it is itself the answer
@@ -746,9 +744,9 @@ class Session:
     def _finish(self) -> None:
         """on_close: exactly once, after everything else."""
         with self.stream.lock:
-            if self._flags & _CLOSED:
+            if self._flags & FINISHED:
                 return
-            self._flags |= _CLOSED
+            self._flags |= FINISHED
         self._blame(CloseCause.LOST)
         assert self._cause is not None
         self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause._name_.lower())
@@ -788,14 +786,14 @@ class Session:
         "block" refuses, with QueueFullError. False: the policy dropped it. Any thread, whatever locks it has."""
         stream, data = self.stream, text.encode()
         with stream.lock:
-            if stream.queued > self.context.mark and not self.make_room(_TEXT, data, wait=False):
+            if stream.queued > self.context.mark and not self.make_room(TEXT, data, wait=False):
                 return self in self.context.overflow.backlogs
             if self._writer is None:
-                frame = self.connection.encode_message(_TEXT, data)
+                frame = self.connection.encode_message(TEXT, data)
                 stream.write_locked(frame)
                 self.count_sent(frame)
             else:
-                return bool(self._writer.defer(_TEXT, data, True))
+                return bool(self._writer.defer(TEXT, data, True))
         return True
 
     def count_sent(self, frame: bytes) -> None:
@@ -908,7 +906,7 @@ class Session:
             on_drop = None if overflow.on_drop is None else partial(overflow.on_drop, self)
             backlog = overflow.backlogs[self] = Backlog(context.high_water, on_drop)
         payload = data.encode() if isinstance(data, str) else to_bytes(data)
-        if opcode == _TEXT and payload is not data and not isinstance(data, str) and not payload.isascii():
+        if opcode == TEXT and payload is not data and not isinstance(data, str) and not payload.isascii():
             payload.decode()  # what is wrong is told to whom it belongs
         over = overflow.over_budget(len(payload))
         if over:

@@ -16,7 +16,8 @@ from gows.protocol.connection import Connection, ConnectionState, to_bytes
 from gows.reactor.stream import Stream
 from gows.session.context import SessionContext
 from gows.session.handler import Handler
-from gows.session.session import ENDING, Session
+from gows.session.session import Session
+from gows.session.states import ENDING
 
 Data = bytes | bytearray | memoryview | ByteBuffer
 

@@ -15,7 +15,7 @@ from gows.codes import Opcode
 from gows.errors import ConnectionClosedError, QueueFullError, ReceiveTimeoutError, UsageError
 from gows.options import AcceptOptions
 from gows.reactor.loop import Loop
-from gows.session.session import _FULL
+from gows.session.states import INBOX_FULL
 from tests.support.scripted import Peer, ScriptedServer, close_frame, frame
 from tests.support.waiting import wait_until
 
@@ -261,7 +261,7 @@ def test_who_does_not_receive_stops_the_reading(loop: Loop) -> None:
         finish(peer)
 
     with ScriptedServer(script) as server, connect(server.url, loop=loop) as ws:
-        wait_until(lambda: ws._flags & _FULL)
+        wait_until(lambda: ws._flags & INBOX_FULL)
         kept = len(ws._events) + len(ws._inbox or ())
         assert kept * size <= 2 * ws.context.options.max_message_size + 2 * len(loop.scratch)
         assert sent < count
@@ -279,7 +279,7 @@ def test_many_small_messages_arrive_in_order_past_a_full_inbox(loop: Loop) -> No
         finish(peer)
 
     with ScriptedServer(script) as server, connect(server.url, loop=loop) as ws:
-        wait_until(lambda: ws._flags & _FULL)
+        wait_until(lambda: ws._flags & INBOX_FULL)
         assert [int(ws.recv(10)) for _ in range(count)] == list(range(count))
 
 
@@ -298,7 +298,7 @@ def test_messages_that_inflate_are_taken_in_portions(loop: Loop) -> None:
         finish(peer)
 
     with ScriptedServer(script) as server, connect(server.url, compression=True, loop=loop) as ws:
-        wait_until(lambda: ws._flags & _FULL)
+        wait_until(lambda: ws._flags & INBOX_FULL)
         for _ in range(count):
             assert ws.recv(10) == message
             assert len(ws._events) + len(ws._inbox or ()) <= 8

@@ -10,7 +10,7 @@ from gows.options import AcceptOptions
 from gows.reactor.loop import Loop
 from gows.server.accept import accept
 from gows.server.server import Server
-from gows.session.session import _FULL
+from gows.session.states import INBOX_FULL
 from gows.session.websocket import WebSocket
 from tests.support.fakes import World
 from tests.support.fakes.network import MemorySocket
@@ -162,7 +162,7 @@ def test_a_server_that_is_not_read_from_is_not_taken_for_dead(loop: Loop) -> Non
     options = AcceptOptions(ping_interval=0.1, ping_timeout=0.7, read_timeout=0.8)
     with ScriptedServer(script) as server:
         with connect(server.url, options=options, loop=loop) as ws:
-            wait_until(lambda: ws._flags & _FULL)
+            wait_until(lambda: ws._flags & INBOX_FULL)
             begun = loop.now()
             wait_until(lambda: loop.now() > begun + 10)  # far beyond each of these timeouts
             assert [int(ws.recv(10)) for _ in range(count)] == list(range(count))
