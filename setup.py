@@ -31,6 +31,7 @@ COMPILED = [
     "gows.reactor.turn",
     "gows.session.context",
     "gows.session.heartbeat",
+    "gows.session.overflow",
     "gows.session.session",
     "gows.session.traffic",
     "gows.session.websocket",

@@ -19,6 +19,7 @@ from gows.protocol.states import BINARY, TEXT
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
 from gows.session.context import SessionContext
+from gows.session.overflow import may_wait_locked
 from gows.session.states import COUNTED, INBOX_FULL, Event
 from gows.session.websocket import WebSocket
 
@@ -162,7 +163,7 @@ class BlockingWebSocket(WebSocket):
 
     # ------------------------------------------------------------------ writing
 
-    def make_room(
+    def make_room_locked(
         self,
         opcode: int = 0,
         data: Any = b"",
@@ -176,8 +177,8 @@ class BlockingWebSocket(WebSocket):
         policy. Nobody tells when the message ends that `deferred` ones wait for, so for those there is the policy."""
         stream = self.stream
         stream.flush_locked()
-        if deferred or not wait or not self.may_wait():
-            return super().make_room(opcode, data, compress, key, deferred, expires, wait=False)
+        if deferred or not wait or not may_wait_locked(stream):
+            return super().make_room_locked(opcode, data, compress, key, deferred, expires, wait=False)
         while stream.queued > self.context.high_water and not stream.closed:
             stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
             stream.lock.release()

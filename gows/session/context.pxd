@@ -1,4 +1,5 @@
 from gows.session.heartbeat cimport Heartbeat
+from gows.session.overflow cimport Policy
 from gows.session.traffic cimport Traffic
 
 
@@ -15,6 +16,7 @@ cdef class SessionContext:
     cdef public Py_ssize_t high_water
     cdef public Py_ssize_t mark
     cdef public object overflow
+    cdef public Policy policy
     cdef public object receiving
     cdef public Py_ssize_t portion
     cdef public Traffic traffic

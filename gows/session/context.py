@@ -16,7 +16,7 @@ from gows.protocol.metered import MeteredConnection
 from gows.protocol.rates import Meter, Rates
 from gows.reactor import Loop
 from gows.session.heartbeat import Heartbeat
-from gows.session.overflow import Overflow
+from gows.session.overflow import POLICIES, Overflow
 from gows.session.receiving import Receiving
 from gows.session.traffic import Traffic
 
@@ -37,8 +37,6 @@ reads a slot in a twentieth of the time that it takes `operator.attrgetter`."""
 
 MAX_PORTION = 256
 """Frames of one connection that are dealt with in a turn: a read may hold 40,000, which take 100 ms."""
-KEEPING = ("drop_oldest", "latest")
-"""The policies that keep messages back in a Backlog."""
 TIMEOUTS = ("read_timeout", "write_timeout")
 """The options that one connection may change for itself."""
 
@@ -145,6 +143,7 @@ class SessionContext:
         "options",
         "overflow",
         "owner",
+        "policy",
         "portion",
         "receiving",
         "role",
@@ -166,11 +165,8 @@ class SessionContext:
         overflow = getattr(owner, "overflow", None)
         self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
         self.traffic: Traffic = getattr(owner, "traffic", None) or loop.shared.setdefault(Traffic, Traffic())
-        self.mark = options.high_water  # queued bytes above which a write has to ask for room
-        if options.overflow in KEEPING:
-            self.mark = -1
-        elif self.overflow.max_queued is not None:
-            self.mark = 0
+        self.policy = POLICIES[options.overflow](loop, self.overflow, options)
+        self.mark = self.policy.mark
         self.receiving = Receiving.of(loop)
         self.portion = min(
             options.inbox_messages, MAX_PORTION
@@ -207,6 +203,7 @@ class SessionContext:
             context = base._copy()
             context.options = replace(base.options, **dict(zip(TIMEOUTS, values, strict=True)))
             context.heartbeat = Heartbeat(context.options)
+            context.policy = POLICIES[context.options.overflow](context.loop, context.overflow, context.options)
             context._base = base  # whose id cannot be another's thereby
             return context
 

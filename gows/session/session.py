@@ -18,28 +18,24 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from gows.codes import CloseCause, CloseCode, Opcode
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
-from gows.protocol.connection import Connection, ConnectionState, Role, to_bytes
+from gows.protocol.connection import Connection, ConnectionState, Role
 from gows.protocol.prepared import PreparedMessage
 from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT
 from gows.reactor.sockets import FRESH
-from gows.session.context import KEEPING, SessionContext
+from gows.session.context import SessionContext
 from gows.session.handler import Handler, check_handler
 from gows.session.heartbeat import DEAD, MAX_QUEUED_PONGS, SEND_PING, SILENT, STALLED
-from gows.session.overflow import Backlog
 from gows.session.receiving import EVENT_SIZE, SMALL, ReceiveError
 from gows.session.states import (
     COUNTED,
     DISMISS,
     DISMISSED,
     DRAINED,
-    ENDING,
     FINISHED,
     HALF_CLOSED,
     HELD,
@@ -65,11 +61,6 @@ _OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
 
 _RUNNING = cast("list[Event]", ())
 """The inbox while callbacks run in the loop: nothing can come in meanwhile, so it needs no list."""
-
-MAX_WAIT = 3600.0
-"""Seconds that a blocked write waits at a time."""
-BUDGET_WAIT = 0.05
-"""The same, when others may give room as well."""
 
 SERVE_TIMEOUT = 10.0
 """Seconds between accept() and serve()."""
@@ -249,7 +240,7 @@ class Session:
             held = self._flags & HELD
             self._flags &= ~HELD
             if self in overflow.backlogs:
-                self._refill(min(self.low_water, FRESH))
+                overflow.release_locked(self, min(self.low_water, FRESH))
         overflow.wake(self)
         if self.handler is not None and self._overrides("on_drain"):
             self._enqueue([(DRAINED, None)])
@@ -692,11 +683,15 @@ class Session:
         with self.stream.lock:
             if self.connection.state is not ConnectionState.OPEN:
                 return
-            self.release_backlog()
-            self.stream.write_locked(self.connection.encode_close(code, reason))
-            self._blame(cause)
+            self.release_backlog_locked()
+            self.send_close_locked(code, reason, cause)
         self.context.overflow.wake(self)
         self.context.loop.call_soon(self.arm)
+
+    def send_close_locked(self, code: int, reason: str, cause: CloseCause) -> None:
+        """Queue our close frame. Raises what the encoder raises."""
+        self.stream.write_locked(self.connection.encode_close(code, reason))
+        self._blame(cause)
 
     def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
         """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
@@ -765,7 +760,7 @@ class Session:
         lock = stream.lock
         lock.acquire()
         try:
-            if stream.queued > context.mark and not self.make_room(
+            if stream.queued > context.mark and not self.make_room_locked(
                 message.opcode, message.data, message.compress, message.key, expires=message.expires, wait=False
             ):
                 return self in context.overflow.backlogs
@@ -774,7 +769,7 @@ class Session:
                 stream.write_locked(frame)
                 self.count_sent(frame)
             else:
-                return bool(self._writer.defer(message.opcode, message.data, message.compress))
+                return self._writer.defer_locked(message.opcode, message.data, message.compress)
         except (ConnectionClosedError, QueueFullError):
             return False
         finally:
@@ -786,15 +781,9 @@ class Session:
         "block" refuses, with QueueFullError. False: the policy dropped it. Any thread, whatever locks it has."""
         stream, data = self.stream, text.encode()
         with stream.lock:
-            if stream.queued > self.context.mark and not self.make_room(TEXT, data, wait=False):
+            if stream.queued > self.context.mark and not self.make_room_locked(TEXT, data, wait=False):
                 return self in self.context.overflow.backlogs
-            if self._writer is None:
-                frame = self.connection.encode_message(TEXT, data)
-                stream.write_locked(frame)
-                self.count_sent(frame)
-            else:
-                return bool(self._writer.defer(TEXT, data, True))
-        return True
+            return self.queue_locked(TEXT, data, True)
 
     def count_sent(self, frame: bytes) -> None:
         """A message goes out, the last part of it in `frame`."""
@@ -803,7 +792,17 @@ class Session:
         traffic.sent += 1
         traffic.sent_bytes += size
 
-    def make_room(
+    def queue_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
+        """Queue a message, or have it wait for the end of one that is being written in pieces. False: the overflow
+        policy dropped it there."""
+        if self._writer is not None:
+            return self._writer.defer_locked(opcode, data, compress)
+        frame = self.connection.encode_message(opcode, data, compress)
+        self.stream.write_locked(frame)
+        self.count_sent(frame)
+        return True
+
+    def make_room_locked(
         self,
         opcode: int = 0,
         data: Any = b"",
@@ -813,142 +812,12 @@ class Session:
         expires: float = math.inf,
         wait: bool = True,
     ) -> bool:
-        """Under stream.lock, with the queue over `context.mark`: find out whether there is room for a message, and else
-        apply the policy. `opcode` 0: it is not known yet as a whole, so it cannot be kept back. `deferred`: bytes that
-        wait for the end of a streamed message and count as queued. `expires`: the time after which it is not kept any
-        longer. `wait`: the caller is the user, for whom "block" may wait.
+        """With the queue over `context.mark`: find out whether there is room for a message, and else apply the overflow
+        policy (see `Policy.make_room_locked`)."""
+        return self.context.policy.make_room_locked(self, opcode, data, compress, key, deferred, expires, wait)
 
-        True: the message may be queued; False: that is settled, it is kept back or dropped. Raises QueueFullError for
-        the policies "refuse" and "block".
-        """
-        stream, context = self.stream, self.context
-        overflow, policy = context.overflow, context.options.overflow
-        if self.connection.state in ENDING:
-            return True  # the encoder raises the right error
-        if opcode and policy in KEEPING:
-            return self._pass_or_keep(opcode, data, compress, key if policy == "latest" else None, expires)
-        if stream.queued + deferred > context.high_water:
-            stream.flush_locked()
-        if stream.queued + deferred <= context.high_water:
-            if not stream.blocked or not overflow.over_budget(len(data)):
-                return True
-            overflow.count("over_budget")
-        if stream.queued:
-            stream.owe_drained_locked()  # to whoever is refused, and may be far below the mark
-        if policy == "block" and wait and not deferred:
-            return self._wait_for_room(len(data))
-        if policy in ("refuse", "block"):
-            overflow.count("refused")
-            raise QueueFullError(f"{stream.queued + deferred} bytes are queued and the peer does not take them")
-        if policy == "close":
-            overflow.count("closed")
-            stream.write_locked(self.connection.encode_close(CloseCode.TRY_AGAIN_LATER, "too slow"))
-            self._blame(CloseCause.SLOW)
-            context.loop.call_soon(self.arm)
-        else:
-            overflow.count("dropped")
-        return False
-
-    def may_wait(self) -> bool:
-        """Return whether this thread may wait for the peer. Under stream.lock, which is let go meanwhile: if it is
-        still ours then, it was held twice, and would be held while we wait."""
-        lock = self.stream.lock
-        lock.release()
-        try:
-            return self.context.loop.may_wait()
-        finally:
-            lock.acquire()
-
-    def _wait_for_room(self, size: int) -> bool:
-        """The policy "block": the thread waits, and its place in the pool is taken by another meanwhile."""
-        stream, context = self.stream, self.context
-        overflow, pool = context.overflow, context.loop.pool
-        seconds = context.options.write_timeout
-        inside = pool.in_worker()
-        if not self.may_wait() or (inside and not pool.step_aside()):
-            overflow.count("refused")
-            raise QueueFullError(f"{stream.queued} bytes are queued, and this thread must not wait")
-        overflow.count("blocked")
-        end = math.inf if seconds is None else time.monotonic() + seconds
-        try:
-            while not stream.closed and self.connection.state not in ENDING:
-                if stream.queued <= context.high_water and not (stream.blocked and overflow.over_budget(size)):
-                    break
-                left = end - time.monotonic()
-                if left <= 0:
-                    overflow.count("block_timeouts")
-                    raise QueueFullError(f"the peer took nothing of {stream.queued} bytes for {seconds:g} s")
-                if stream.queued:
-                    stream.owe_drained_locked()
-                event = overflow.enlist(self)
-                stream.lock.release()
-                try:
-                    # not for ever: what others have queued may be sent, and nobody tells us of that
-                    event.wait(min(left, BUDGET_WAIT) if overflow.max_queued is not None else min(left, MAX_WAIT))
-                finally:
-                    stream.lock.acquire()
-                    overflow.delist(self, event)
-        finally:
-            if inside:
-                pool.step_back()
-        return True
-
-    def _pass_or_keep(self, opcode: int, data: Any, compress: bool, key: Hashable, expires: float) -> bool:
-        """The policies "drop_oldest" and "latest": as soon as the kernel takes no more, messages wait here."""
-        stream, context = self.stream, self.context
-        overflow = context.overflow
-        backlog = overflow.backlogs.get(self)
-        if backlog is None:
-            if stream.queued > min(context.high_water, FRESH) and not stream.blocked:
-                stream.flush_locked()
-            if not stream.blocked:
-                return True
-            on_drop = None if overflow.on_drop is None else partial(overflow.on_drop, self)
-            backlog = overflow.backlogs[self] = Backlog(context.high_water, on_drop)
-        payload = data.encode() if isinstance(data, str) else to_bytes(data)
-        if opcode == TEXT and payload is not data and not isinstance(data, str) and not payload.isascii():
-            payload.decode()  # what is wrong is told to whom it belongs
-        over = overflow.over_budget(len(payload))
-        if over:
-            overflow.count("over_budget")
-        replaced, dropped = backlog.put(key, (opcode, payload, compress, expires), grow=not over)
-        if replaced:
-            overflow.count("replaced")
-        if dropped:
-            overflow.count("dropped_oldest", dropped)
-        if stream.queued:
-            stream.owe_drained_locked()
-        return False
-
-    def release_backlog(self) -> None:
-        """Under stream.lock: what was kept back is queued, for something follows it that must not overtake it."""
-        if self in self.context.overflow.backlogs:
-            self._refill(1 << 62)
-
-    def _refill(self, most: int) -> None:
-        """Under stream.lock: queue what was kept back, in portions, until the kernel takes no more, or `most` bytes are
-        queued."""
-        stream, backlogs = self.stream, self.context.overflow.backlogs
-        backlog = backlogs[self]
-        now = self.context.loop.time()
-        try:
-            while len(backlog):
-                if stream.queued > most:
-                    stream.flush_locked()
-                    if stream.queued > most:
-                        stream.owe_drained_locked()
-                        return
-                opcode, data, compress, expires = backlog.take()
-                if expires <= now:
-                    self.context.overflow.count("expired")
-                    continue
-                if self._writer is None:
-                    frame = self.connection.encode_message(opcode, data, compress)
-                    stream.write_locked(frame)
-                    self.count_sent(frame)
-                else:
-                    self._writer.defer(opcode, data, compress)
-        except (ConnectionClosedError, QueueFullError):  # it is too late for the rest
-            backlog.drop()
-        del backlogs[self]
-        stream.flush_locked()
+    def release_backlog_locked(self) -> None:
+        """Queue what was kept back, for something follows it that must not overtake it."""
+        overflow = self.context.overflow
+        if self in overflow.backlogs:
+            overflow.release_locked(self)

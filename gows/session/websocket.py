@@ -72,7 +72,7 @@ class WebSocket(Session):
         lock = stream.lock
         lock.acquire()  # `with` would cost twice as much
         try:
-            if stream.queued > self.context.mark and not self.make_room(1, text, compress, key):
+            if stream.queued > self.context.mark and not self.make_room_locked(1, text, compress, key):
                 return
             if self._writer is None:
                 frame = self.connection.encode_text(text, compress)
@@ -82,7 +82,7 @@ class WebSocket(Session):
                 traffic.sent += 1
                 traffic.sent_bytes += size
             else:
-                self._writer.defer(Opcode.TEXT, text.encode(), compress)
+                self._writer.defer_locked(Opcode.TEXT, text.encode(), compress)
         except AttributeError:
             if isinstance(text, str):
                 raise
@@ -138,7 +138,7 @@ class WebSocket(Session):
         lock = stream.lock
         lock.acquire()
         try:
-            if stream.queued > self.context.mark and not self.make_room(opcode, data, compress, key):
+            if stream.queued > self.context.mark and not self.make_room_locked(opcode, data, compress, key):
                 return
             if self._writer is None:
                 frame = self.connection.encode_message(opcode, data, compress)
@@ -148,7 +148,7 @@ class WebSocket(Session):
                 traffic.sent += 1
                 traffic.sent_bytes += size
             else:
-                self._writer.defer(opcode, data, compress)
+                self._writer.defer_locked(opcode, data, compress)
         finally:
             lock.release()
 
@@ -215,7 +215,7 @@ class WebSocket(Session):
         follows."""
         self._blame(CloseCause.LOCAL)
         with self.stream.lock:
-            self.release_backlog()
+            self.release_backlog_locked()
         self.connection.end()
         self.stream.close()
         self.context.overflow.wake(self)
@@ -375,7 +375,7 @@ class MessageWriter:
                 raise
             self._release()
 
-    def defer(self, opcode: int, data: bytes, compress: bool) -> bool:
+    def defer_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
         """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun.
         False: the overflow policy dropped it."""
         ws = self._ws
@@ -389,7 +389,7 @@ class MessageWriter:
         if opcode == Opcode.TEXT:
             data.decode()  # what is wrong is told to whom it belongs
         room = max(self.waiting, len(self._deferred) * 16)  # empty ones take room as well
-        if room > ws.context.high_water and not ws.make_room(deferred=room):
+        if room > ws.context.high_water and not ws.make_room_locked(deferred=room):
             return False
         self._deferred.append((opcode, data, compress))
         size = len(data)
@@ -401,9 +401,9 @@ class MessageWriter:
         stream, connection = ws.stream, ws.connection
         with stream.lock:
             if not self._begun:
-                ws.release_backlog()
+                ws.release_backlog_locked()
             # The end of a message that was begun is never refused: others wait for it.
-            if stream.queued > ws.context.high_water and not (fin and self._begun) and not ws.make_room():
+            if stream.queued > ws.context.high_water and not (fin and self._begun) and not ws.make_room_locked():
                 if self._begun and connection.state not in ENDING:
                     raise QueueFullError("a message that was begun cannot be dropped")
                 self._dropped = not self._begun

@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gows import AcceptOptions, ByteBuffer, Handler, Opcode, QueueFullError, Request, Server, WebSocket, accept
+from gows.options import OVERFLOW_POLICIES
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
 from gows.reactor.waits import never_wait, thread_may_wait
-from gows.session.overflow import CAUSES, Backlog, Overflow
+from gows.session.backlog import Backlog
+from gows.session.overflow import CAUSES, POLICIES, Overflow
 from tests.support import wire
 from tests.support.stage import Guest, Stage
 from tests.support.waiting import wait_until
@@ -66,6 +68,11 @@ def rest(stage: Stage, guest: Guest) -> list[str]:
         found += [frame.payload.decode() for frame in frames]
         stage.run_for(1)
     return found
+
+
+def test_each_name_of_a_policy_has_its_class() -> None:
+    assert tuple(POLICIES) == OVERFLOW_POLICIES
+    assert len(set(POLICIES.values())) == len(POLICIES)
 
 
 # ---------------------------------------------------------------------- what is kept back
