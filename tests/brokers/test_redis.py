@@ -21,10 +21,15 @@ from typing import Any
 import pytest
 
 import gows
-import gows.brokers.redis.broker
+import gows.brokers.redis.jobs
+import gows.brokers.redis.nodes
+import gows.brokers.redis.recovery
+import gows.brokers.redis.worker
 from gows import BrokerError, QueueFullError, RemoteConnection
 from gows.brokers.redis.broker import RedisBroker
-from gows.brokers.redis.topics import Topics
+from gows.brokers.redis.logs import Logs
+from gows.brokers.redis.recovery import Recovery
+from gows.brokers.redis.worker import Worker
 from tests.support.needs import need, need_module
 from tests.support.nodes import Client, ServerNodes
 from tests.support.processes import Children
@@ -284,17 +289,17 @@ def test_it_may_come_later_than_we(
 def test_all_that_goes_wrong_at_once_is_told_once(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(broker: RedisBroker) -> None:
+    async def fail(worker: Worker) -> None:
         raise OSError("a fault")
 
-    async def fail_later(broker: RedisBroker) -> None:
+    async def fail_later(worker: Worker) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             raise OSError("another fault") from None
 
     for name, failing in (("_read", fail), ("_work", fail_later), ("_beat", fail)):
-        monkeypatch.setattr(RedisBroker, name, failing)
+        monkeypatch.setattr(Worker, name, failing)
     told: list[str] = []
     ear = logging.Handler(logging.ERROR)
     monkeypatch.setattr(ear, "emit", lambda record: told.append(record.getMessage()))
@@ -356,15 +361,15 @@ def test_what_comes_while_somebody_is_about_to_subscribe_is_not_passed_over(
         there.publish("kept.a", number)
     where = here.subscribe("kept.a")
     here.ask(type="unsubscribe", topic="kept.a")
-    look_up = Topics.look_up
+    look_up = Recovery.look_up
 
-    async def slow(topics: Topics, job: Any) -> Any:
-        found = await look_up(topics, job)
+    async def slow(recovery: Recovery, job: Any) -> Any:
+        found = await look_up(recovery, job)
         await asyncio.get_running_loop().run_in_executor(None, there.publish, "kept.a", "last")
         await asyncio.sleep(0.2)
         return found
 
-    monkeypatch.setattr(Topics, "look_up", slow)
+    monkeypatch.setattr(Recovery, "look_up", slow)
     assert here.subscribe("kept.a", epoch=where["epoch"], offset=1)["recovered"] is True
     assert here.data(3) == [1, 2, "last"]
 
@@ -490,11 +495,11 @@ def test_what_somebody_tells_about_members_is_checked(make_redis: MakeRedis, mak
     with redis_py.Redis(port=redis.port) as admin:
         for junk in NO_GREETINGS:
             admin.publish("gows:{nodes}", junk)
-        for number in range(gows.brokers.redis.broker.MOST_PEERS + 10):
+        for number in range(gows.brokers.redis.nodes.MOST_PEERS + 10):
             admin.publish("gows:{nodes}", b"\1hello n%d \n" % number)
         wait_until(lambda: broker.counters()["foreign"] >= len(NO_GREETINGS) + 10, 10.0)
     assert here.members("room.a") == [me]
-    assert len(broker.peers) == gows.brokers.redis.broker.MOST_PEERS
+    assert len(broker.peers) == gows.brokers.redis.nodes.MOST_PEERS
     assert broker.counters()["reconnects"] == 0
 
 
@@ -552,7 +557,7 @@ def test_who_is_refused_leaves_no_subscription_behind(make_redis: MakeRedis, mak
     with redis_py.Redis(port=redis.port) as admin:
         channels = {broker._shards.base(broker._shards.of("a")).encode(), b"gows:{nodes}"}
         wait_until(lambda: set(admin.pubsub_channels("gows:*")) == channels)
-    assert list(broker._topics.live) == ["a"]
+    assert broker._worker.topics.live() == ["a"]
 
 
 def test_numbers_are_remembered_as_long_as_something_may_be_sent_again(
@@ -566,7 +571,7 @@ def test_numbers_are_remembered_as_long_as_something_may_be_sent_again(
     with redis_py.Redis(port=redis.port) as admin:
         last = f"{broker._shards.base(broker._shards.of('kept.a'))}:last:{broker.name}"
         assert admin.pttl(last) > 23 * 3600 * 1000
-    broker._remember = 0.1  # what was sent before that is not sent again: Redis may not know it any more
+    broker._worker.remember = 0.1  # what was sent before that is not sent again: Redis may not know it any more
     redis.freeze()
     told: list[Exception | None] = []
     nodes.servers[0].publish("kept.a", 2, done=told.append)
@@ -595,14 +600,14 @@ def test_before_it_is_started(make_redis: MakeRedis) -> None:
 def test_what_waits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     need_module("redis")
     looks = 0
-    do = RedisBroker._do_offline
+    do = Worker._do_offline
 
-    def count(broker: RedisBroker, job: Any) -> None:
+    def count(worker: Worker, job: Any) -> None:
         nonlocal looks
         looks += 1
-        do(broker, job)
+        do(worker, job)
 
-    monkeypatch.setattr(RedisBroker, "_do_offline", count)
+    monkeypatch.setattr(Worker, "_do_offline", count)
     server = gows.Server(broker=RedisBroker(f"redis://127.0.0.1:{free_port()}/0", outage="queue", timeout=1.0))
     try:
         server.start()
@@ -617,7 +622,7 @@ def test_what_waits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_nothing_else_shows_is_found_by_a_look_into_redis(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis.topics, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(gows.brokers.redis.recovery, "CHECK_INTERVAL", 0.1)
     redis_py = need_module("redis")
     redis = make_redis()
     nodes = make_nodes(redis.url)
@@ -627,13 +632,13 @@ def test_what_nothing_else_shows_is_found_by_a_look_into_redis(
     there.publish("kept.a", 1)
     assert here.data(1) == [1]
     deaf = brokers(nodes)[0]
-    deliver = deaf._topics.deliver
-    monkeypatch.setattr(deaf._topics, "deliver", lambda channel, head, body: None)
+    deliver = deaf._worker.recovery.deliver
+    monkeypatch.setattr(deaf._worker.recovery, "deliver", lambda channel, head, body: None)
     there.publish("kept.a", 2)
     there.publish("kept.b", 3)
     assert sorted(here.data(2)) == [2, 3]
     wait_until(lambda: deaf.counters()["gaps_found"] == 2)
-    monkeypatch.setattr(deaf._topics, "deliver", deliver)
+    monkeypatch.setattr(deaf._worker.recovery, "deliver", deliver)
     with redis_py.Redis(port=redis.port) as admin:
         admin.flushall()
     time.sleep(0.3)
@@ -658,7 +663,7 @@ def test_a_topic_that_gave_way_to_others_does_not_come_again(make_redis: MakeRed
 def test_a_huge_history_is_read_in_portions(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis.topics, "PORTION", 5000)
+    monkeypatch.setattr(gows.brokers.redis.recovery, "PORTION", 5000)
     redis = make_redis(durable=False)
     nodes = make_nodes(redis.url, outage="queue")
     here, there = nodes.client(0), nodes.client(1)
@@ -666,13 +671,13 @@ def test_a_huge_history_is_read_in_portions(
     there.publish("kept.long", -1)
     first = here.next()
     read: list[int] = []
-    look = Topics._envelopes
+    look = Logs._envelopes
 
-    def note(topics: Topics, topic: str, epoch: str, now: int, entries: list[Any]) -> Any:
+    def note(logs: Logs, topic: str, epoch: str, now: int, entries: list[Any]) -> Any:
         read.append(len(entries))
-        return look(topics, topic, epoch, now, entries)
+        return look(logs, topic, epoch, now, entries)
 
-    monkeypatch.setattr(Topics, "_envelopes", note)
+    monkeypatch.setattr(Logs, "_envelopes", note)
     for number in range(200):
         nodes.servers[1].publish("kept.long", [number, "x" * 500])
     assert [data[0] for data in here.data(200)] == list(range(200))
@@ -739,16 +744,16 @@ def test_requests_of_one_connection_are_bounded_and_others_have_their_turn(
     for number in range(3):
         one.publish("kept.a", number)
     begun, go_on = threading.Event(), threading.Event()
-    look_up = Topics.look_up
+    look_up = Recovery.look_up
     order: list[object] = []
 
-    async def slow(topics: Topics, job: Any) -> Any:
+    async def slow(recovery: Recovery, job: Any) -> Any:
         begun.set()
         await asyncio.get_running_loop().run_in_executor(None, go_on.wait, 10.0)
         order.append(job.owner)
-        return await look_up(topics, job)
+        return await look_up(recovery, job)
 
-    monkeypatch.setattr(Topics, "look_up", slow)
+    monkeypatch.setattr(Recovery, "look_up", slow)
     for _ in range(30):
         many.send(type="subscribe", topic="kept.a", history=50)
     refused = [many.next() for _ in range(10)]
@@ -756,13 +761,13 @@ def test_requests_of_one_connection_are_bounded_and_others_have_their_turn(
     assert begun.wait(5.0)
     one.publish("kept.b", "is not held up")
     one.send(type="subscribe", topic="kept.a", history=50)
-    wait_until(lambda: len(broker._look_ups) == 2)
+    wait_until(lambda: len(broker._worker.followers) == 2)
     go_on.set()
     assert one.next()["type"] == "subscribed"
     wait_until(lambda: len(order) == 21)
     assert order.index(order[0]) == 0
     assert len(set(map(id, order[:3]))) == 2, "the second connection is second, or third"
-    wait_until(lambda: not len(broker._requests))
+    wait_until(lambda: not len(broker._mailbox.requests))
 
 
 PROGRAM = """
@@ -779,13 +784,13 @@ sys.stdin.read()
 def test_those_of_a_process_that_is_killed_are_gone_after_a_time(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis.broker, "BEAT", 0.2)
-    monkeypatch.setattr(gows.brokers.redis.broker, "GONE", 1.0)
+    monkeypatch.setattr(gows.brokers.redis.worker, "BEAT", 0.2)
+    monkeypatch.setattr(gows.brokers.redis.nodes, "PEER_TIMEOUT", 1.0)
     redis = make_redis()
     nodes = make_nodes(redis.url, 1)
     here = nodes.client()
     here.subscribe("room.a")
-    fast = PROGRAM.replace("from tests", "import gows.brokers.redis.broker as r\nr.BEAT = 0.2\nfrom tests")
+    fast = PROGRAM.replace("from tests", "import gows.brokers.redis.worker as r\nr.BEAT = 0.2\nfrom tests")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
         [sys.executable, "-c", fast, redis.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
@@ -807,15 +812,15 @@ def test_those_of_a_process_that_is_killed_are_gone_after_a_time(
 def test_who_was_taken_for_dead_and_is_not_tells_all_again(
     make_redis: MakeRedis, make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gows.brokers.redis.broker, "BEAT", 0.2)
+    monkeypatch.setattr(gows.brokers.redis.worker, "BEAT", 0.2)
     nodes = make_nodes(make_redis(durable=False).url)
     here, there = nodes.client(0), nodes.client(1)
     here.subscribe("room.a")
     me = there.subscribe("room.a")["me"]
     assert here.next()["type"] == "join"
     broker, other = brokers(nodes)
-    assert broker._loop is not None
-    broker._loop.call_soon_threadsafe(broker._gone, other.name)  # as after a pause of ten seconds
+    assert broker._worker.loop is not None
+    broker._worker.loop.call_soon_threadsafe(broker._worker.nodes.drop, other.name)  # as after a pause of ten seconds
     assert here.next() == {"type": "leave", "topic": "room.a", "id": me}
     back = here.next()
     assert (back["type"], back["id"]) == ("join", me)

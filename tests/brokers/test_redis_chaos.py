@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import gows.brokers.redis.topics
+import gows.brokers.redis.recovery
 from gows import BrokerError, QueueFullError, Server
 from gows.brokers.redis.broker import RedisBroker
 from tests.support.needs import need, need_module
@@ -136,8 +136,8 @@ class Listener:
 def test_nothing_is_missed_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     need("redis-server")
     redis_py = need_module("redis")
-    monkeypatch.setattr(gows.brokers.redis.topics, "CHECK_INTERVAL", 0.3)
-    monkeypatch.setattr(gows.brokers.redis.topics, "PORTION", 5000)
+    monkeypatch.setattr(gows.brokers.redis.recovery, "CHECK_INTERVAL", 0.3)
+    monkeypatch.setattr(gows.brokers.redis.recovery, "PORTION", 5000)
     chosen = random.Random(seed)
     ended = threading.Event()
     with Children() as children:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gows.brokers.redis.broker
 from gows import Keep
 from gows.brokers.base import Envelope
+from gows.brokers.redis import broker, followers, jobs, recovery, worker
 from gows.brokers.redis.wire import (
     COMPLAINT_INTERVAL,
     Complaints,
@@ -180,7 +180,7 @@ def test_what_is_foreign_is_in_the_log_once_a_minute() -> None:
 def test_nothing_is_awaited_with_a_lock_held() -> None:
     held = [
         node
-        for module in (gows.brokers.redis.broker, gows.brokers.redis.topics)
+        for module in (broker, followers, jobs, recovery, worker)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.With) and "lock" in ast.unparse(node.items[0])
     ]

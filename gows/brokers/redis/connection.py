@@ -1,6 +1,6 @@
-"""Link: one process's connections to a Redis, one for commands and one for what is subscribed to, and the scripts.
+"""Link: the connections of one process to a Redis, one for commands and one for what is subscribed to; the scripts.
 
-It uses redis-py's connections as they are, not its clients: those connect again by themselves, and what was said
+It uses redis-py's connections as they are, not its clients: those connect again by themselves, and what was published
 meanwhile would be missed without anybody knowing.
 """
 
@@ -72,7 +72,7 @@ class Link:
                 raise BrokerError("this Redis does not say its run_id, by which a restart is noticed (INFO server)")
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands at once; what was answered to each, which may be a ResponseError. Who asks meanwhile waits."""
+        """Send commands at once. Returns the answer to each, which may be a ResponseError. Others wait meanwhile."""
         async with self._turn:
             return await asyncio.wait_for(self._exchange(commands), self._timeout)
 
@@ -92,7 +92,7 @@ class Link:
         return answers
 
     async def subscribe(self, channels: Iterable[str]) -> None:
-        """Returns when what is published there from now on is heard; `listen` must be under way."""
+        """Subscribe to channels. Returns when what is published from now on is received; `receive` must be running."""
         loop = asyncio.get_running_loop()
         waiting = [self._pending.setdefault(channel, loop.create_future()) for channel in channels]
         if waiting:
@@ -100,15 +100,15 @@ class Link:
             await asyncio.wait_for(asyncio.gather(*waiting), self._timeout)
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
-        """Returns at once; something may still come."""
+        """Unsubscribe from channels. Returns at once; something may still come."""
         await self._listener.send_command(self._unsubscribe, *channels, check_health=False)
 
     async def ping(self) -> None:
-        """Have something come."""
+        """Send a ping, so that something comes."""
         await self._listener.send_command("PING", check_health=False)
 
-    async def listen(self) -> tuple[str, bytes] | None:
-        """The next message, and its channel; None: something else came."""
+    async def receive(self) -> tuple[str, bytes] | None:
+        """Return the next message, and its channel; None: something else came."""
         answer = await self._listener.read_response()
         if not isinstance(answer, list) or len(answer) != 3:
             return None  # a pong

@@ -209,11 +209,22 @@ def read_entry(raw: object) -> Entry:
 class Complaints:
     """Counts what is foreign, and says so in the log: each kind at once, then once a minute. One thread."""
 
-    def __init__(self, log: Callable[..., object], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        log: Callable[..., object],
+        clock: Callable[[], float] = time.monotonic,
+        on_foreign: Callable[[], object] = lambda: None,
+    ) -> None:
         self._log = log
+        self._on_foreign = on_foreign
         self._clock = clock
         self._silent: Counter[str] = Counter()  # by kind: those that are not in the log
         self._said: dict[str, float] = {}
+
+    def add_foreign(self, kind: str, where: str, error: Exception) -> None:
+        """Call `on_foreign`, and add one of a kind that came from Redis and is not ours."""
+        self._on_foreign()
+        self.add(kind, where, error)
 
     def add(self, kind: str, where: str, error: Exception) -> None:
         """One more of a kind, of which there are few. What came from outside is in `where` and in `error`."""
