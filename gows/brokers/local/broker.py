@@ -1,7 +1,7 @@
-"""LocalBroker: between the processes of one server, over their bus; in a process of its exclude, with nobody.
+"""LocalBroker: between the processes of one server, over their bus; in a server of one process, with nobody.
 
 What is not kept goes to all processes at once. Topics of which a history is kept are numbered by one process each, see
-`local_topics`.
+`gows.brokers.local.topics`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""KeptCore: what the parts of KeptTopics share: the topics, what is sent, timers, and subscribers that wait. See
-`local_topics`."""
+"""KeptCore: what the parts of KeptTopics share: the topics, what is sent, timers, and subscribers that wait. The
+rules: see `topics`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KeptHome: number topics, and become the process that does, or hear which one it is. See `local_topics`."""
+"""KeptHome: numbers topics, and becomes the process that does, or hears which one it is; the rules: see `topics`."""
 
 from __future__ import annotations
 

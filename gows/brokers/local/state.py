@@ -1,4 +1,4 @@
-"""What LocalBroker knows of each topic that is kept, and of what is under way; see `local_topics` for the rules."""
+"""The state of LocalBroker: what is known of each topic that is kept, and of what is under way. See `topics`."""
 
 from __future__ import annotations
 

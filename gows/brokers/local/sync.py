@@ -1,5 +1,5 @@
-"""KeptSync: have what other processes have of the topics: where they stand, and what is missing here. See
-`local_topics`."""
+"""KeptSync: have what other processes have of the topics: where they stand, and what is missing here. The
+rules: see `topics`."""
 
 from __future__ import annotations
 
