@@ -45,6 +45,7 @@ lint: $(VENV)/has-lint ## formatting, lint, types
 	$(PY) -m ruff format --check . || status=1; \
 	$(PY) -m ruff check . || status=1; \
 	$(PY) -m mypy || status=1; \
+	$(PY) -m pyright -p tests/typing || status=1; \
 	exit $$status
 
 conformance: $(VENV)/has-gows $(COMPILED) ## all 517 Autobahn cases against the server, then the client (about 20 minutes)
@@ -131,6 +132,6 @@ $(VENV)/has-bench: $(VENV)/can-build
 	@touch "$(VENV)/has-gows" "$@"
 
 $(VENV)/has-lint: $(VENV)/can-build
-	@echo "installing gows, ruff and mypy into $(VENV)"
+	@echo "installing gows, ruff, mypy and pyright into $(VENV)"
 	@$(PIP) --no-build-isolation --editable '.[lint]'
 	@touch "$(VENV)/has-gows" "$@"

@@ -91,8 +91,13 @@ def orders() -> Orders:
 
 ORDERS = orders()
 
-TYPE_ONLY = {("gows.session.handler", "gows.session.websocket")}
-"""Imports for types alone that point upward: a handler's callbacks get the WebSocket, and it calls them."""
+TYPE_ONLY = {
+    ("gows.session.handler", "gows.session.websocket"),
+    ("gows.session.websocket", "gows.http.request"),
+    ("gows.session.websocket", "gows.topics.history"),
+}
+"""Imports for types alone that point upward: a handler's callbacks get the WebSocket, and it calls them; users read
+`ws.request`, and give a Keep to `ws.publish`, neither of which a session looks at."""
 
 
 def out_of_order(module: str, target: str, orders: Orders) -> bool:
@@ -165,7 +170,9 @@ def trespasses(module: str, path: Path, source: str, modules: dict[str, Path], o
         there = place(target)
         if there is None:
             wrong.append(f"{module}:{line} imports {target}, which is in no layer")
-        elif out_of_order(module, target, orders) and not ((module, target) in TYPE_ONLY and line in typing_only):
+        elif (module, target) in TYPE_ONLY and line in typing_only:
+            continue
+        elif out_of_order(module, target, orders):
             wrong.append(f"{module}:{line} imports {target}, which its folder does not list before it")
         elif there[1] is here[1] or there[0] < here[0] or (module, place_name(target)) in SIDEWAYS:
             continue
@@ -223,6 +230,7 @@ REFUSED = {
     "later in the folder": ("gows.reactor.poller", "from gows.reactor.loop import Loop"),
     "later in the folder, for a type": ("gows.reactor.poller", "if TYPE_CHECKING:\n    from .loop import Loop"),
     "a type of the pair, but at run time": ("gows.session.handler", "from gows.session.websocket import WebSocket"),
+    "a type of a layer above, but at run time": ("gows.session.websocket", "from gows.http.request import Request"),
     "the folder's __init__ from within": ("gows.reactor.loop", "from gows.reactor import Poller"),
 }
 
@@ -231,6 +239,10 @@ ALLOWED = {
     "in the unit": ("gows.session.session", "from gows.session.handler import Handler"),
     "in the package": ("gows.protocol.connection", "from .frames import encode_frame"),
     "the pair of types": ("gows.session.handler", "if TYPE_CHECKING:\n    from .websocket import WebSocket"),
+    "a type of a layer above": (
+        "gows.session.websocket",
+        "if TYPE_CHECKING:\n    from gows.http.request import Request",
+    ),
     "earlier in the folder": ("gows.reactor.loop", "from gows.reactor.poller import Poller"),
     "others": ("gows.reactor.loop", "import socket, time, threading"),
     "the facade from the command line": ("gows.__main__", "import gows\nfrom gows import Server"),

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import random
+import ssl
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -19,13 +20,13 @@ from gows.client.connecting import connect
 from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
 from gows.client.reconnect import Reconnect
-from gows.client.request import Url
+from gows.client.request import HeaderRule, Url
 from gows.client.subscription import Answer, Callback, Present, TopicSubscription
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.debug import checked_lock
 from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
 from gows.jsontext import to_json_text
-from gows.options import check_plain_function
+from gows.options import AcceptOptions, check_plain_function
 from gows.reactor.loop import Loop
 from gows.reactor.workers import stepping_aside
 from gows.session.handler import Handler
@@ -62,9 +63,21 @@ class TopicClient:
     # The lock guards all that follows it, and nothing waits while it is held: requests are put in `_outbox` in their
     # order, and written without it, by one thread at a time.
 
-    def __init__(self, url: Url, *, reconnect: Reconnect | None = None, **settings: Any) -> None:
-        """Connects; the first attempt must succeed. `settings`: as for `gows.connect`. Raises as that, and ConnectError
-        when the server does not speak gows.v1."""
+    def __init__(
+        self,
+        url: Url,
+        *,
+        reconnect: Reconnect | None = None,
+        options: AcceptOptions | None = None,
+        headers: HeaderRule | None = None,
+        origin: str | None = None,
+        compression: bool | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = 10.0,
+        loop: Loop | None = None,
+    ) -> None:
+        """Connect; the first attempt must succeed. The arguments are those of `gows.connect`. Raises as that, and
+        ConnectError when the server does not speak gows.v1."""
         self._lock = checked_lock(
             threading.RLock, "topic client"
         )  # a finalizer may publish while its own thread holds it
@@ -81,7 +94,17 @@ class TopicClient:
         self._speaks = True
         self._begun = threading.Event()
         self._client = connect(
-            url, _Receiver(self), subprotocols=[TOPIC_SUBPROTOCOL], reconnect=reconnect or Reconnect(), **settings
+            url,
+            _Receiver(self),
+            options=options,
+            subprotocols=[TOPIC_SUBPROTOCOL],
+            headers=headers,
+            origin=origin,
+            compression=compression,
+            ssl_context=ssl_context,
+            timeout=timeout,
+            reconnect=reconnect or Reconnect(),
+            loop=loop,
         )
         self._client.when_over(self._ended)
         try:
@@ -146,7 +169,7 @@ class TopicClient:
         self._write()
         return subscription
 
-    def publish(self, topic: str, data: Any, *, key: str | None = None, ttl: float | None = None) -> Future[None]:
+    def publish(self, topic: str, data: object, *, key: str | None = None, ttl: float | None = None) -> Future[None]:
         """Publish what JSON can write. The Future is done when the server has answered; its exception is a TopicError
         when it refuses, with the code "closed" when there is no connection, or it is lost before the answer. To wait
         for it in a callback of this client is a UsageError: the answer comes after it, by the same connection."""

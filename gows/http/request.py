@@ -12,6 +12,7 @@ from gows.http.proxies import Client, Proxies
 from gows.http1.head import RequestHead
 from gows.http1.headers import Headers
 from gows.printable import show_path
+from gows.reactor.address import SocketAddress
 from gows.reactor.observer import Observer
 from gows.reactor.stream import Stream
 
@@ -93,7 +94,7 @@ class Request:
         return self._told().scheme or ("https" if secure else "http")
 
     @property
-    def remote_addr(self) -> tuple[str, int] | str | None:
+    def remote_addr(self) -> SocketAddress | None:
         """The peer: (host, port), or the path of a Unix-domain socket; None once it has gone. From a trusted proxy,
         whom it names; the port is 0 where it does not tell that."""
         told = self._told()

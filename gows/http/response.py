@@ -106,7 +106,7 @@ class Response:
         return cls(body, status, headers, _TEXT)
 
     @classmethod
-    def json(cls, value: Any, status: int = 200, headers: HeaderSource | None = None) -> Response:
+    def json(cls, value: object, status: int = 200, headers: HeaderSource | None = None) -> Response:
         """`value` as JSON; TypeError or ValueError when it cannot be written."""
         return cls(to_json_text(value), status, headers, _JSON)
 

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from gows.errors import UsageError
 from gows.options import check_plain_function, check_seconds
@@ -24,6 +23,7 @@ from gows.processes.listening import Listening, Place
 from gows.processes.supervisor import StartFailed, Supervisor
 from gows.processes.worker import AppFactory, Job
 from gows.reactor import live_loops
+from gows.reactor.address import SocketAddress
 
 logger = logging.getLogger("gows")
 
@@ -37,7 +37,7 @@ def run(
     drain: float | None = None,
     not_ready: float | None = None,
     start_timeout: float = 60.0,
-    ready: Callable[[list[Any]], object] | None = None,
+    ready: Callable[[list[SocketAddress]], object] | None = None,
     backlog: int = 4096,
     mode: int | None = None,
 ) -> None:

@@ -6,10 +6,9 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from gows.reactor import Address, AddressLike, Sock, SocketLayer, parse_address
-from gows.reactor.address import socket_address
+from gows.reactor.address import SocketAddress, socket_address
 
 BALANCED = sys.platform == "linux"
 """Whether the kernel shares connections out among the sockets of one TCP port (SO_REUSEPORT, socket(7)). Elsewhere the
@@ -30,7 +29,7 @@ class Listening:
     def __init__(self, places: Sequence[Place], slots: int, *, backlog: int = 4096, mode: int | None = None) -> None:
         """Raises OSError naming the address, ValueError for one that cannot be read."""
         self.slots: list[list[Sock]] = [[] for _ in range(slots)]
-        self.addresses: list[Any] = []
+        self.addresses: list[SocketAddress] = []
         self._files: list[tuple[str, os.stat_result]] = []
         try:
             for place in places:
@@ -66,7 +65,7 @@ class Listening:
     def _share(self, socks: list[Sock]) -> None:
         for slot in self.slots:
             slot += socks
-        self.addresses.append(socket_address(socks[0].getsockname()))
+        self.addresses.append(socket_address(socks[0].getsockname()) or "")
 
     def keep(self, slot: int) -> list[Sock]:
         """In a worker: the sockets of its slot. All others are closed here, so that a queue is not kept by a process

@@ -21,6 +21,7 @@ from typing import Any
 from gows.processes.channel import Channel
 from gows.processes.listening import Listening
 from gows.processes.worker import SIGNALS, Job, flush_output, run_worker
+from gows.reactor.address import SocketAddress
 from gows.server.server import SECOND_SIGNAL
 
 logger = logging.getLogger("gows")
@@ -81,7 +82,7 @@ class StartFailed(Exception):
 class Supervisor:
     """Made and run in the main thread."""
 
-    def __init__(self, job: Job, listening: Listening, ready: Callable[[list[Any]], object] | None) -> None:
+    def __init__(self, job: Job, listening: Listening, ready: Callable[[list[SocketAddress]], object] | None) -> None:
         self._job = job
         self._listening = listening
         self._ready = ready

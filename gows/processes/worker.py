@@ -23,7 +23,7 @@ from gows.errors import UsageError
 from gows.options import check_plain_function
 from gows.processes.channel import Channel
 from gows.processes.interpreter import begin_anew, dedicate, leave
-from gows.reactor import Listener, Sock, live_loops
+from gows.reactor import Listener, live_loops
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.server.server import Server
 
@@ -63,7 +63,7 @@ class _Ended(BaseException):
     """SIGTERM came before there was anything to end in order."""
 
 
-def run_worker(job: Job, name: str, channel: Channel, disinherit: Callable[[], Sequence[Sock]]) -> NoReturn:
+def run_worker(job: Job, name: str, channel: Channel, disinherit: Callable[[], Sequence[socket.socket]]) -> NoReturn:
     """Be the worker `name` (slot.generation), in a process that was just forked, with its signals blocked. `disinherit`
     closes what is not the worker's, and returns the sockets to accept from.
 
@@ -117,7 +117,7 @@ class Worker:
         multiprocessing.current_process().name = f"gows-{name}"  # what logging's %(processName)s says
         _raise_descriptor_limit()
 
-    def run(self, socks: Sequence[Sock]) -> int:
+    def run(self, socks: Sequence[socket.socket]) -> int:
         """Serve; the exit status."""
         try:
             self._interruptible = True  # from here on SIGTERM ends even an import that takes for ever, and no longer

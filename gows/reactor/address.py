@@ -6,6 +6,8 @@ import os
 from typing import NamedTuple, Union
 
 AddressLike = Union[str, tuple[str, int], "Address"]
+SocketAddress = tuple[str, int] | str
+"""Where a socket is: (host, port), or the path of a Unix-domain socket ("" if it has none)."""
 
 
 class Address(NamedTuple):
@@ -80,7 +82,7 @@ def _port(text: str | int, address: object) -> int:
     return port
 
 
-def socket_address(name: object) -> tuple[str, int] | str | None:
+def socket_address(name: object) -> SocketAddress | None:
     """What getsockname(2) and getpeername(2) tell, in one shape: (host, port), or a Unix-domain path ("" when it has
     none).
 

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gows.reactor.address import Address, socket_address
+from gows.reactor.address import Address, SocketAddress, socket_address
 from gows.reactor.endpoint import Endpoint, Sock
 from gows.reactor.poller import READ
 from gows.reactor.stream import Stream
@@ -63,7 +63,7 @@ class Listener:
         self.defer_tls = defer_tls
         self.shared = shared
         self.accepts_per_turn = accepts_per_turn or (SHARED_ACCEPTS_PER_TURN if shared else ACCEPTS_PER_TURN)
-        self.addresses = [socket_address(sock.getsockname()) for sock in socks]
+        self.addresses: list[SocketAddress] = [socket_address(sock.getsockname()) or "" for sock in socks]
         self.address = self.addresses[0]
         self.closed = False
         self._path = address.path

@@ -29,6 +29,7 @@ from gows.protocol.handshake import (
     same_origin,
 )
 from gows.reactor import Loop, Stream, shared_loop
+from gows.reactor.address import SocketAddress
 from gows.reactor.stream import GONE
 from gows.server.server import Server
 from gows.session.context import context_for
@@ -37,9 +38,16 @@ from gows.session.websocket import WebSocket
 HEAD_TIMEOUT = 10.0
 """Seconds a raw socket has to deliver its request head."""
 
+Source = Request | dict[str, Any] | BaseHTTPRequestHandler | socket.socket | tuple[socket.socket, bytes]
+"""What an upgrade request comes from, see `accept`; a dict is a WSGI environ."""
+
 
 def accept(
-    source: Any, options: AcceptOptions | None = None, headers: HeaderSource | None = None, *, loop: Loop | None = None
+    source: Source,
+    options: AcceptOptions | None = None,
+    headers: HeaderSource | None = None,
+    *,
+    loop: Loop | None = None,
 ) -> WebSocket:
     """Answer an upgrade request with 101 and return the WebSocket (RFC 6455 §4.2). Any thread; then call
     `ws.serve(handler)`.
@@ -147,14 +155,15 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
     if proxies is None or not proxies.trusts(stream.peer_address):
         carrier.upgrade(agreement.answer, ws)
     else:
-        _upgrade_for_proxy(carrier, agreement, ws)
+        _upgrade_for_proxy(carrier, agreement, ws, request.remote_addr)
     agreement.context.loop.call_soon(ws.arm)  # serve() must follow in time
     return ws
 
 
-def _upgrade_for_proxy(carrier: HttpConnection, agreement: Agreement, ws: WebSocket) -> None:
+def _upgrade_for_proxy(
+    carrier: HttpConnection, agreement: Agreement, ws: WebSocket, client: SocketAddress | None
+) -> None:
     """The connection of a trusted proxy is one client's from here on: it is admitted now, and its peer has a name."""
-    client = ws.request.remote_addr
     admission = carrier.app.admission if isinstance(carrier.app, Server) else None
     if admission is not None:
         refusal = admission.enter(carrier.stream, client)

@@ -25,6 +25,7 @@ from gows.protocol.connection import to_bytes
 from gows.protocol.frames import MAX_CONTROL, encode_close_body
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
+from gows.reactor.address import SocketAddress
 from gows.reactor.waits import inner_lock
 from gows.server.publisher import Publisher
 from gows.session.fanout import Audience, Fanout
@@ -61,7 +62,7 @@ class RemoteConnection:
 
     def __init__(self, bus: Bus, process: str, number: int, subprotocol: str | None, group: str) -> None:
         self._bus = bus
-        self._address: Any = None
+        self._address: SocketAddress | None = None
         self._closed = False
         self.process = process
         """The name of its process."""
@@ -73,7 +74,7 @@ class RemoteConnection:
         """The label of its AcceptOptions."""
 
     @property
-    def remote_addr(self) -> Any:
+    def remote_addr(self) -> SocketAddress | None:
         """The peer's address, as `WebSocket.remote_addr`; None once it has ended. Its process is asked when this is
         first read, which takes a fraction of a millisecond, and a second at most."""
         if self._address is None:
@@ -119,7 +120,7 @@ class RemoteConnection:
         """Send a binary message."""
         self.write_message(Opcode.BINARY, data, compress, key)
 
-    def write_json(self, value: Any, compress: bool = True, key: Hashable = None) -> None:
+    def write_json(self, value: object, compress: bool = True, key: Hashable = None) -> None:
         """Send `value` as JSON in a text message."""
         self.write_string(to_json_text(value), compress, key)
 

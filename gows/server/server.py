@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -36,6 +37,7 @@ from gows.protocol.connection import to_bytes
 from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Listener, Loop, Observer, Stream
+from gows.reactor.address import AddressLike, SocketAddress
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import Networks
 from gows.reactor.reserve import Reserve
@@ -244,7 +246,7 @@ class Server:
     # ------------------------------------------------------------------ running
 
     @property
-    def addresses(self) -> list[Any]:
+    def addresses(self) -> list[SocketAddress]:
         """The bound addresses, with the real port where 0 was asked."""
         return [listener.address for listener in self._listeners]
 
@@ -323,7 +325,7 @@ class Server:
     def publish(
         self,
         topic: str,
-        data: Any,
+        data: object,
         opcode: Opcode | int | None = None,
         *,
         exclude: WebSocket | RemoteConnection | None = None,
@@ -381,15 +383,34 @@ class Server:
         others = 0 if self._remote is None else self._remote.subscribers(topic)
         return self.subscriptions.count(topic) + others
 
-    def listen(self, address: Any, **settings: Any) -> Any:
+    def listen(
+        self,
+        address: AddressLike | socket.SocketType,
+        *,
+        proxy_protocol: bool | str | None = None,
+        backlog: int = 4096,
+        reuse_port: bool = False,
+        mode: int | None = None,
+    ) -> SocketAddress:
         """Bind and listen; accepting begins when the server runs. Returns the bound address. Raises OSError, saying
         which address.
 
         `address` may be a socket that listens already, which is taken over: of systemd, say, or of `gows.run`.
-        Settings: `proxy_protocol` as in Admission, for this address alone; and those of `Loop.listen`."""
-        return self.add_listener(address, **settings).address
+        `proxy_protocol`: as in Admission, for this address alone. `backlog`, `reuse_port`, `mode`: as of
+        `Loop.listen`."""
+        return self.add_listener(
+            address, proxy_protocol=proxy_protocol, backlog=backlog, reuse_port=reuse_port, mode=mode
+        ).address
 
-    def add_listener(self, address: Any, *, proxy_protocol: bool | str | None = None, **settings: Any) -> Listener:
+    def add_listener(
+        self,
+        address: AddressLike | socket.SocketType,
+        *,
+        proxy_protocol: bool | str | None = None,
+        backlog: int = 4096,
+        reuse_port: bool = False,
+        mode: int | None = None,
+    ) -> Listener:
         """As `listen`; returns what `drop_listener` takes."""
         if self._stopping:
             raise UsageError("this server was stopped")
@@ -397,7 +418,13 @@ class Server:
         versions = admission.proxy_versions(admission.proxy_protocol if proxy_protocol is None else proxy_protocol)
         accepted = partial(self._accepted_by_proxy, versions) if versions else self._accepted
         listener = self.loop.listen(
-            address, accepted, ssl_context=self.ssl_context, defer_tls=bool(versions), **settings
+            address,
+            accepted,
+            backlog=backlog,
+            ssl_context=self.ssl_context,
+            defer_tls=bool(versions),
+            reuse_port=reuse_port,
+            mode=mode,
         )
         self._listeners.append(listener)
         return listener
@@ -408,7 +435,7 @@ class Server:
         listener.close()
         self.loop.run_soon(self._listeners.remove, listener)
 
-    def start(self, address: Any = None) -> None:
+    def start(self, address: AddressLike | socket.SocketType | None = None) -> None:
         """Serve in a thread of its own; returns when the port is open. Any thread. Raises OSError when the address
         cannot be had, LoopClosedError once the server was stopped."""
         if address is not None:
@@ -426,7 +453,7 @@ class Server:
 
     def listen_and_serve(
         self,
-        address: Any = None,
+        address: AddressLike | socket.SocketType | None = None,
         *,
         ready: Callable[[], object] | None = None,
         drain: float | None = None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCause, CloseCode, Opcode
@@ -13,11 +14,16 @@ from gows.jsontext import to_json_text
 from gows.options import check_seconds
 from gows.printable import show_address
 from gows.protocol.connection import Connection, ConnectionState, to_bytes
+from gows.reactor.address import SocketAddress
 from gows.reactor.stream import Stream
 from gows.session.context import SessionContext
 from gows.session.handler import Handler
 from gows.session.session import Session
 from gows.session.states import ENDING
+
+if TYPE_CHECKING:
+    from gows.http.request import Request
+    from gows.topics.history import Keep
 
 Data = bytes | bytearray | memoryview | ByteBuffer
 
@@ -100,7 +106,7 @@ class WebSocket(Session):
         """Send a binary message."""
         self._write(2, data, compress, key)
 
-    def write_json(self, value: Any, compress: bool = True, key: Hashable = None) -> None:
+    def write_json(self, value: object, compress: bool = True, key: Hashable = None) -> None:
         """Send `value` as JSON in a text message; what `json` cannot write raises TypeError or ValueError, and
         nothing is sent."""
         self.write_string(to_json_text(value), compress, key)
@@ -176,12 +182,12 @@ class WebSocket(Session):
     def publish(
         self,
         topic: str,
-        data: Any,
+        data: object,
         opcode: Opcode | int | None = None,
         *,
-        key: Hashable = None,
+        key: str | int | None = None,
         ttl: float | None = None,
-        history: Any = None,
+        history: Keep | int | timedelta | None = None,
         compress: bool = True,
         done: Callable[[Exception | None], object] | None = None,
     ) -> None:
@@ -265,18 +271,18 @@ class WebSocket(Session):
         return self.context.options.group
 
     @property
-    def request(self) -> Any:
+    def request(self) -> Request | None:
         """The `gows.Request` of the upgrade, until `on_open` has returned (then None, unless
         `AcceptOptions.keep_request`)."""
-        return self._request
+        return cast("Request | None", self._request)
 
     @property
-    def local_addr(self) -> Any:
+    def local_addr(self) -> SocketAddress | None:
         """Our address, e.g. ("127.0.0.1", 8080); asked of the kernel each time. None once the socket is gone."""
         return self.stream.local_address
 
     @property
-    def remote_addr(self) -> Any:
+    def remote_addr(self) -> SocketAddress | None:
         """The peer's address, e.g. ("127.0.0.1", 50000); asked of the kernel each time. None once the socket is
         gone. Behind a proxy of `Admission(trusted_proxies=…)`, the client's; its port is 0 where nobody told it."""
         return self.stream.peer_address
