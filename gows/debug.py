@@ -75,7 +75,7 @@ def _checked_class(base: Any) -> Any:
         def release(self) -> None:
             super().release()
             if not self._is_owned():
-                locks = _here.locks
+                locks: list[Any] = getattr(_here, "locks", [])
                 for position in range(len(locks) - 1, -1, -1):  # by identity, the last one first
                     if locks[position] is self:
                         del locks[position]

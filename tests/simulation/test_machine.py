@@ -201,7 +201,7 @@ def test_the_modules_of_gows_are_as_before() -> None:
     with installed(Machine(random.Random(1))):
         assert not any(one is other for one, other in zip(standing(), before, strict=True))
         assert workers.SimpleQueue is SimpleQueue
-        lock = waits.inner_lock()
+        lock = waits.inner_lock("lost")
         with lock:
             assert waits.holds_inner_lock()
         assert not waits.holds_inner_lock()
