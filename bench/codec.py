@@ -100,9 +100,11 @@ def visited() -> Iterator[Operation]:
         server = gows.Server(loop=loop)
         server.add_route("/", lambda request: gows.accept(request).serve(Echo()))
         listener = server.add_listener(("127.0.0.1", 0))
+        address = listener.address
+        assert isinstance(address, tuple)
 
         def visit() -> None:
-            with socket.create_connection(listener.address) as guest:
+            with socket.create_connection(address) as guest:
                 guest.send(HEAD)
                 while not select.select([guest], [], [], 0)[0]:
                     loop.run_once(0)

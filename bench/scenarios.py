@@ -49,10 +49,11 @@ def echo(mode: str = PLAIN, **load: Any) -> Callable[[str, Settings], Figures]:
 
     def measure(name: str, settings: Settings) -> Figures:
         with running(name, mode) as (pid, port):
-            more = {"compressed": compressed_json()} if mode == DEFLATE else {}
-            cost = run_load(
-                Load(seconds=settings.seconds, warm_up=settings.warm_up, tls=mode == TLS, **more, **load), pid, port
+            compressed = compressed_json() if mode == DEFLATE else None
+            asked = Load(
+                seconds=settings.seconds, warm_up=settings.warm_up, tls=mode == TLS, compressed=compressed, **load
             )
+            cost = run_load(asked, pid, port)
         return cost._asdict()
 
     return measure

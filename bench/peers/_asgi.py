@@ -1,9 +1,16 @@
 """An ASGI application: what its servers echo with."""
 
-everybody = set()
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+everybody: set[Send] = set()
 
 
-async def app(scope, receive, send):
+async def app(scope: Event, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         while True:
             message = await receive()

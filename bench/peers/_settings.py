@@ -14,7 +14,7 @@ DEFLATE = MODE == "deflate"
 CERTIFICATE = os.environ["BENCH_CERTIFICATE"] if MODE == "tls" else None
 
 
-def ssl_context():
+def ssl_context() -> ssl.SSLContext | None:
     """None without TLS."""
     if CERTIFICATE is None:
         return None

@@ -1,14 +1,18 @@
 """An echo server with aiohttp, on uvloop."""
 
+from collections.abc import Awaitable, Callable
+
 import aiohttp
 import uvloop
 from _settings import DEFLATE, PORT, ssl_context
 from aiohttp import web
 
-everybody = set()
+Answer = Callable[[web.WebSocketResponse, aiohttp.WSMessage], Awaitable[None]]
+
+everybody: set[web.WebSocketResponse] = set()
 
 
-async def serve(request, answer):
+async def serve(request: web.Request, answer: Answer) -> web.WebSocketResponse:
     ws = web.WebSocketResponse(compress=DEFLATE)
     await ws.prepare(request)
     if answer is to_all:
@@ -22,14 +26,14 @@ async def serve(request, answer):
     return ws
 
 
-async def send(ws, message):
+async def send(ws: web.WebSocketResponse, message: aiohttp.WSMessage) -> None:
     if message.type == aiohttp.WSMsgType.TEXT:
         await ws.send_str(message.data)
     else:
         await ws.send_bytes(message.data)
 
 
-async def to_all(_ws, message):
+async def to_all(_ws: web.WebSocketResponse, message: aiohttp.WSMessage) -> None:
     for ws in list(everybody):
         await send(ws, message)
 

@@ -2,23 +2,28 @@
 
 import socket
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import simple_websocket
 from _settings import DEFLATE, PORT, ssl_context
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 if DEFLATE:
     sys.exit("simple-websocket has no compression")
 
-everybody = set()
+everybody: set[simple_websocket.Server] = set()
 
 
 class Quiet(WSGIRequestHandler):
-    def log(self, *_):
+    def log(self, *_: Any) -> None:
         pass
 
 
-def app(environ, start_response):
+def app(environ: "WSGIEnvironment", _start_response: "StartResponse") -> Iterable[bytes]:
     ws = simple_websocket.Server.accept(environ, max_message_size=16 << 20)
     to_all = environ["PATH_INFO"] == "/broadcast"
     if to_all:

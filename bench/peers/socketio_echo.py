@@ -1,5 +1,7 @@
 """The echo server of uvicorn_echo, and python-socketio in it: the event `publish` goes to a room with all in it."""
 
+from typing import Any
+
 import socketio
 import uvicorn
 from _asgi import app
@@ -13,12 +15,12 @@ sio = socketio.AsyncServer(
 
 
 @sio.event
-async def connect(sid, _environ):
+async def connect(sid: str, _environ: dict[str, Any]) -> None:
     await sio.enter_room(sid, "everybody")
 
 
 @sio.event
-async def publish(_sid, data):
+async def publish(_sid: str, data: Any) -> None:
     await sio.emit("news", data, room="everybody")
 
 

@@ -2,13 +2,13 @@
 
 import uvloop
 from _settings import DEFLATE, PORT, ssl_context
-from websockets.asyncio.server import broadcast, serve
+from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-everybody = set()
+everybody: set[ServerConnection] = set()
 
 
-async def echo(ws):
-    if ws.request.path == "/broadcast":
+async def echo(ws: ServerConnection) -> None:
+    if ws.request is not None and ws.request.path == "/broadcast":
         everybody.add(ws)
     try:
         async for message in ws:
@@ -20,9 +20,17 @@ async def echo(ws):
         everybody.discard(ws)
 
 
-async def main():
-    settings = {"compression": "deflate" if DEFLATE else None, "backlog": 4096, "ping_interval": None}
-    async with serve(echo, "127.0.0.1", PORT, ssl=ssl_context(), max_size=16 << 20, **settings) as server:
+async def main() -> None:
+    async with serve(
+        echo,
+        "127.0.0.1",
+        PORT,
+        ssl=ssl_context(),
+        max_size=16 << 20,
+        compression="deflate" if DEFLATE else None,
+        backlog=4096,
+        ping_interval=None,
+    ) as server:
         await server.serve_forever()
 
 
