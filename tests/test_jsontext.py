@@ -11,7 +11,7 @@ import pytest
 
 from gows import Response
 from gows.jsontext import to_json_text
-from gows.topics.subscriptions import to_json
+from gows.topics.publication import to_json
 from tests.support import wire
 from tests.support.stage import Stage
 

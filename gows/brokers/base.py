@@ -16,7 +16,7 @@ from gows.brokers.lock import PublishLock
 from gows.bus.bus import Bus
 from gows.session.websocket import WebSocket
 from gows.topics.history import History, Keep
-from gows.topics.subscriptions import Position, Publication, Since
+from gows.topics.publication import Position, Publication, Since
 
 Done = Callable[["Exception | None"], object]
 """Called with None once the broker has a message for good, or with the error why it does not, or may not."""

@@ -26,20 +26,11 @@ from gows.session.fanout import Fanout
 from gows.session.websocket import WebSocket
 from gows.topics.history import History, Keep
 from gows.topics.lost import Lost, lost_event
-from gows.topics.patterns import is_pattern
+from gows.topics.names import is_pattern
 from gows.topics.presence import Describe, Member, Presence
+from gows.topics.publication import ANSWER, About, Position, Publication, Since, position_event, to_json
 from gows.topics.recovery import ANSWER_BURST, ANSWER_RATE, DELIVERY_BURST, DELIVERY_RATE, MANY_DELIVERIES, Budget
-from gows.topics.subscriptions import (
-    ANSWER,
-    About,
-    Position,
-    Publication,
-    Since,
-    Subscriptions,
-    nobody,
-    position_event,
-    to_json,
-)
+from gows.topics.subscriptions import Subscriptions, nobody
 
 logger = logging.getLogger("gows")
 

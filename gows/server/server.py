@@ -56,8 +56,10 @@ from gows.session.traffic import Traffic
 from gows.session.websocket import Data, WebSocket
 from gows.topics.history import History, Keep
 from gows.topics.lost import Lost
+from gows.topics.names import check_topic
 from gows.topics.presence import Member
-from gows.topics.subscriptions import Publication, Subscriptions, check_topic
+from gows.topics.publication import Publication
+from gows.topics.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -18,8 +18,9 @@ from gows.server.metrics import NEIGHBOURS
 from gows.server.publisher import KeepRule
 from gows.session.receiving import MAX_RECEIVED
 from gows.topics.history import MAX_HISTORY
+from gows.topics.names import MAX_LENGTH
 from gows.topics.presence import Describe
-from gows.topics.subscriptions import MAX_LENGTH, MAX_TOPICS, May
+from gows.topics.subscriptions import MAX_TOPICS, May
 
 Init = TypeVar("Init", bound=Callable[..., None])
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gows.topics.subscriptions import Position, Publication, Since
+from gows.topics.publication import Position, Publication, Since
 
 MAX_HISTORY = 64 << 20
 """Bytes of data that one process keeps, of all topics together."""

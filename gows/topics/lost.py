@@ -18,7 +18,8 @@ from gows.reactor.waits import inner_lock
 from gows.session.overflow import Overflow
 from gows.session.websocket import WebSocket
 from gows.topics.patterns import stands_for
-from gows.topics.subscriptions import Position, Subscriptions, to_json
+from gows.topics.publication import Position, to_json
+from gows.topics.subscriptions import Subscriptions
 
 MAX_NOTED = 64
 """Topics that are remembered of one connection; with more, it is told of each of its subscriptions."""

@@ -11,12 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-ONE, REST = "*", ">"
-
-
-def is_pattern(words: list[str]) -> bool:
-    """Return whether a name of these words stands for more than one topic."""
-    return ONE in words or words[-1] == REST
+from gows.topics.names import ONE, REST
 
 
 def stands_for(pattern: list[str], words: list[str]) -> bool:

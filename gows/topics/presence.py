@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from gows.errors import UsageError
 from gows.session.websocket import WebSocket
-from gows.topics.subscriptions import is_text, to_json
+from gows.topics.names import is_text
+from gows.topics.publication import to_json
 
 Describe = Callable[[WebSocket, str], Any]
 SendToPeers = Callable[[bytes, "str | None"], object]

@@ -17,7 +17,7 @@ from gows.protocol.prepared import PreparedMessage
 from gows.protocol.rates import Meter
 from gows.reactor.waits import inner_lock
 from gows.session.websocket import WebSocket
-from gows.topics.subscriptions import Position, Publication, position_event
+from gows.topics.publication import Position, Publication, position_event
 
 ANSWER_ROOM = 2048
 """Bytes for the answer itself: a topic, an id, an epoch, all in UTF-8."""

@@ -13,7 +13,8 @@ from typing import Any, TypeGuard
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import Opcode
-from gows.topics.subscriptions import MAX_KEY, Position, is_text
+from gows.topics.names import is_text
+from gows.topics.publication import MAX_KEY, Position
 
 MAX_ID = 64
 """Characters of an `id` that is a string."""

@@ -26,6 +26,8 @@ from gows.protocol.prepared import PreparedMessage
 from gows.session.handler import Handler
 from gows.session.websocket import WebSocket
 from gows.topics.lost import lost_event
+from gows.topics.names import check_pattern
+from gows.topics.publication import ANSWER, About, Position, Publication
 from gows.topics.recovery import LEAST_LEFT, MESSAGE_COST, cost, recover
 from gows.topics.requests import (
     RequestError,
@@ -38,7 +40,6 @@ from gows.topics.requests import (
     read_topic,
     read_ttl,
 )
-from gows.topics.subscriptions import ANSWER, About, Position, Publication, check_pattern
 
 logger = logging.getLogger("gows")
 

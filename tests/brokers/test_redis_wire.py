@@ -26,7 +26,7 @@ from gows.brokers.redis.wire import (
     read_heading,
     read_offset,
 )
-from gows.topics.subscriptions import Position, Publication
+from gows.topics.publication import Position, Publication
 
 
 def pack(data: bytes = b"1", **fields: Any) -> bytes:

@@ -12,7 +12,7 @@ from gows.client import topics
 from gows.client.subscription import TopicSubscription
 from gows.client.topics import _stands_for
 from gows.reactor import Loop
-from gows.topics.subscriptions import Position
+from gows.topics.publication import Position
 from tests.support.topic_server import PATTERNS, topic_server
 from tests.support.topic_vectors import VECTORS, Script, play, scripted_topics
 from tests.support.waiting import wait_until

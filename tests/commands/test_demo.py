@@ -24,7 +24,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from gows.commands import demo
-from gows.topics.subscriptions import check_topic
+from gows.topics.names import check_topic
 from tests.support import wire
 from tests.support.demos import demo_command, start_demo
 from tests.support.needs import need_module

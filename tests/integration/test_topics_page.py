@@ -11,7 +11,7 @@ import pytest
 
 from gows import ConnectionClosedError, Response, Server
 from gows.client.reconnect import is_temporary
-from gows.topics.subscriptions import Position
+from gows.topics.publication import Position
 from tests.support.topic_server import PATTERNS, topic_server
 from tests.support.topic_vectors import VECTORS, Script, play, scripted_topics
 from tests.support.waiting import wait_until

@@ -12,7 +12,7 @@ import pytest
 
 from gows import QueueFullError, Server
 from gows.brokers.base import Envelope
-from gows.topics.subscriptions import Publication
+from gows.topics.publication import Publication
 from tests.support.stage import MakeStage, Stage
 
 pytestmark = pytest.mark.timeout(20)

@@ -15,7 +15,7 @@ from gows.brokers.local.topics import KeptTopics
 from gows.brokers.lock import PublishLock
 from gows.errors import BrokerError, QueueFullError
 from gows.topics.history import History, Keep
-from gows.topics.subscriptions import Position, Publication
+from gows.topics.publication import Position, Publication
 
 
 class RecordedEvents:

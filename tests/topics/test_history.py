@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gows.brokers.local.broker import home_of
 from gows.server.publisher import MOST_MESSAGES, as_keep
 from gows.topics.history import ENTRY_SIZE, History, Keep
-from gows.topics.subscriptions import Position, Publication
+from gows.topics.publication import Position, Publication
 
 
 def publish(history: History, topic: str, data: str, keep: Keep, now: float = 0.0, **settings: Any) -> Position:

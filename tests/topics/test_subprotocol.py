@@ -22,8 +22,8 @@ from gows.errors import LoopClosedError
 from gows.server.routes import MESSAGE_BURST, MESSAGE_RATE, SEND_BUFFER
 from gows.session.handler import check_handler
 from gows.session.websocket import WebSocket
+from gows.topics.publication import Position, Publication
 from gows.topics.subprotocol import _ACTS, _CODES
-from gows.topics.subscriptions import Position, Publication
 from tests.support import wire
 from tests.support.processes import ROOT
 from tests.support.stage import Guest, Stage

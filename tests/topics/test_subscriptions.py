@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import gows
 from gows import ConnectionClosedError, NotAllowedError, Opcode, Server, UsageError, WebSocket, accept
 from gows.reactor import Loop
-from gows.topics.patterns import Patterns, is_pattern
-from gows.topics.subscriptions import MAX_LENGTH, MAX_TOPICS, Subscriptions, check_pattern, check_topic
+from gows.topics.names import MAX_LENGTH, check_pattern, check_topic, is_pattern
+from gows.topics.patterns import Patterns
+from gows.topics.subscriptions import MAX_TOPICS, Subscriptions
 from tests.support import wire
 from tests.support.fakes.network import MemorySocket
 from tests.support.stage import Guest, MakeStage, Stage

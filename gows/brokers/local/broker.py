@@ -13,7 +13,7 @@ from gows.brokers.base import Broker, Done, Envelope
 from gows.brokers.local.topics import KeptTopics
 from gows.bus.bus import Bus
 from gows.session.websocket import WebSocket
-from gows.topics.subscriptions import Publication, Since
+from gows.topics.publication import Publication, Since
 
 SYNC_TIMEOUT = 5.0
 """Seconds that `start` gives the others to tell us the history of topics."""

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from gows.brokers.base import BrokerEvents, Envelope
 from gows.brokers.local.state import NO_BALLOT, Fetch, Follower, Origin, Outbox, Post, Topic
-from gows.topics.patterns import is_pattern
-from gows.topics.subscriptions import Position, Publication, Since
+from gows.topics.names import is_pattern
+from gows.topics.publication import Position, Publication, Since
 
 logger = logging.getLogger("gows")
 

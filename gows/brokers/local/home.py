@@ -9,7 +9,7 @@ from gows.brokers.base import Envelope
 from gows.brokers.local.core import LAG_LIMIT, Message
 from gows.brokers.local.state import Answer, Ballot, Claim, Origin, Request, Topic, Unconfirmed
 from gows.brokers.local.sync import PAGE, KeptSync, is_newer, read_position
-from gows.topics.subscriptions import Position
+from gows.topics.publication import Position
 
 RETRY = 0.05
 """Seconds until somebody is asked again that has not heard of a death yet."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from gows.brokers.base import ConnectionId, Done, Envelope
-from gows.topics.subscriptions import Position, Since
+from gows.topics.publication import Position, Since
 
 MAX_PUBLISHERS = 64
 """Publishers whose last number is remembered for a topic."""

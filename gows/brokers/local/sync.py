@@ -15,7 +15,7 @@ from gows.brokers.base import Envelope
 from gows.brokers.local.core import LAG_LIMIT, KeptCore, Message
 from gows.brokers.local.state import NO_BALLOT, Ballot, Fetch, Origin, Request, Topic
 from gows.topics.history import Entry
-from gows.topics.subscriptions import Position
+from gows.topics.publication import Position
 
 BEAT = 2.0
 """Seconds between two comparisons of positions."""

@@ -32,7 +32,7 @@ from gows.errors import BrokerError, QueueFullError
 from gows.options import check_seconds
 from gows.session.websocket import WebSocket
 from gows.topics.history import Keep
-from gows.topics.subscriptions import Publication, Since
+from gows.topics.publication import Publication, Since
 
 MAX_WAITING = 16 << 20
 """Bytes that may wait for Redis."""

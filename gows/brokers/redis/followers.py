@@ -11,7 +11,7 @@ from gows.brokers.redis.jobs import Call, Follow, Mailbox, Release
 from gows.brokers.redis.recovery import LookedUp, Recovery
 from gows.brokers.redis.topics import Topics
 from gows.session.websocket import WebSocket
-from gows.topics.subscriptions import Publication
+from gows.topics.publication import Publication
 
 logger = logging.getLogger("gows")
 

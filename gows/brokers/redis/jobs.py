@@ -10,7 +10,7 @@ from typing import NamedTuple
 from gows.brokers.base import Done, Envelope
 from gows.errors import QueueFullError
 from gows.session.websocket import WebSocket
-from gows.topics.subscriptions import Publication, Since
+from gows.topics.publication import Publication, Since
 
 MOST_REQUESTS = 1024
 """Subscribing and unsubscribing requests of one connection that may wait."""

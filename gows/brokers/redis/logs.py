@@ -9,7 +9,7 @@ from gows.brokers.base import BrokerEvents, Envelope
 from gows.brokers.redis.connection import BATCH, READ, Command, Link
 from gows.brokers.redis.shards import Shards
 from gows.brokers.redis.wire import Complaints, read_entry, read_envelope, read_epoch, read_offset
-from gows.topics.subscriptions import Position
+from gows.topics.publication import Position
 
 MOST_ENTRIES = 10_000
 """Entries of a topic's log that are read at once."""

@@ -17,8 +17,8 @@ from gows.brokers.redis.jobs import Follow
 from gows.brokers.redis.logs import MOST_ENTRIES, Found, Logs
 from gows.brokers.redis.topics import Topics
 from gows.brokers.redis.wire import read_envelope, read_heading
-from gows.topics.patterns import is_pattern
-from gows.topics.subscriptions import Position, Publication
+from gows.topics.names import is_pattern
+from gows.topics.publication import Position, Publication
 
 CHECK_INTERVAL = 5.0
 """Seconds after which topics with subscribers here are compared with where they stand in Redis."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from gows.topics.patterns import is_pattern
+from gows.topics.names import is_pattern
 
 
 class Shards:

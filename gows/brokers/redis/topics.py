@@ -9,7 +9,7 @@ from gows.brokers.base import BrokerEvents
 from gows.brokers.redis.connection import Link
 from gows.brokers.redis.jobs import Follow, Interest, Release
 from gows.brokers.redis.shards import Shards
-from gows.topics.subscriptions import Position
+from gows.topics.publication import Position
 
 
 class TopicState:

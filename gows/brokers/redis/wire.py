@@ -17,7 +17,8 @@ from gows.brokers.base import Envelope
 from gows.codes import Opcode
 from gows.printable import printable
 from gows.topics.history import Keep
-from gows.topics.subscriptions import Position, Publication, check_topic
+from gows.topics.names import check_topic
+from gows.topics.publication import Position, Publication
 
 VERSION = b"\1"
 """The first byte of everything on a channel."""
