@@ -30,7 +30,7 @@ from gows.topics.names import is_pattern
 from gows.topics.presence import Describe, Member, Presence
 from gows.topics.publication import ANSWER, About, Position, Publication, Since, position_event, to_json
 from gows.topics.recovery import ANSWER_BURST, ANSWER_RATE, DELIVERY_BURST, DELIVERY_RATE, MANY_DELIVERIES, Budget
-from gows.topics.subscriptions import Subscriptions, nobody
+from gows.topics.subscriptions import Subscriptions, do_nothing
 
 logger = logging.getLogger("gows")
 
@@ -139,7 +139,7 @@ class Publisher:
     def _publish_locked(self, envelope: Envelope, excluded: WebSocket | None, done: Done | None) -> bool:
         """Give a publication to the broker. Returns whether all is done, and `done` will not be called."""
         self._fanout.check(envelope.publication.bare)
-        finished = self.broker.publish(envelope, excluded, done or nobody)
+        finished = self.broker.publish(envelope, excluded, done or do_nothing)
         self.published += 1
         return finished
 

@@ -1,8 +1,8 @@
 """History: the latest publications of topics, for those who missed some.
 
 Each that is kept has a position: an *epoch*, which names one unbroken numbering of the topic, and an *offset*, counted
-from 1 without a gap. Who names the last position it has seen gets what came after it, or hears that this cannot be said
-any more.
+from 1 without a gap. A client that names the last position it has seen gets what came after that, or is told that this
+is not known any more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENTRY_SIZE = 500
 
 @dataclass(frozen=True)
 class Keep:
-    """How much of a topic is kept: so many messages, and none older than so many seconds (None: however old)."""
+    """How much of a topic is kept: at most `messages`, and none older than `seconds` (None: however old)."""
 
     messages: int
     seconds: float | None = None
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     """The time after which it is not kept any more."""
     keep: Keep
     origin: Any
-    """What the broker wants to know of it when it passes it on."""
+    """What the broker notes about it."""
 
     @property
     def size(self) -> int:
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
 
 class _Log:
-    """One topic's."""
+    """The history of one topic."""
 
     __slots__ = ("before", "entries", "epoch", "last")
 
@@ -71,7 +71,7 @@ class _Log:
 
 
 class History:
-    """Of all topics, in one process. The caller's lock guards every call."""
+    """The histories of all topics, in one process. The caller's lock guards every call."""
 
     def __init__(self, most: int = MAX_HISTORY) -> None:
         if isinstance(most, bool) or not isinstance(most, int) or most < 0:
@@ -80,14 +80,14 @@ class History:
         self._own = f"{secrets.token_hex(6)}."  # what the epochs that begin here begin with
         self._epochs = itertools.count(1)
         self.size = 0
-        """Bytes that are kept, by a rough count."""
+        """Bytes that are kept, about."""
         self.on_forget: Callable[[str], object] = lambda topic: None
-        """Called with a topic of which nothing is known any more: others took its room."""
+        """Called with a topic whose history is dropped to make room for others."""
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # the topic that was quiet longest first
 
     def number(self, topic: str) -> Position:
-        """The position of the next publication, for the one process that numbers this topic. Where another one did so
-        until now, a new epoch begins: it may have given numbers that we have not heard of."""
+        """Return the position of the next publication, for the one process that numbers this topic. If another process
+        did so until now, a new epoch begins: that may have given numbers that are not known here."""
         log = self._logs.get(topic)
         if log is None or not log.epoch.startswith(self._own):
             return Position(self.new_epoch(), 1)
@@ -101,12 +101,12 @@ class History:
         return len(self._logs)
 
     def __iter__(self) -> Iterator[str]:
-        """The topics that have a history."""
+        """Return an iterator of the topics that have a history."""
         return iter(self._logs)
 
     def add(self, publication: Publication, keep: Keep, now: float, origin: Any = None, age: float = 0.0) -> None:
-        """Keep one that has a position, and was published `age` seconds ago. One that does not follow the last begins
-        the topic anew."""
+        """Keep a publication that has a position, and was published `age` seconds ago. If it does not follow the last
+        one, the topic begins anew."""
         position = publication.position
         assert position is not None
         topic = publication.topic
@@ -131,8 +131,7 @@ class History:
             self._shrink()
 
     def begin(self, topic: str, position: Position | None) -> None:
-        """The topic stands there (None: it has no history), and what came before, if that is not what we know, is not
-        known."""
+        """Let a topic stand at a position (None: it has no history). Drops what was kept, if it stood elsewhere."""
         log = self._logs.get(topic)
         if log is not None and (log.epoch, log.last) != position:
             self._forget(topic)
@@ -144,7 +143,7 @@ class History:
                 self._shrink()
 
     def rename(self, topic: str, epoch: str, origin_of: Callable[[Entry], Any]) -> None:
-        """Have what is kept of a topic be in another epoch, and its origins be these."""
+        """Move what is kept of a topic to another epoch, with the origins that `origin_of` returns."""
         log = self._logs.get(topic)
         if log is None:
             return
@@ -163,12 +162,12 @@ class History:
         return {} if log is None else log.before
 
     def position(self, topic: str) -> Position | None:
-        """Where the topic stands; None: it has no history."""
+        """Return where a topic stands; None: it has no history."""
         log = self._logs.get(topic)
         return None if log is None else Position(log.epoch, log.last)
 
     def since(self, topic: str, position: Position, now: float) -> list[Publication] | None:
-        """What came after `position`, in order, without what has expired of it; None: it is not known whether that is
+        """Return what came after `position`, in order, without what has expired; None: it is not known whether that is
         all."""
         log = self._logs.get(topic)
         if log is None or log.epoch != position.epoch or not 0 <= position.offset <= log.last:
@@ -196,8 +195,8 @@ class History:
         return list(itertools.islice(log.entries, max(0, skip), None))
 
     def latest(self, topic: str, count: int, now: float, seen: Position | None = None) -> list[Publication]:
-        """The latest of those that are kept and have not expired, in order; `count` at most. Not those up to a position
-        of an epoch that they were in before."""
+        """Return the latest publications that are kept and have not expired, in order, `count` at most, without those
+        up to `seen`, a position of an epoch that they were in before."""
         log = self._logs.get(topic)
         if log is None:
             return []
@@ -213,7 +212,7 @@ class History:
         return found
 
     def find(self, topic: str, since: Since, now: float) -> list[Publication] | None:
-        """`since` or `latest`, as is wanted."""
+        """Return what a subscriber wants: `since` a position, the `latest`, or None."""
         if since is None:
             return None
         return self.latest(topic, since, now) if isinstance(since, int) else self.since(topic, since, now)

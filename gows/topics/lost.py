@@ -1,4 +1,4 @@
-"""Lost: subscribers of gows.v1 that missed something are told so, as soon as there is room for it.
+"""Lost: tells subscribers of gows.v1 that they missed something, as soon as there is room for that.
 
 A message that a connection's overflow policy refused or dropped is gone for it. What is remembered of that are the
 topics and the positions of the last that it missed; what is sent when its queue has drained is one `lost` for each. A
@@ -42,7 +42,7 @@ def lost_event(topic: str, position: Position | None) -> bytes:
 
 
 class Lost:
-    """What the connections of one server have missed. Any thread."""
+    """Remembers what connections of one server have missed, and tells them. Any thread."""
 
     def __init__(self, subscriptions: Subscriptions, overflow: Overflow) -> None:
         self._subscriptions = subscriptions
@@ -76,22 +76,22 @@ class Lost:
                 self._noted.pop(ws, None)
 
     def note_all(self, connections: Iterable[WebSocket], topic: str, position: Position | None) -> None:
-        """`note` for many."""
+        """Call `note` for many connections."""
         for ws in connections:
             self.note(ws, topic, position)
 
     def close(self, ws: WebSocket) -> None:
-        """End a connection that did not get an answer: nobody would tell it. Any thread, but not with a lock held."""
+        """Close a connection that did not get an answer, and so would wait for it. Any thread, without a lock held."""
         with self._lock:
             self.closed += 1
         ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def __len__(self) -> int:
-        """How many connections are to be told something."""
+        """Return how many connections are to be told something."""
         return len(self._noted)
 
     def _dropped(self, ws: object, data: bytes) -> None:
-        """A message that was kept back for a connection is dropped. The lock of its stream is held."""
+        """Note that a message that waited for a connection was dropped. The lock of its stream is held."""
         if isinstance(ws, WebSocket) and ws.subprotocol == TOPIC_SUBPROTOCOL:
             found = _MESSAGE.match(data)
             if found is not None:
@@ -102,7 +102,7 @@ class Lost:
                 ws.context.loop.call_soon(self.close, ws)
 
     def _tell(self, ws: WebSocket) -> None:
-        """There is room, or the connection has ended."""
+        """Tell a connection what it missed: there is room, or the connection has ended."""
         with self._lock:
             noted = self._noted.pop(ws, {})
         if ws.closed:

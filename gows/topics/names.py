@@ -54,7 +54,7 @@ def _words(name: str, longest: int | None) -> list[str]:
 
 
 def is_text(text: str) -> bool:
-    """Whether `text` can be sent: half of a surrogate pair, which JSON may name, is no character."""
+    """Return whether `text` can be sent: half of a surrogate pair, which JSON may have, is no character."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Patterns: which of those that are subscribed to stand for a topic.
+"""Patterns: finds the patterns that stand for a topic.
 
 Patterns with wildcards in the same places have one *shape*, a number in which each `*` is a bit. A topic is looked for
 in each shape: with wildcards put into the same places of its own words it is the pattern's text, and that is the key of

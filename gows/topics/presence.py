@@ -1,8 +1,8 @@
 """Presence: who is in which topic, in all processes of a server.
 
-Each process tells the others of its own members, and keeps what they told it: so the answer is here when it is asked
-for, and what a process told ends with it. A process that comes, or comes back, or has missed something, is told
-everything, in parts: the next ones when it says that it has one, so that no queue fills. Changes are told meanwhile.
+Each process sends the others its own members, and keeps theirs: so nobody has to be asked, and the members of a process
+end with it. A process that comes, or comes back, or has missed something, is sent everything, in parts: the next one
+when it says that it has one, so that no queue fills. Changes are sent meanwhile.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ MEMBER_SIZE = 200
 
 
 class Member(NamedTuple):
-    """One connection in one topic."""
+    """A connection in a topic."""
 
     id: str
-    """Of the connection; no other has it, nor will have."""
+    """The id of the connection, which no other connection has or will have."""
     info: Any
-    """What the server's `presence` says of it."""
+    """What the server's `presence` returned for it."""
 
 
 Room = dict[str, Any]
-"""Info by id."""
+"""The infos of the members of one process in a topic, by id."""
 
 
 class _Sync:
-    """What is left to be told to a process that is told everything."""
+    """The members that are still to be sent to a process that gets all."""
 
     __slots__ = ("rest", "token")
 
@@ -73,14 +73,14 @@ class Presence:
         self._topics: dict[WebSocket, list[str]] = {}
         self._own: dict[str, Room] = {}
         self.size = 0
-        """Bytes of what is told of our own, roughly."""
+        """Bytes of what is sent of our own members, about."""
         self._syncs: dict[str, _Sync] = {}  # by process that is told everything
         self._tokens = itertools.count(1)
         self._theirs: dict[str, dict[str, Room]] = {}  # by process
         self._coming: dict[str, dict[str, Room]] = {}  # what has come of all that a process tells
 
     def members(self, topic: str) -> list[Member]:
-        """Those of all processes; ours first."""
+        """Return the members of a topic in all processes, ours first."""
         rooms = [self._own.get(topic, {}), *(theirs.get(topic, {}) for theirs in self._theirs.values())]
         return [Member(id_, info) for room in rooms for id_, info in room.items()]
 
@@ -90,11 +90,12 @@ class Presence:
         return len(self._own.get(topic, ())) + theirs
 
     def id(self, ws: WebSocket) -> str | None:
-        """What a connection is called; None: it is in no topic."""
+        """Return the id of a connection; None: it is in no topic."""
         return self._ids.get(ws)
 
     def check(self, info: Any) -> None:
-        """Raises ValueError for what cannot be told of a connection, UsageError when there is no room for it."""
+        """Check what is to be sent of a connection. Raises ValueError for what is too large, or no JSON, and UsageError
+        if there is no room for it."""
         size = len(to_json(info))
         if size > MAX_INFO:
             raise ValueError(f"what presence tells of a connection has at most {MAX_INFO} bytes as JSON, not {size}")
@@ -102,7 +103,7 @@ class Presence:
             raise UsageError(f"presence tells {self.size} bytes of connections in topics already")
 
     def join(self, ws: WebSocket, topic: str, info: Any) -> None:
-        """A connection of ours has come to a topic."""
+        """Add a connection of ours to a topic, and tell all others."""
         size = len(to_json(info)) + MEMBER_SIZE
         self.size += size
         id_ = self._ids.get(ws)
@@ -114,7 +115,7 @@ class Presence:
         self._announce(topic, _joined(topic, id_, info), ws)
 
     def leave(self, ws: WebSocket, topic: str) -> None:
-        """It has left the topic, if it was there."""
+        """Remove a connection of ours from a topic, if it is there, and tell all others."""
         topics = self._topics.get(ws, [])
         if topic not in topics:
             return
@@ -131,7 +132,7 @@ class Presence:
     # ------------------------------------------------------------------ other processes
 
     def on_peer_up(self, name: str) -> None:
-        """SendToPeers one that has come, or has missed something, who is here."""
+        """Send our members to a process that has come, or has missed something."""
         token = next(self._tokens)
         everybody = [(topic, id_) for topic, room in self._own.items() for id_ in room]
         self._syncs[name] = sync = _Sync(token, iter(everybody))
@@ -141,7 +142,7 @@ class Presence:
                 self._send_part(name, sync)
 
     def _send_part(self, name: str, sync: _Sync) -> None:
-        """SendToPeers the next members, or that these were all. Those who have left meanwhile are none."""
+        """Send the next members, or that these were all, without those that have left meanwhile."""
         part: list[bytes] = []
         size = 0
         for topic, id_ in sync.rest:
@@ -158,14 +159,14 @@ class Presence:
             self._send_to_peers(to_json({"all": sync.token}), name)
 
     def on_peer_down(self, name: str) -> None:
-        """Whoever was there is gone."""
+        """Remove the members of a process that is gone."""
         self._coming.pop(name, None)
         self._syncs.pop(name, None)
         self._become(name, {})
         self._theirs.pop(name, None)
 
     def on_peer_message(self, name: str, data: bytes) -> None:
-        """What another process told. Raises ValueError for what no process of ours tells."""
+        """Take a message of another process. Raises ValueError for what no process of ours sends."""
         ((kind, value),) = _read(data).items()
         if kind == "join":
             topic, id_, info = value
@@ -196,7 +197,7 @@ class Presence:
             rooms.setdefault(topic, {})[id_] = info
 
     def _become(self, name: str, now: dict[str, Room]) -> None:
-        """Have the members of a process be these, and tell of the difference."""
+        """Replace the members of a process, and announce the difference."""
         before, self._theirs[name] = self._theirs.get(name, {}), now
         for topic, room in before.items():
             for id_ in _only_in(room, now.get(topic, {})):
@@ -207,12 +208,12 @@ class Presence:
 
 
 def _only_in(room: Room, other: Room) -> list[str]:
-    """Return who is in `room` and not in `other`, in the order in which they came."""
+    """Return the ids that are in `room` and not in `other`, in the order in which they came."""
     return [id_ for id_ in room if id_ not in other]
 
 
 def _take(rooms: dict[str, Room], topic: str, id_: str) -> bool:
-    """Take somebody out; False: it was not there."""
+    """Remove a member. Returns False if it was not there."""
     room = rooms.get(topic, {})
     if id_ not in room:
         return False
@@ -231,7 +232,7 @@ def _left(topic: str, id_: str) -> bytes:
 
 
 def _read(data: bytes) -> dict[str, Any]:
-    """What a process tells, checked: by a Redis others may speak, too."""
+    """Return a message of a process, checked: others may write to the same Redis."""
     try:
         message = json.loads(data)
         to_json(message)  # raises for NaN, which could not be told to anybody
@@ -255,7 +256,7 @@ def _is_token(value: Any) -> bool:
 
 
 def _is_member(value: Any) -> bool:
-    """A topic, an id, and what is told of it."""
+    """Return whether a value is a topic, an id, and an info."""
     return isinstance(value, list) and len(value) == 3 and _are_strings(value[:2], 2)
 
 

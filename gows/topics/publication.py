@@ -30,7 +30,7 @@ class Position(NamedTuple):
 
 
 Since = Position | int | None
-"""What somebody wants of the past of a topic: all after a position, so many of the latest, or nothing."""
+"""What a subscriber wants of the past of a topic: all after a position, a number of the latest, or nothing."""
 
 
 class Publication:
@@ -76,7 +76,7 @@ class Publication:
 
     @property
     def enclosed(self) -> PreparedMessage:
-        """A message of gows.v1, made when first needed: its position must be there by then."""
+        """Return it as a message of gows.v1, made when first needed: its position must be there by then."""
         if self._enclosed is None:
             bare = self.bare
             if bare.opcode == Opcode.BINARY:
@@ -93,7 +93,7 @@ class Publication:
         return self._enclosed
 
     def at(self, position: Position) -> Publication:
-        """Return the same with another position."""
+        """Return the same publication with another position."""
         other = copy.copy(self)
         other.position = position
         other._enclosed = None
@@ -101,19 +101,19 @@ class Publication:
 
 
 def to_json(value: Any) -> bytes:
-    """As JSON, in UTF-8. Raises TypeError or ValueError for what cannot be written so."""
+    """Return a value as JSON, in UTF-8. Raises TypeError or ValueError for what JSON cannot write."""
     return to_json_text(value, allow_nan=False).encode()
 
 
 class About(NamedTuple):
-    """What an event, which is no publication, is about."""
+    """What a message that is no publication is about: what a connection misses that does not get it."""
 
     topic: str
     position: Position | None = None
 
 
 ANSWER = About("")
-"""What an answer is about: whoever cannot be sent it is closed."""
+"""What an answer is about: a connection that has no room for it is closed."""
 
 
 def position_event(topic: str, position: Position, after: int) -> bytes:

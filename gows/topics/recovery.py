@@ -38,19 +38,19 @@ MESSAGE_COST = 512
 
 
 class Budget:
-    """What each connection of a server may have of something, by a rate and a burst. Any thread."""
+    """Limits what each connection of a server gets of something, by a rate and a burst. Any thread."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
         self._meter = Meter(rate, burst, clock)
         self._lock = inner_lock("recovery budget")
 
     def left(self, ws: WebSocket) -> int:
-        """Return how much there is."""
+        """Return how much a connection may have now."""
         with self._lock:
             return self._meter.room(ref(ws))
 
     def take(self, ws: WebSocket, amount: int) -> bool:
-        """Take `amount`, or all there is; False: there was not so much."""
+        """Take `amount`, or all there is. Returns False if there was less."""
         if not amount:
             return True
         with self._lock:
@@ -58,10 +58,10 @@ class Budget:
 
 
 class Recovery(NamedTuple):
-    """What follows a `subscribed`."""
+    """What a client gets that subscribes."""
 
     fields: dict[str, Any]
-    """Of the answer."""
+    """Fields of the answer, `subscribed`."""
     messages: list[PreparedMessage]
     cut: bool
     """Whether more of it is there, for which there is no room now."""
@@ -110,7 +110,7 @@ def cost(messages: list[PreparedMessage]) -> int:
 def _in_row(
     topic: str, begins: Position | None, publications: list[Publication], ends: Position | None
 ) -> Iterator[PreparedMessage]:
-    """The messages, and a position for each hole between them, after `begins` and up to `ends`."""
+    """Yield the messages, and a position for each hole between them, after `begins` and up to `ends`."""
     last = begins
     for publication in publications:
         position = publication.position
@@ -128,7 +128,8 @@ def _to(topic: str, position: Position, after: int) -> PreparedMessage:
 
 
 def _oldest_fitting(publications: list[Publication], room: int, left: int) -> list[Publication]:
-    """The oldest of them that may wait for a connection; one at least if anything may, or there would be no end."""
+    """Return the oldest publications that may wait for a connection; at least one, if any may, so that the client gets
+    on."""
     if room < 0:
         return []
     room -= ANSWER_ROOM
@@ -142,8 +143,8 @@ def _oldest_fitting(publications: list[Publication], room: int, left: int) -> li
 
 
 def _latest_fitting(publications: list[Publication], room: int, left: int) -> list[Publication]:
-    """The latest of them that may wait for a connection, one at least if anything may; more would be dropped, or
-    refused."""
+    """Return the latest publications that may wait for a connection, at least one, if any may; more would be dropped,
+    or refused."""
     if room < 0:
         return []
     room -= ANSWER_ROOM

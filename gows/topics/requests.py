@@ -1,4 +1,4 @@
-"""What clients of gows.v1 may send: reads a request and its fields, or says what is wrong with it.
+"""Requests: reads what clients of gows.v1 send, or says what is wrong with it.
 
 Whatever a field holds, an integer of 4,000 digits, half of a surrogate pair, NaN, the answer is an error with a code. A
 field that passes can be sent on: to other processes, to Redis, and to clients in other languages.
@@ -31,7 +31,7 @@ MAX_DEPTH = 100
 
 
 class RequestError(Exception):
-    """What a client asked for cannot be had; `code` is for its program, `id` that of its request, if it was read."""
+    """A request that is refused. `code`: for the client's program; `id`: the request's, if it was read."""
 
     def __init__(self, code: str, reason: str, id_: int | str | None = None) -> None:
         super().__init__(reason)
@@ -54,7 +54,7 @@ def read_request(opcode: Opcode, buff: ByteBuffer) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. A name that is there twice means one thing to one reader, and another to the next."""
+    """Return an object of JSON. Raises ValueError for a name that is there twice: readers of JSON differ about it."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name is twice in one object")
@@ -62,7 +62,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _find_id(text: str) -> int | str | None:
-    """The `id` of a request that cannot be read for another reason, such as a number that is too long."""
+    """Return the `id` of a request that cannot be read for another reason, such as a number that is too long."""
     try:
         request = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else None)
         return read_id(request) if isinstance(request, dict) else None
@@ -142,7 +142,7 @@ def read_data(request: dict[str, Any]) -> Any:
 
 
 def _children(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
-    """What an array or an object has within it, the names of an object's members too."""
+    """Return the values in an array or an object, and the names of an object's members."""
     return chain.from_iterable(value.items()) if isinstance(value, dict) else value
 
 

@@ -52,26 +52,27 @@ MEMBER_COST = 256
 
 
 class TopicHandler(Handler):
-    """Serves one connection of gows.v1. Who has not agreed on that is closed (1008).
+    """Serves one connection of gows.v1. A connection that has not agreed on gows.v1 is closed (1008).
 
-    Clients may only what the server's `may_subscribe` and `may_publish` allow; without those, nothing: a server may
-    have topics that are not for everybody.
+    Clients may do only what the server's `may_subscribe` and `may_publish` allow, and nothing without those: a server
+    may have topics that are not for everybody.
     """
 
     __slots__ = ()
 
     def on_open(self, ws: WebSocket) -> None:
-        """Nothing, or the end."""
+        """Close a connection that has not agreed on gows.v1."""
         if ws.subprotocol != TOPIC_SUBPROTOCOL:
             ws.close_handshake(CloseCode.POLICY_VIOLATION, f"the subprotocol {TOPIC_SUBPROTOCOL} is spoken here")
 
     def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:
-        """What goes out instead of the `data` that a client publishes, which `may_publish` allows: for a subclass that
-        adds who said it, and when. It refuses with a ValueError or a NotAllowedError; the client is told the reason."""
+        """Return what is published instead of the `data` that a client publishes: a subclass may add the sender's name,
+        and the time. `may_publish` was asked before. To refuse, raise a ValueError or a NotAllowedError; the client is
+        told the reason."""
         return data
 
     def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
-        """One request, one answer."""
+        """Answer one request."""
         id_: int | str | None = None
 
         def reply(answer: dict[str, Any]) -> None:
@@ -117,7 +118,7 @@ def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: R
 
 
 def _refusal(error: Exception) -> RequestError:
-    """What a client is told of an error."""
+    """Return the error that a client is told."""
     for kind, code in _CODES:
         if isinstance(error, kind):
             return RequestError(code, _REASONS.get(code, str(error)))
@@ -156,7 +157,7 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
         history = min(history, left // MESSAGE_COST)
 
     def on_result(stands: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
-        """Nothing that is published later goes out before this returns."""
+        """Send the answer, and what was missed, before anything that is published later."""
         if error is not None:
             reply(_error(_refusal(error)))
             return
@@ -239,7 +240,7 @@ def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str
 
 
 def _ping(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
-    """Named in the table; it has no topic, so `_act` answers it."""
+    """Stand for `ping` in the table of requests; `_act` answers it, for it has no topic."""
 
 
 _ACTS: dict[str, Callable[[TopicHandler, WebSocket, str, dict[str, Any], Reply], None]] = {

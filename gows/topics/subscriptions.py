@@ -30,7 +30,7 @@ Send = Callable[[PreparedMessage, "tuple[WebSocket, ...]", "WebSocket | None", "
 
 
 class Targets(NamedTuple):
-    """Whom a message to a topic goes to, by the form in which they get it."""
+    """The connections that get a message to a topic, by the form in which they get it."""
 
     bare: tuple[WebSocket, ...]
     enclosed: tuple[WebSocket, ...]
@@ -41,7 +41,10 @@ def _cost(targets: Targets) -> int:
 
 
 class Subscriptions:
-    """Of the connections of one server, in this process. Any thread. They end with their connection."""
+    """The subscriptions of the connections of one server, in this process; each ends with its connection. Any thread.
+
+    What ends in `_locked` is called with `_lock` held.
+    """
 
     def __init__(
         self,
@@ -60,15 +63,15 @@ class Subscriptions:
         self._loop = loop
         self.may_subscribe = may_subscribe
         self.may_publish = may_publish
-        self.on_first: Callable[[str], object] = nobody
-        """Called when a topic or pattern has its first subscriber here, with the lock held."""
-        self.on_last: Callable[[str], object] = nobody
-        """… and when the last has left."""
-        self.on_end: Callable[[WebSocket, tuple[str, ...]], object] = nobody
-        """Called when a connection that had subscriptions is over, with these."""
+        self.on_first: Callable[[str], object] = do_nothing
+        """Called when a topic or pattern has its first subscriber here, with `_lock` held."""
+        self.on_last: Callable[[str], object] = do_nothing
+        """Called when a topic or pattern has lost its last subscriber here, with `_lock` held."""
+        self.on_end: Callable[[WebSocket, tuple[str, ...]], object] = do_nothing
+        """Called when a connection that had subscriptions has ended, with these. Loop thread."""
         self._lock = inner_lock("subscriptions")  # a finaliser or a signal handler may come amid it, and publish
         self._listening = False  # to the loop, for connections that end
-        self._of: dict[WebSocket, tuple[str, ...]] = {}
+        self._of: dict[WebSocket, tuple[str, ...]] = {}  # by connection: its topics and patterns
         self._members: dict[str, dict[WebSocket, None]] = {}  # by topic or pattern, in the order in which they came
         self._patterns = Patterns()
         self._total = 0  # subscriptions
@@ -76,8 +79,8 @@ class Subscriptions:
         self._remembered = 0  # what those count
 
     def check_subscribe(self, ws: WebSocket, pattern: str) -> list[str]:
-        """Whether a client may subscribe; the pattern's words. Raises NotAllowedError; ValueError for what is no
-        pattern."""
+        """Return the words of a pattern that a client may subscribe to. Raises NotAllowedError, and ValueError for what
+        is no pattern."""
         words = check_pattern(pattern, self.longest)
         may = self.may_subscribe
         if may is not None and not check_answer("may_subscribe", may(ws, pattern)):
@@ -85,13 +88,14 @@ class Subscriptions:
         return words
 
     def add(self, ws: WebSocket, pattern: str, words: list[str]) -> bool:
-        """Subscribe one that may, with the pattern's words; nothing of the user's is called. False: it was subscribed
-        already. Raises UsageError for more than `most`, ConnectionClosedError for a connection that has ended."""
+        """Subscribe a connection to a pattern of these words, without asking whether it may. Returns False if it was
+        subscribed already. Raises UsageError for more than `most`, ConnectionClosedError for a connection that has
+        ended."""
         with self._lock:
             if not self._listening:  # before the look at `ws`: one that ends after it is told of
-                self._loop.on_end.append(self._ended)
+                self._loop.on_end.append(self._on_ended)
                 self._listening = True
-            if ws.closed:  # `_ended` was called already, or will be
+            if ws.closed:  # `_on_ended` was called already, or will be
                 raise ConnectionClosedError("a connection that has ended cannot subscribe")
             mine = self._of.get(ws, ())
             if pattern in mine:
@@ -107,12 +111,12 @@ class Subscriptions:
                     self._patterns.add(words)
                 self.on_first(pattern)
             members[ws] = None
-            self._changed(pattern, words)
+            self._on_changed_locked(pattern, words)
         return True
 
     def unsubscribe(self, ws: WebSocket, pattern: str) -> bool:
-        """End a subscription. False: it was none. A message that was published before may still arrive. Raises
-        ValueError for what can be no pattern, whatever its length."""
+        """End a subscription. Returns False if there is none. A message that was published before may still arrive.
+        Raises ValueError for what is no pattern, but not for its length."""
         words = check_pattern(pattern, None)
         with self._lock:
             mine = self._of.get(ws, ())
@@ -123,27 +127,28 @@ class Subscriptions:
                 self._of[ws] = rest
             else:
                 del self._of[ws]
-            self._remove(ws, pattern, words)
+            self._remove_locked(ws, pattern, words)
         return True
 
     def of(self, ws: WebSocket) -> tuple[str, ...]:
-        """What a connection has subscribed to, in that order."""
+        """Return the topics and patterns of a connection, in the order in which it subscribed."""
         return self._of.get(ws, ())
 
     def connections(self) -> list[WebSocket]:
-        """Return those that have subscribed to anything."""
+        """Return the connections that have subscriptions."""
         with self._lock:
             return list(self._of)
 
     def check_publish(self, ws: WebSocket, topic: str) -> None:
-        """Whether a client may publish. Raises NotAllowedError; ValueError for what is no topic."""
+        """Check that a client may publish to a topic. Raises NotAllowedError, and ValueError for what is no topic."""
         check_topic(topic, self.longest)
         may = self.may_publish
         if may is not None and not check_answer("may_publish", may(ws, topic)):
             raise NotAllowedError(f"no publishing to {topic!r}")
 
     def deliver(self, publication: Publication, send: Send, exclude: WebSocket | None = None) -> None:
-        """Have `send` (Fanout's) send it to all whom it goes to. Raises what that raises."""
+        """Send a publication to its subscribers, but not to `exclude`, with `send` (`Fanout.send`). Raises what that
+        raises."""
         targets = self.targets(publication.topic)
         if targets.bare:
             send(publication.bare, targets.bare, exclude, None)
@@ -151,32 +156,32 @@ class Subscriptions:
             send(publication.enclosed, targets.enclosed, exclude, publication)
 
     def count(self, topic: str) -> int:
-        """How many get what is published to `topic`."""
+        """Return how many connections get what is published to `topic`."""
         return sum(map(len, self.targets(topic)))
 
     def targets(self, topic: str) -> Targets:
-        """Whom a message to `topic` goes to, each once however many of its subscriptions match; the same objects as
-        long as nothing changes."""
+        """Return the connections that get a message to `topic`, each once however many of its subscriptions match; the
+        same objects as long as nothing changes."""
         with self._lock:
             found = self._targets.get(topic)
             if found is None:
-                found = self._targets[topic] = self._find(topic)
+                found = self._targets[topic] = self._find_targets_locked(topic)
                 cost = _cost(found)
                 self._remembered += cost
                 most = REMEMBERED + 2 * self._total
                 while self._remembered > most and len(self._targets) > 1:
-                    self._forget(next(iter(self._targets)))
+                    self._forget_targets_locked(next(iter(self._targets)))
         return found
 
     def counts(self) -> dict[str, int]:
-        """By topic or pattern, how many have subscribed to just that."""
+        """Return by topic or pattern how many connections have subscribed to just that."""
         with self._lock:
             return {pattern: len(members) for pattern, members in self._members.items()}
 
     # ------------------------------------------------------------------ lock held
 
-    def _find(self, topic: str) -> Targets:
-        """Look for whom a message to `topic` goes to."""
+    def _find_targets_locked(self, topic: str) -> Targets:
+        """Find the connections that get a message to `topic`."""
         all_members = self._members
         groups = [all_members[text] for text in self._patterns.candidates(topic.split(".")) if text in all_members]
         if topic in all_members:
@@ -187,14 +192,15 @@ class Subscriptions:
             tuple(ws for ws in everybody if ws.subprotocol == TOPIC_SUBPROTOCOL),
         )
 
-    def _forget(self, topic: str) -> None:
-        """Remember no longer whom a message to `topic` goes to."""
+    def _forget_targets_locked(self, topic: str) -> None:
+        """Remember no longer which connections get a message to `topic`."""
         found = self._targets.pop(topic, None)
         if found is not None:
             cost = _cost(found)
             self._remembered -= cost
 
-    def _remove(self, ws: WebSocket, pattern: str, words: list[str]) -> None:
+    def _remove_locked(self, ws: WebSocket, pattern: str, words: list[str]) -> None:
+        """Remove a connection from the subscribers of a pattern of these words."""
         self._total -= 1
         members = self._members[pattern]
         del members[ws]
@@ -203,28 +209,29 @@ class Subscriptions:
             if is_pattern(words):
                 self._patterns.remove(words)
             self.on_last(pattern)
-        self._changed(pattern, words)
+        self._on_changed_locked(pattern, words)
 
-    def _changed(self, pattern: str, words: list[str]) -> None:
+    def _on_changed_locked(self, pattern: str, words: list[str]) -> None:
+        """Forget the targets of the topics that a pattern stands for: its subscribers have changed."""
         if is_pattern(words):
             self._targets.clear()
             self._remembered = 0
         else:
-            self._forget(pattern)
+            self._forget_targets_locked(pattern)
 
     # ------------------------------------------------------------------ loop thread
 
-    def _ended(self, stream: Stream) -> None:
-        """A connection of the loop is over."""
+    def _on_ended(self, stream: Stream) -> None:
+        """End the subscriptions of a connection that has ended."""
         ws = stream.observer
         if isinstance(ws, WebSocket):
             with self._lock:  # for the look, too: another thread may be about to subscribe, and saw it open
                 patterns = self._of.pop(ws, ())
                 for pattern in patterns:
-                    self._remove(ws, pattern, pattern.split("."))
+                    self._remove_locked(ws, pattern, pattern.split("."))
             if patterns:
                 self.on_end(ws, patterns)
 
 
-def nobody(*arguments: object) -> None:
-    """Nobody wants to know."""
+def do_nothing(*arguments: object) -> None:
+    """Do nothing: stands for a callback that was not given."""

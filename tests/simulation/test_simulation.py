@@ -85,7 +85,7 @@ def test_it_finds_who_stays_when_its_connection_ends_while_it_subscribes(monkeyp
             with subscriptions._lock:
                 patterns = subscriptions._of.pop(ws)
                 for pattern in patterns:
-                    subscriptions._remove(ws, pattern, pattern.split("."))
+                    subscriptions._remove_locked(ws, pattern, pattern.split("."))
             subscriptions.on_end(ws, patterns)
 
     changes: dict[str, Any] = {
@@ -95,7 +95,7 @@ def test_it_finds_who_stays_when_its_connection_ends_while_it_subscribes(monkeyp
         "faults": ("reset", "race"),
     }
     with monkeypatch.context() as taken_out:
-        taken_out.setattr(gows.topics.subscriptions.Subscriptions, "_ended", look_without_the_lock)
+        taken_out.setattr(gows.topics.subscriptions.Subscriptions, "_on_ended", look_without_the_lock)
         seed = _found("subscriptions_end", range(100), **changes)
     assert seed is not None
     assert _found("subscriptions_end", range(seed, seed + 1), **changes) is None
