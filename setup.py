@@ -35,6 +35,7 @@ COMPILED = [
     "gows.session.session",
     "gows.session.traffic",
     "gows.session.websocket",
+    "gows.session.writer",
 ]
 
 VECTORS = ["gows.protocol.masking"]

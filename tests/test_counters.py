@@ -36,7 +36,7 @@ OWN = {
     "session/heartbeat.py Heartbeat.begin",
     "session/session.py Session._take_rest",
     "session/session.py Session.data_received",
-    "session/websocket.py MessageWriter.write",
+    "session/writer.py MessageWriter.write",
 }
 """What only one thread changes at a time, and nothing that may come amid a change is not put off until after it."""
 

@@ -24,6 +24,7 @@ from gows.server.admission import Admission
 from gows.server.publisher import Publisher
 from gows.session.fanout import Fanout
 from gows.session.overflow import Overflow
+from gows.session.owner import Owner
 from gows.session.traffic import Traffic
 from gows.session.websocket import WebSocket
 from gows.topics.subscriptions import Subscriptions
@@ -166,7 +167,7 @@ class Probes:
         return self._peaks[0][1] if self._peaks else 0.0
 
 
-class Measured(Application, Protocol):
+class Measured(Application, Owner[WebSocket], Protocol):
     """The parts of a `gows.Server` that its metrics read."""
 
     loop: Loop

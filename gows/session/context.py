@@ -17,6 +17,7 @@ from gows.protocol.rates import Meter, Rates
 from gows.reactor import Loop
 from gows.session.heartbeat import Heartbeat
 from gows.session.overflow import POLICIES, Overflow
+from gows.session.owner import Owner
 from gows.session.receiving import Receiving
 from gows.session.traffic import Traffic
 
@@ -152,19 +153,26 @@ class SessionContext:
     )
 
     def __init__(self, loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> None:
-        """`owner`: the server that accepted the connections."""
+        """`owner`: the server that accepted the connections, an Owner; None for those that a client made. Raises
+        TypeError."""
+        if owner is not None and not isinstance(owner, Owner):
+            raise TypeError(f"the owner of a connection must be a gows.Server or the like, not {type(owner).__name__}")
         self.loop = loop
         self.options = options
         self.role = role
-        self.owner = owner
+        self.owner: Owner[Any] | None = owner
         self.inline = loop.pool.inline  # whether the loop's thread runs the callbacks
         self._base: SessionContext | None = None  # what this one differs from in its timeouts only
         self._other: SessionContext | None = None  # the same, but for `inline`
         self.heartbeat = Heartbeat(options)
         self.high_water = options.high_water
-        overflow = getattr(owner, "overflow", None)
-        self.overflow: Overflow = overflow or loop.shared.setdefault(Overflow, Overflow(loop))
-        self.traffic: Traffic = getattr(owner, "traffic", None) or loop.shared.setdefault(Traffic, Traffic())
+        self.overflow: Overflow
+        self.traffic: Traffic
+        if owner is None:
+            self.overflow = loop.shared.setdefault(Overflow, Overflow(loop))
+            self.traffic = loop.shared.setdefault(Traffic, Traffic())
+        else:
+            self.overflow, self.traffic = owner.overflow, owner.traffic
         self.policy = POLICIES[options.overflow](loop, self.overflow, options)
         self.mark = self.policy.mark
         self.receiving = Receiving.of(loop)

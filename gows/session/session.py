@@ -50,10 +50,10 @@ from gows.session.states import (
     UNSERVED,
     Event,
 )
+from gows.session.writer import MessageWriter
 
 if TYPE_CHECKING:
     from gows.reactor.stream import Stream
-    from gows.session.websocket import MessageWriter
 
 logger = logging.getLogger("gows")
 
@@ -784,6 +784,10 @@ class Session:
             if stream.queued > self.context.mark and not self.make_room_locked(TEXT, data, wait=False):
                 return self in self.context.overflow.backlogs
             return self.queue_locked(TEXT, data, True)
+
+    def end_writer_locked(self) -> None:
+        """Forget the writer of a message in pieces, for it has ended."""
+        self._writer = None
 
     def count_sent(self, frame: bytes) -> None:
         """A message goes out, the last part of it in `frame`."""

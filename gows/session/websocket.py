@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCause, CloseCode, Opcode
-from gows.errors import ConnectionClosedError, QueueFullError, UsageError, WriterBusyError
+from gows.errors import ConnectionClosedError, UsageError, WriterBusyError
 from gows.jsontext import to_json_text
 from gows.options import check_seconds
 from gows.printable import show_address
@@ -18,17 +16,15 @@ from gows.reactor.address import SocketAddress
 from gows.reactor.stream import Stream
 from gows.session.context import SessionContext
 from gows.session.handler import Handler
+from gows.session.owner import Owner
 from gows.session.session import Session
 from gows.session.states import ENDING
+from gows.session.writer import Data as Data
+from gows.session.writer import MessageWriter as MessageWriter
 
 if TYPE_CHECKING:
     from gows.http.request import Request
     from gows.topics.history import Keep
-
-Data = bytes | bytearray | memoryview | ByteBuffer
-
-_STREAMED_FRAGMENT = 16384
-"""Bytes that a MessageWriter gathers before it sends a fragment."""
 
 
 class WebSocket(Session):
@@ -167,17 +163,16 @@ class WebSocket(Session):
         False: it was subscribed already. Raises ValueError for what is no topic, NotAllowedError when `may_subscribe`
         says no, UsageError for more than `max_topics` and for a connection that is no server's, ConnectionClosedError.
         """
-        return bool(self.publisher().subscribe(self, topic))
+        return self._owner().publisher.subscribe(self, topic)
 
     def unsubscribe(self, topic: str) -> bool:
         """The reverse; `topic` as it was subscribed to. False: it was not. What was published before may still come."""
-        return bool(self.publisher().unsubscribe(self, topic))
+        return self._owner().publisher.unsubscribe(self, topic)
 
     @property
     def topics(self) -> tuple[str, ...]:
         """What it is subscribed to, in the order in which it subscribed."""
-        found: tuple[str, ...] = self.publisher().subscriptions.of(self)
-        return found
+        return self._owner().publisher.subscriptions.of(self)
 
     def publish(
         self,
@@ -193,18 +188,23 @@ class WebSocket(Session):
     ) -> None:
         """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
         (NotAllowedError)."""
-        self.publisher().subscriptions.check_publish(self, topic)
-        server: Any = self.context.owner
-        server.publish(
+        owner = self._owner()
+        owner.publisher.subscriptions.check_publish(self, topic)
+        owner.publish(
             topic, data, opcode, exclude=self, key=key, ttl=ttl, history=history, compress=compress, done=done
         )
 
     def publisher(self) -> Any:
-        """Return the Publisher of its server; its type is known in a layer above this one."""
-        publisher = getattr(self.context.owner, "publisher", None)
-        if publisher is None:
+        """Return the Publisher of its server, for `gows.topics`, which needs more of it than `Owner` names. Raises
+        UsageError."""
+        return self._owner().publisher
+
+    def _owner(self) -> Owner[WebSocket]:
+        """Return its server. Raises UsageError."""
+        owner = self.context.owner
+        if owner is None:
             raise UsageError("topics are those of a gows.Server, and this connection was not accepted by one")
-        return publisher
+        return owner
 
     # ------------------------------------------------------------------ closing
 
@@ -310,154 +310,3 @@ class WebSocket(Session):
 
     def __repr__(self) -> str:
         return f"<WebSocket {show_address(self.remote_addr)} {self.connection.state.name}>"
-
-
-class MessageWriter:
-    """Writes one message in pieces; made by `WebSocket.next_writer`. For one thread at a time.
-
-    Pieces are gathered to fragments of 16 KiB. Leaving the `with` block ends the message. When the block raises, a
-    message of which nothing was sent is forgotten; one that was begun cannot be taken back, so the connection is closed
-    with 1011.
-    """
-
-    __slots__ = (
-        "_begun",
-        "_compress",
-        "_deferred",
-        "_dropped",
-        "_opcode",
-        "_open",
-        "_parts",
-        "_size",
-        "_ws",
-        "waiting",
-    )
-
-    def __init__(self, ws: WebSocket, opcode: Opcode, compress: bool) -> None:
-        self._ws = ws
-        self._opcode = opcode
-        self._compress = compress
-        self._open = True
-        self._begun = False  # a fragment was sent
-        self._dropped = False  # the overflow policy dropped the message
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._deferred: list[tuple[int, bytes, bool]] = []
-        self.waiting = 0
-        """Bytes of whole messages that wait for the end of this one."""
-
-    def write(self, data: Data) -> None:
-        """Add bytes to the message. In a text message they must be UTF-8 as a whole; a character may be split
-        between two calls.
-
-        Over the high-water mark a message that was begun cannot be dropped any more: QueueFullError, also for the
-        policy "drop". Of `data` nothing was taken when this raises, so it may be written again after `on_drain`.
-        """
-        if not self._open:
-            raise WriterBusyError("this writer is closed")
-        piece = to_bytes(data)
-        self._parts.append(piece)
-        self._size += len(piece)
-        if self._size >= _STREAMED_FRAGMENT:
-            try:
-                self._send(fin=False)
-            except BaseException:
-                self._parts.pop()
-                self._size -= len(piece)
-                raise
-
-    def write_string(self, text: str) -> None:
-        """Add text to the message."""
-        self.write(text.encode())
-
-    def close(self) -> None:
-        """End the message and send what is left of it. Idempotent."""
-        if self._open:
-            self._open = False
-            try:
-                self._send(fin=True)
-            except BaseException:
-                self._give_up()
-                raise
-            self._release()
-
-    def defer_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
-        """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun.
-        False: the overflow policy dropped it."""
-        ws = self._ws
-        if not self._begun:
-            frame = ws.connection.encode_message(opcode, data, compress)
-            ws.stream.write_locked(frame)
-            ws.count_sent(frame)
-            return True
-        if ws.connection.state in ENDING:
-            raise ConnectionClosedError("the connection is closed")
-        if opcode == Opcode.TEXT:
-            data.decode()  # what is wrong is told to whom it belongs
-        room = max(self.waiting, len(self._deferred) * 16)  # empty ones take room as well
-        if room > ws.context.high_water and not ws.make_room_locked(deferred=room):
-            return False
-        self._deferred.append((opcode, data, compress))
-        size = len(data)
-        self.waiting += size
-        return True
-
-    def _send(self, fin: bool) -> None:
-        ws = self._ws
-        stream, connection = ws.stream, ws.connection
-        with stream.lock:
-            if not self._begun:
-                ws.release_backlog_locked()
-            # The end of a message that was begun is never refused: others wait for it.
-            if stream.queued > ws.context.high_water and not (fin and self._begun) and not ws.make_room_locked():
-                if self._begun and connection.state not in ENDING:
-                    raise QueueFullError("a message that was begun cannot be dropped")
-                self._dropped = not self._begun
-            if not self._dropped:
-                data = b"".join(self._parts)
-                if fin and not self._begun:
-                    frame = connection.encode_message(self._opcode, data, self._compress)
-                else:
-                    frame = connection.encode_fragment(self._opcode, data, not self._begun, fin, self._compress)
-                    self._begun = True
-                stream.write_locked(frame)
-                if fin:
-                    ws.count_sent(frame)
-                else:
-                    size = len(frame)
-                    ws.context.traffic.sent_bytes += size
-            self._parts.clear()
-            self._size = 0
-
-    def _give_up(self) -> None:
-        """The message will not be finished."""
-        if self._begun:
-            self._ws.begin_close(CloseCode.INTERNAL_ERROR, "")
-        self._release()
-
-    def _release(self) -> None:
-        """The way is free for others: first for those who have waited."""
-        ws = self._ws
-        with ws.stream.lock:
-            ws._writer = None
-            try:
-                for opcode, data, compress in self._deferred:
-                    frame = ws.connection.encode_message(opcode, data, compress)
-                    ws.stream.write_locked(frame)
-                    ws.count_sent(frame)
-            except (ConnectionClosedError, WriterBusyError):  # the connection ends, or this message never will
-                pass
-            self._deferred.clear()
-            self.waiting = 0
-
-    def __enter__(self) -> MessageWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        elif self._open:
-            self._open = False
-            self._give_up()

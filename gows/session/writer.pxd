@@ -1,0 +1,1 @@
+cdef Py_ssize_t STREAMED_FRAGMENT
