@@ -84,11 +84,18 @@ class Steps(ast.NodeVisitor):
         self.generic_visit(node)
 
 
+def is_protocol(node: ast.ClassDef) -> bool:
+    """Whether a class only says what others have: a property of it has no code that could run."""
+    return any(ast.unparse(base).partition("[")[0] == "Protocol" for base in node.bases)
+
+
 def steps(*modules: ast.Module, names: Sequence[str] = ("x.py",)) -> list[str]:
     properties = frozenset(
         node.name
         for module in modules
-        for node in ast.walk(module)
+        for owner in ast.walk(module)
+        if isinstance(owner, ast.ClassDef) and not is_protocol(owner)
+        for node in owner.body
         if isinstance(node, ast.FunctionDef) and any(ast.unparse(each) == "property" for each in node.decorator_list)
     )
     found = []
@@ -121,6 +128,7 @@ def test_nothing_is_called_between_the_reading_and_the_writing_of_a_number() -> 
 )
 def test_what_is_looked_for_is_found(line: str) -> None:
     assert len(steps(ast.parse(line))) == 1
+    assert not steps(ast.parse("x.y += x.size\nclass X(Protocol[T]):\n    @property\n    def size(self): pass"))
     assert not steps(ast.parse("self.x += y.size; x[f(y)] += size; x += len(y); x[y] = x.get(z, 0) + 1"))
 
 
