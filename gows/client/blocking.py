@@ -20,7 +20,7 @@ from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
 from gows.session.context import SessionContext
 from gows.session.overflow import may_wait_locked
-from gows.session.states import COUNTED, INBOX_FULL, Event
+from gows.session.states import INBOX_FULL, Event
 from gows.session.websocket import WebSocket
 
 _GRACE = 1.0
@@ -141,17 +141,11 @@ class BlockingWebSocket(WebSocket):
                     self._turn.notify()
                     return
             with lock:
-                if not self._inbox:
-                    self._inbox = None
-                    full = self._flags & INBOX_FULL
-                    self._flags &= ~INBOX_FULL
-                    if self._flags & COUNTED and not self.context.receiving.emptied(self):
-                        self._flags &= ~COUNTED
-                    break
-                if self._flags & COUNTED:
-                    self.context.receiving.took(self)
-                events.extend(self._inbox)
-                self._inbox = []
+                full = self._flags & INBOX_FULL
+                taken = self.take_events_locked()
+            if not taken:
+                break
+            events.extend(taken)
         if full:
             self.context.loop.call_soon(self._resume_reading)
 

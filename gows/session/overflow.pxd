@@ -1,6 +1,7 @@
 from gows.reactor.stream cimport Stream
 
 cdef int TEXT
+cdef bint DEBUG
 
 
 cdef class Policy:

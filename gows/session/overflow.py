@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from gows.codes import CloseCause, CloseCode
+from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, LoopClosedError, QueueFullError
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection, to_bytes
@@ -123,12 +124,16 @@ class Overflow:
 
     def keep_locked(self, sender: Sender, limit: int) -> Backlog:
         """Return the backlog of a connection that has none yet."""
+        if DEBUG:
+            check_owned(sender.stream.lock)
         on_drop = None if self.on_drop is None else partial(self.on_drop, sender)
         backlog = self.backlogs[sender] = Backlog(limit, on_drop)
         return backlog
 
     def release_locked(self, sender: Sender, most: int = 1 << 62) -> None:
         """Queue what was kept back, in portions, until the kernel takes no more, or `most` bytes are queued."""
+        if DEBUG:
+            check_owned(sender.stream.lock)
         backlog = self.backlogs.get(sender)
         if backlog is None:
             return
@@ -155,6 +160,8 @@ class Overflow:
 
     def enlist_locked(self, sender: Sender) -> threading.Event:
         """Return an event that is set when `sender` has room, or has ended."""
+        if DEBUG:
+            check_owned(sender.stream.lock)
         event = threading.Event()
         with self._lock:
             self._waiting.setdefault(sender, []).append(event)
@@ -162,6 +169,8 @@ class Overflow:
 
     def delist_locked(self, sender: Sender, event: threading.Event) -> None:
         """Forget an event that nobody waits for any more."""
+        if DEBUG:
+            check_owned(sender.stream.lock)
         with self._lock:
             left = self._waiting[sender]
             left.remove(event)
@@ -189,7 +198,8 @@ class Overflow:
         return True
 
     def wake(self, sender: Sender) -> None:
-        """Tell those who wait for it that `sender` has room, or has ended. No lock held."""
+        """Tell those who wait for it that `sender` has room, or has ended. Without the lock of
+        its stream."""
         if self._notices:
             call = self._notices.pop(sender, None)
             if call is not None:

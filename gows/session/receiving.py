@@ -124,7 +124,7 @@ class Receiving:
         is counted for it now."""
         with self._lock:
             counted = self._held.setdefault(holder, [0, 0, 0])
-            self._change(holder, counted, unfinished, counted[1] + came, counted[2])
+            self._change_locked(holder, counted, unfinished, counted[1] + came, counted[2])
             mine = sum(counted)
             over = self.full and self.most is not None and mine > self.most // (2 * len(self._held) or 1)
         if over:
@@ -159,7 +159,7 @@ class Receiving:
             with self._lock:
                 counted = self._held.get(holder)
                 if counted is not None:
-                    self._change(holder, counted, 0, 0, 0)
+                    self._change_locked(holder, counted, 0, 0, 0)
         if self._paused:
             self._paused.pop(holder, None)
         if self._unfinished:
@@ -179,32 +179,32 @@ class Receiving:
         """Note that no message is unfinished."""
         self._unfinished.pop(holder, None)
 
-    # ------------------------------------------------------------------ any thread, the stream's lock held
+    # ------------------------------------------------------------------ any thread, under the lock of the stream
 
-    def took(self, holder: Holder) -> None:
+    def took_locked(self, holder: Holder) -> None:
         """Note that a task took what waited; what it had before is done."""
         with self._lock:
             counted = self._held.get(holder)
             if counted is not None:
-                self._change(holder, counted, counted[0], 0, counted[1])
+                self._change_locked(holder, counted, counted[0], 0, counted[1])
 
-    def put_back(self, holder: Holder) -> None:
+    def put_back_locked(self, holder: Holder) -> None:
         """Note that a task could not go on."""
         with self._lock:
             counted = self._held.get(holder)
             if counted is not None:
-                self._change(holder, counted, counted[0], counted[1] + counted[2], 0)
+                self._change_locked(holder, counted, counted[0], counted[1] + counted[2], 0)
 
-    def emptied(self, holder: Holder) -> bool:
+    def emptied_locked(self, holder: Holder) -> bool:
         """Note that nothing waits for a handler, nor is with one. Whether anything is counted still."""
         with self._lock:
             counted = self._held.get(holder)
             if counted is not None:
-                self._change(holder, counted, counted[0], 0, 0)
+                self._change_locked(holder, counted, counted[0], 0, 0)
         return counted is not None and counted[0] > 0
 
-    def _change(self, holder: Holder, counted: list[int], unfinished: int, waiting: int, taken: int) -> None:
-        """Lock held."""
+    def _change_locked(self, holder: Holder, counted: list[int], unfinished: int, waiting: int, taken: int) -> None:
+        """Count other numbers for a connection. Under our own lock."""
         grown = unfinished + waiting + taken - sum(counted)
         self.total += grown
         full, self.full = self.full, self.most is not None and self.total > self.most

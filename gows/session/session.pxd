@@ -10,6 +10,7 @@ from gows.session.traffic cimport Traffic
 cdef int CHUNK, TEXT, BINARY, CLOSE, PING, PONG, FAIL, OPENED, HALF_CLOSED, LOST, DRAINED, DISMISS
 cdef int SMALL_HEAD, LARGE, MAY_INFLATE, MAX_QUEUED_PONGS, DEAD, SEND_PING, SILENT, STALLED
 cdef int HELD, INBOX_FULL, LEAVING, MUTED, FINISHED, LOST_EARLY, UNSERVED, DISMISSED, COUNTED, SPECIAL, PONG_UNIT
+cdef bint DEBUG
 cdef tuple _OPCODES
 
 
@@ -34,6 +35,8 @@ cdef class Session:
 
     @cython.locals(stream=Stream, lock=Lock, corked=bint, held=bint, full=int)
     cpdef run(self)
+
+    cpdef list take_events_locked(self)
 
     @cython.locals(lock=Lock, full=bint)
     cdef _enqueue(self, list events)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, cast
 
 from gows.codes import CloseCause, CloseCode, Opcode
+from gows.debug import DEBUG, check_owned, check_unlocked
 from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
 from gows.protocol.connection import Connection, ConnectionState, Role
 from gows.protocol.prepared import PreparedMessage
@@ -142,6 +143,8 @@ class Session:
 
     def data_received(self, buf: bytearray, n: int) -> None:
         """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
+        if DEBUG:
+            self.context.loop.check_thread()
         connection = self.connection
         context = self.context
         traffic = context.traffic
@@ -151,6 +154,8 @@ class Session:
             if self._stash(buf, n):
                 return
         elif self._inbox is None and context.inline:
+            if DEBUG:
+                check_unlocked("call on_message")
             on_message = self.handler.on_message
             left = context.portion
             while left > 0 and not self._flags & SPECIAL and self.stream.queued <= context.high_water:
@@ -228,6 +233,8 @@ class Session:
 
     def eof_received(self) -> None:
         """The peer half-closed: it sends nothing more."""
+        if DEBUG:
+            self.context.loop.check_thread()
         if self.handler is None:
             self.stream.close()
         else:
@@ -235,6 +242,8 @@ class Session:
 
     def drained(self) -> None:
         """The outgoing queue fell to the low-water mark."""
+        if DEBUG:
+            self.context.loop.check_thread()
         overflow = self.context.overflow
         with self.stream.lock:
             held = self._flags & HELD
@@ -249,6 +258,8 @@ class Session:
 
     def connection_lost(self, error: Exception | None) -> None:
         """The stream is gone, for whatever reason. Last call."""
+        if DEBUG:
+            self.context.loop.check_thread()
         if self.connection.pending and self.handler is not None:
             self._take_rest()
         self.connection.receive_eof()
@@ -284,6 +295,8 @@ class Session:
 
     def deadline_reached(self) -> None:
         """The stream's one deadline: close handshake, heartbeat, read or write timeout (see heartbeat.py)."""
+        if DEBUG:
+            self.context.loop.check_thread()
         stream, context = self.stream, self.context
         if self.connection.state is not ConnectionState.OPEN:
             if self._flags & LEAVING:
@@ -320,6 +333,8 @@ class Session:
 
     def arm(self) -> None:
         """Set the stream's deadline to the next moment at which there is something to look at."""
+        if DEBUG:
+            self.context.loop.check_thread()
         stream, context = self.stream, self.context
         if self.connection.state is not ConnectionState.OPEN:
             if stream.closed:  # which bounds what is left to do by itself
@@ -366,6 +381,8 @@ class Session:
 
     def _begun(self, early: list[Event] | None) -> None:
         """Loop thread: the heartbeat starts, and bytes that came before the handler are parsed."""
+        if DEBUG:
+            self.context.loop.check_thread()
         if self.stream.closed:
             return
         self.context.heartbeat.begin(self.stream)
@@ -391,6 +408,8 @@ class Session:
 
     def _resume_reading(self) -> None:
         """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
+        if DEBUG:
+            self.context.loop.check_thread()
         if self.stream.closed or self.context.receiving.holds_off(self):
             return
         with self.stream.lock:
@@ -452,6 +471,8 @@ class Session:
 
     def give_way(self, error: ReceiveError) -> None:
         """Throw away what is unfinished, and end as for a fault of the peer's."""
+        if DEBUG:
+            self.context.loop.check_thread()
         events: list[Event] = []
         self.connection.fail(error, events)
         self.context.receiving.note(self, 0, 0)
@@ -491,7 +512,7 @@ class Session:
             self._submit()
             return
         inbox.extend(events)
-        full = not self._flags & INBOX_FULL and self._overfull(
+        full = not self._flags & INBOX_FULL and self._overfull_locked(
             inbox
         )  # the lock keeps the task from giving buffers back
         if full:
@@ -500,7 +521,10 @@ class Session:
         if full:
             self.stream.pause_reading()
 
-    def _overfull(self, inbox: list[Event]) -> bool:
+    def _overfull_locked(self, inbox: list[Event]) -> bool:
+        """Return whether so much waits that reading has to pause."""
+        if DEBUG:
+            check_owned(self.stream.lock)
         options = self.context.options
         if len(inbox) >= options.inbox_messages:
             return True
@@ -530,17 +554,10 @@ class Session:
         if corked:
             stream.cork_locked()
         while True:
-            events = self._inbox
+            full = self._flags & INBOX_FULL
+            events = self.take_events_locked()
             if not events:
-                self._inbox = None
-                full = self._flags & INBOX_FULL
-                self._flags &= ~INBOX_FULL
-                if self._flags & COUNTED and not self.context.receiving.emptied(self):
-                    self._flags &= ~COUNTED
                 break
-            if self._flags & COUNTED:
-                self.context.receiving.took(self)
-            self._inbox = []
             lock.release()
             rest = self._deliver(events)
             held = bool(rest) and self._hold(rest)
@@ -557,6 +574,23 @@ class Session:
         if full and not stream.closed:  # else the loop may be gone as well
             self.context.loop.call_soon(self._resume_reading)
 
+    def take_events_locked(self) -> list[Event]:
+        """Take all that waits for the task; if there is nothing, the task is over, and so is INBOX_FULL: reading has
+        to be resumed if it was set."""
+        if DEBUG:
+            check_owned(self.stream.lock)
+        events = self._inbox
+        if events:
+            if self._flags & COUNTED:
+                self.context.receiving.took_locked(self)
+            self._inbox = []
+            return events
+        self._inbox = None
+        self._flags &= ~INBOX_FULL
+        if self._flags & COUNTED and not self.context.receiving.emptied_locked(self):
+            self._flags &= ~COUNTED
+        return []
+
     def stalled(self) -> None:
         """The pool found this task still running at its second look: what it wrote must not wait for its end."""
         self.stream.uncork()
@@ -571,7 +605,7 @@ class Session:
                 return False
             self._flags |= HELD
             if self._flags & COUNTED:
-                self.context.receiving.put_back(self)
+                self.context.receiving.put_back_locked(self)
             stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
             return True
 
@@ -584,6 +618,8 @@ class Session:
         stream, high_water = self.stream, self.context.high_water
         if stream.queued > high_water and not stream.closed:
             return events
+        if DEBUG:
+            check_unlocked("call on_message")
         on_message = self.handler.on_message  # type: ignore[union-attr]
         waiting = iter(events)
         for kind, value in waiting:
@@ -647,6 +683,8 @@ class Session:
     def _call(self, name: str, *args: Any) -> None:
         if self._flags & (MUTED | FINISHED):
             return
+        if DEBUG:
+            check_unlocked(f"call {name}")
         callback: Callable[..., None] = getattr(self.handler, name)
         try:
             callback(self, *args)
@@ -690,11 +728,15 @@ class Session:
 
     def send_close_locked(self, code: int, reason: str, cause: CloseCause) -> None:
         """Queue our close frame. Raises what the encoder raises."""
+        if DEBUG:
+            check_owned(self.stream.lock)
         self.stream.write_locked(self.connection.encode_close(code, reason))
         self._blame(cause)
 
     def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
         """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
+        if DEBUG:
+            self.context.loop.check_thread()
         with self.stream.lock:
             self._flags |= DISMISSED
             unserved = self.handler is None
@@ -742,6 +784,8 @@ class Session:
             if self._flags & FINISHED:
                 return
             self._flags |= FINISHED
+        if DEBUG:
+            check_unlocked("call on_close")
         self._blame(CloseCause.LOST)
         assert self._cause is not None
         self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause._name_.lower())
@@ -787,6 +831,8 @@ class Session:
 
     def end_writer_locked(self) -> None:
         """Forget the writer of a message in pieces, for it has ended."""
+        if DEBUG:
+            check_owned(self.stream.lock)
         self._writer = None
 
     def count_sent(self, frame: bytes) -> None:
@@ -799,6 +845,8 @@ class Session:
     def queue_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
         """Queue a message, or have it wait for the end of one that is being written in pieces. False: the overflow
         policy dropped it there."""
+        if DEBUG:
+            check_owned(self.stream.lock)
         if self._writer is not None:
             return self._writer.defer_locked(opcode, data, compress)
         frame = self.connection.encode_message(opcode, data, compress)
@@ -818,10 +866,14 @@ class Session:
     ) -> bool:
         """With the queue over `context.mark`: find out whether there is room for a message, and else apply the overflow
         policy (see `Policy.make_room_locked`)."""
+        if DEBUG:
+            check_owned(self.stream.lock)
         return self.context.policy.make_room_locked(self, opcode, data, compress, key, deferred, expires, wait)
 
     def release_backlog_locked(self) -> None:
         """Queue what was kept back, for something follows it that must not overtake it."""
+        if DEBUG:
+            check_owned(self.stream.lock)
         overflow = self.context.overflow
         if self in overflow.backlogs:
             overflow.release_locked(self)

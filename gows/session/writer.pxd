@@ -1,1 +1,2 @@
 cdef Py_ssize_t STREAMED_FRAGMENT
+cdef bint DEBUG

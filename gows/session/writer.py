@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import CloseCode, Opcode
+from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, QueueFullError, WriterBusyError
 from gows.protocol.connection import to_bytes
 from gows.session.context import SessionContext
@@ -111,9 +112,11 @@ class MessageWriter:
             self._release()
 
     def defer_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
-        """Under stream.lock: a whole message of somebody else; it waits for the end of this one, if this was begun.
-        False: the overflow policy dropped it."""
+        """Queue a whole message of somebody else; if this one was begun, it waits for the end of it. False: the
+        overflow policy dropped it. Raises what the encoder raises."""
         ws = self._ws
+        if DEBUG:
+            check_owned(ws.stream.lock)
         if not self._begun:
             frame = ws.connection.encode_message(opcode, data, compress)
             ws.stream.write_locked(frame)
