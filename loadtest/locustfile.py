@@ -126,7 +126,7 @@ def apply_options(environment: Environment, **_more: Any) -> None:
     if options.shape != PLAIN:
         environment.shape_class = make_shape(options.shape, options.num_users, options.spawn_rate, options.run_time)
         options.run_time = None  # it is the shape's to end
-    if environment.web_ui is not None:
+    if environment.web_ui is not None and environment.web_ui.app is not None:
         environment.web_ui.app.before_request(partial(apply_form, environment))
 
 
