@@ -93,8 +93,9 @@ app = WSGIHandler()
 def main(address: str = "127.0.0.1:8080") -> None:
     """Serve until Ctrl-C."""
     server = gows.Server(wsgi=app)
-    host, port = server.listen(address)
-    print(f"open http://{host}:{port}/", flush=True)
+    bound = server.listen(address)
+    if isinstance(bound, tuple):  # else it is the path of a Unix-domain socket
+        print(f"open http://{bound[0]}:{bound[1]}/", flush=True)
     server.listen_and_serve()
 
 

@@ -77,8 +77,9 @@ def room(request: gows.Request, name: str) -> None:
 
 def main(address: str = "127.0.0.1:8080") -> None:
     """Serve until Ctrl-C."""
-    host, port = server.listen(address)
-    print(f"rooms at ws://{host}:{port}/room/NAME", flush=True)
+    bound = server.listen(address)
+    if isinstance(bound, tuple):  # else it is the path of a Unix-domain socket
+        print(f"rooms at ws://{bound[0]}:{bound[1]}/room/NAME", flush=True)
     server.listen_and_serve()
 
 

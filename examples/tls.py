@@ -41,8 +41,9 @@ def make_server(cert: str, key: str) -> gows.Server:
 def serve(cert: str, key: str, address: str = "127.0.0.1:8443") -> None:
     """Serve until Ctrl-C."""
     server = make_server(cert, key)
-    host, port = server.listen(address)
-    print(f"open https://{host}:{port}/", flush=True)
+    bound = server.listen(address)
+    if isinstance(bound, tuple):  # else it is the path of a Unix-domain socket
+        print(f"open https://{bound[0]}:{bound[1]}/", flush=True)
     server.listen_and_serve()
 
 
