@@ -27,6 +27,7 @@ class Echo(gows.Handler):
         self.name = name
 
     def on_open(self, ws: gows.WebSocket) -> None:
+        assert ws.request is not None
         ws.write_string(f"welcome {self.name} to {ws.request.path}")
 
     def on_message(self, ws: gows.WebSocket, opcode: gows.Opcode, buff: gows.ByteBuffer) -> None:

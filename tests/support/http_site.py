@@ -157,7 +157,7 @@ class Browser:
             return Answer(status, headers, b"")
         if "content-length" in headers:
             size = int(headers["content-length"])
-            self.until(lambda: len(self.received) >= size or self.over)
+            self._until_received(size)
             return Answer(status, headers, self._take(size))
         if headers.get("transfer-encoding") == "chunked":
             return Answer(status, headers, self._chunks())
@@ -170,10 +170,13 @@ class Browser:
             self.until(lambda: b"\r\n" in self.received or self.over)
             line, _, _ = bytes(self.received).partition(b"\r\n")
             whole = len(line) + int(line, 16) + 4
-            self.until(lambda whole=whole: len(self.received) >= whole or self.over)
+            self._until_received(whole)
             body += self._take(whole)[len(line) + 2 : -2]
             if whole == len(line) + 4:
                 return body
+
+    def _until_received(self, size: int) -> None:
+        self.until(lambda: len(self.received) >= size or self.over)
 
     def _take(self, size: int) -> bytes:
         data = bytes(self.received[:size])

@@ -24,6 +24,7 @@ from gows import (
 )
 from gows.client import BlockingWebSocket
 from gows.reactor import Loop
+from tests.support.addresses import tcp
 from tests.support.waiting import wait_until
 from tests.support.warming import start_all_workers
 
@@ -106,7 +107,7 @@ class OurServer:
         self._options = options
         self._server = Server(workers=WORKERS, ssl_context=server_tls(secure))
         self._server.add_route("/echo", self._accept)
-        self.port: int = self._server.listen("127.0.0.1:0")[1]
+        self.port = tcp(self._server.listen("127.0.0.1:0"))[1]
         self.url = f"{'wss' if secure else 'ws'}://127.0.0.1:{self.port}/echo"
 
     def _accept(self, request: Request) -> None:
