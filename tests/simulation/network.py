@@ -169,7 +169,11 @@ class SimulatedNetwork(MemoryNetwork):
 
     def listener(self, name: Any) -> SimulatedListener | None:
         """One of those that listen at an address, by chance."""
-        found = [listener for (bound, _), listener in self._listeners.items() if bound == name]
+        found = [
+            listener
+            for (bound, _), listener in self._listeners.items()
+            if bound == name and isinstance(listener, SimulatedListener)
+        ]
         return found[int(self.machine.rng.random() * len(found))] if found else None
 
     @property
@@ -191,7 +195,9 @@ class HostLayer(SocketLayer):
         return item
 
     def make_wakeup(self) -> Wakeup:
-        return self._own(SimulatedWakeup(self.network))
+        wakeup = SimulatedWakeup(self.network)
+        self._own(wakeup)
+        return wakeup
 
     def descriptor_limit(self) -> int:
         return self.network.descriptor_limit()

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ import gows.bus.links
 import gows.protocol.prepared
 import gows.session.fanout
 import gows.topics.presence
+from gows.protocol.frames import encode_frame
 from tests.simulation.checks import AT_REST, AT_THE_END, Fault, check
 from tests.simulation.hosts import BareProcess, ClientProcess, Process, ServerProcess
 from tests.simulation.log import Log
@@ -255,9 +257,9 @@ class Simulation:
             self._start_client(number)
         for number in range(self.scenario.bare):
             policy = self.plan.choice(("drop", "latest"))
-            process = BareProcess(self, f"bare{number}", policy, ["price.f", self.plan.choice(TOPICS)])
-            self.bare.append(process)
-            process.start()
+            client = BareProcess(self, f"bare{number}", policy, ["price.f", self.plan.choice(TOPICS)])
+            self.bare.append(client)
+            client.start()
         self.machine.preemption = self.scenario.preemption
         self.machine.files = self.scenario.interrupted
         self.machine.function = self.scenario.function
@@ -272,12 +274,14 @@ class Simulation:
         self._advance(AFTERWARDS)
         self.note("all should be well")
         faults += check(self, AT_REST)
-        for client in (*self.clients, *self.bare):
+        for topic_client in self.clients:
+            topic_client.tell(topic_client.close)
+        for client in self.bare:
             client.tell(client.close)
         self._advance(5.0)
         faults += check(self, AT_THE_END)
         for process in self.serving.values():
-            process.tell(lambda process=process: process.terminate(None))
+            process.tell(partial(process.terminate, None))
         self._advance(4.0)
 
     def _advance(self, seconds: float) -> None:
@@ -392,7 +396,7 @@ class Simulation:
             process = self.plan.choice(serving)
             for _ in range(count):
                 topic = self.plan.choice(TOPICS)
-                process.tell(lambda topic=topic: process.publish(topic))
+                process.tell(partial(process.publish, topic))
 
     def _fail(self, fault: str) -> None:
         plan = self.plan
@@ -501,14 +505,13 @@ class Simulation:
         """One to each topic from each process: who has missed something before must know it now."""
         for process in self.serving.values():
             for topic in TOPICS:
-                process.tell(lambda process=process, topic=topic: process.publish(topic))
+                process.tell(partial(process.publish, topic))
 
     # ------------------------------------------------------------------ what is looked at all the time
 
     @contextmanager
     def _installed(self) -> Iterator[None]:
         scenario = self.scenario
-        encode = gows.protocol.prepared.encode_frame
         logger = logging.getLogger("gows")
         handler = _LogHandler(self)
         propagates, level = logger.propagate, logger.level
@@ -516,10 +519,11 @@ class Simulation:
         def counted(opcode: int, data: Any, *, rsv1: bool = False) -> bytes:
             thread = self.machine.current
             place = (thread.host.name if thread else "", id(data), rsv1)
-            if self._encoded.get(place) is data:
+            before = self._encoded.get(place)
+            if before is not None and before is data:
                 self.encoding_faults.append(f"{place[0]} encoded the same message twice: {bytes(data)[:80]!r}")
             self._encoded[place] = data  # kept, so that its id is no other's
-            return encode(opcode, data, rsv1=rsv1)
+            return encode_frame(opcode, data, rsv1=rsv1)
 
         with ExitStack() as stack:
             for module, name, value in (
@@ -579,6 +583,7 @@ def simulate(seed: int, *, trace: bool = False, **changes: Any) -> Outcome:
 
 def simulate_bounded(seed: int) -> Outcome:
     """Run a seed in a process made for that. One that hangs ends the process, and says where."""
+    assert sys.__stderr__ is not None
     faulthandler.dump_traceback_later(LONGEST, exit=True, file=sys.__stderr__)
     try:
         return simulate(seed)

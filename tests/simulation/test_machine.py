@@ -192,17 +192,20 @@ def test_the_modules_of_gows_are_as_before() -> None:
     import gows.reactor.waits
     import gows.reactor.workers
 
-    waits, workers = gows.reactor.waits, gows.reactor.workers
+    bus, waits, workers = vars(gows.bus.bus), vars(gows.reactor.waits), vars(gows.reactor.workers)
 
     def standing() -> list[object]:
-        return [waits.threading, gows.bus.bus.threading, workers._here, workers.SimpleQueue, waits._here, waits._inner]
+        return [
+            *(waits["threading"], bus["threading"]),
+            *(workers["_here"], workers["SimpleQueue"], waits["_here"], waits["_inner"]),
+        ]
 
     before = standing()
     with installed(Machine(random.Random(1))):
         assert not any(one is other for one, other in zip(standing(), before, strict=True))
-        assert workers.SimpleQueue is SimpleQueue
-        lock = waits.inner_lock("lost")
+        assert workers["SimpleQueue"] is SimpleQueue
+        lock = gows.reactor.waits.inner_lock("lost")
         with lock:
-            assert waits.holds_inner_lock()
-        assert not waits.holds_inner_lock()
+            assert gows.reactor.waits.holds_inner_lock()
+        assert not gows.reactor.waits.holds_inner_lock()
     assert all(one is other for one, other in zip(standing(), before, strict=True))
