@@ -75,7 +75,12 @@ class Bystander:
 def main() -> None:
     bystander = Bystander(int(sys.argv[1]))
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def await_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=await_end, daemon=True).start()
     bystander.look(0)
     print("ready", flush=True)
     number = 0

@@ -31,6 +31,7 @@ import trustme
 
 import gows
 from tests.support import wire
+from tests.support.addresses import tcp
 
 CLIENTS = 8
 PATHS = ("echo", "inline", "chunk", "slow", "writer", "closer", "rate", "live", "live")
@@ -180,7 +181,7 @@ class Client:
     def _connection(self) -> None:
         dice = self._dice
         server = dice.choice(self._servers)
-        sock = socket.create_connection(server.addresses[0][:2])  # type: ignore[arg-type]
+        sock = socket.create_connection(tcp(server.addresses[0]))
         try:
             sock.settimeout(dice.choice((0.02, 0.2)))
             if server is self._servers[1] and dice.random() < 0.9:

@@ -74,7 +74,7 @@ def make(kind: str) -> gows.Server:
     server.add_route("/cookies", lambda request: str(len(request.cookies)))
     folder = Path(tempfile.mkdtemp())
     (folder / "large").write_bytes(bytes(4 << 20))
-    server.static("/files", folder)
+    server.static("/files", str(folder))
     gows.serve_topics(server, "/live")
     return server
 
