@@ -112,7 +112,9 @@ def one_order(simulation: Simulation) -> Iterator[str]:
 
 
 def all_or_lost(simulation: Simulation) -> Iterator[str]:
-    """A client of ours gets every message of a topic that is kept; or it is told `lost`."""
+    """A client of ours gets every message of a topic that is kept; or it is told `lost`. What one of two processes that
+    did not hear each other took in is given up when they meet: who has ended its subscription by then is told nothing.
+    """
     log = simulation.log
     kept = [message for message in log.messages.values() if message.kept and message.acknowledged is not None]
     for subscriber in log.subscriptions:
@@ -141,8 +143,14 @@ def all_or_lost(simulation: Simulation) -> Iterator[str]:
                 ),
                 default=math.inf,
             )
-            if newer == math.inf and subscriber.ended is not None:
-                continue  # it might have come
+            if subscriber.ended is not None and (
+                newer == math.inf
+                or (
+                    subscriber.ended < newer + TOLD_WITHIN
+                    and simulation.apart_between(message.began, message.acknowledged)
+                )
+            ):
+                continue  # it might have come, or `lost`
             told = any(
                 event.kind == "lost"
                 and event.topic in (message.topic, subscriber.pattern)

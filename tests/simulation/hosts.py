@@ -81,6 +81,7 @@ class ServerProcess(Process):
         self.bus: Bus
         self.ready = False
         self.stopping = False
+        self.met: set[str] = set()  # the others that hear it, and that it hears
         self._numbers = itertools.count(1)
 
     def _begin(self) -> None:
@@ -109,6 +110,8 @@ class ServerProcess(Process):
             self.server.add_route(f"/{policy}", self._bare_route(policy))
         self.bus = Bus(simulation.folder, self.name, loop=bus_loop)
         self.server.join(self.bus)
+        self.bus.on_up.append(self._meet)
+        self.bus.on_down.append(self._part)
         self.server.listen(ADDRESS)
         bus_loop.start("gows-bus")
         self.server.start()
@@ -116,6 +119,16 @@ class ServerProcess(Process):
         self.ready = True
         simulation.count_serving()
         simulation.note(f"{self.name} serves")
+
+    def _meet(self, name: str) -> None:
+        self.met.add(name)
+        self.simulation.note(f"{self.name} has met {name}")
+        self.simulation.count_serving()
+
+    def _part(self, name: str) -> None:
+        self.met.discard(name)
+        self.simulation.note(f"{self.name} hears {name} no more")
+        self.simulation.count_serving()
 
     def _bare_route(self, policy: str) -> Callable[[gows.Request], None]:
         options = gows.AcceptOptions(

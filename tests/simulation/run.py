@@ -168,6 +168,7 @@ class Simulation:
         self.kept_topics = [topic for topic in TOPICS if self.scenario.keep(topic) is not None]
         self.deaths: list[tuple[float, str]] = []  # of servers, and when
         self._numbers: list[tuple[float, int]] = []  # of servers that serve, and since when
+        self._apart: list[tuple[float, bool]] = []  # whether two of them do not hear each other, and since when
         self.log = Log(self.machine.clock, self.note, lambda topic: self.scenario.keep(topic) is not None)
         self.log.pad = lambda: "x" * self.plan.randint(0, self.scenario.large)
         self.servers: dict[int, ServerProcess | None] = {}  # by slot
@@ -331,14 +332,21 @@ class Simulation:
         }
 
     def count_serving(self) -> None:
-        """A process serves, or does not any more."""
-        self._numbers.append((self.machine.clock(), len(self.serving)))
+        """A process serves, or does not any more; or it hears another one, or does not any more."""
+        now, serving = self.machine.clock(), self.serving
+        self._numbers.append((now, len(serving)))
+        self._apart.append((now, any(serving.keys() - process.met - {name} for name, process in serving.items())))
 
     def others_at(self, time: float) -> bool:
         """Whether more than one process served at a time, and for a while before."""
         since = time - NEWCOMER
         before = [number for at, number in self._numbers if at <= since][-1:]
         return min(before + [number for at, number in self._numbers if since < at <= time], default=0) > 1
+
+    def apart_between(self, since: float, until: float) -> bool:
+        """Whether two processes served, at some moment of that time, that did not hear each other."""
+        before = [apart for at, apart in self._apart if at <= since][-1:]
+        return any(before + [apart for at, apart in self._apart if since < at <= until])
 
     def _start_server(self, slot: int) -> None:
         process = self.servers[slot] = ServerProcess(self, f"{slot}.{next(self._generations)}")

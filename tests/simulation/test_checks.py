@@ -24,6 +24,7 @@ class Run:
         self.kept_topics = ["kept.a"]
         self.deaths: list[tuple[float, str]] = []
         self.others_at = lambda time: True
+        self.apart: list[float] = []  # when two processes did not hear each other
         self.serving: dict[str, Any] = {}
         self.clients: list[Any] = []
         self.turn_faults: list[str] = []
@@ -48,6 +49,9 @@ class Run:
     def hear(self, subscriber: Subscriber, *ids: str) -> None:
         for id_ in ids:
             subscriber.message(self.log.messages[id_].topic, self.log.messages[id_].data)
+
+    def apart_between(self, since: float, until: float) -> bool:
+        return any(since <= at <= until for at in self.apart)
 
     def found(self, check: Check) -> list[str]:
         return list(check(self))  # type: ignore[arg-type]
@@ -156,6 +160,22 @@ def test_lost_that_is_told_long_after_a_newer_message_does_not_count(run: Run) -
     run.now += checks.TOLD_WITHIN + 1.0
     subscriber.lost("kept.a")
     assert len(run.found(checks.all_or_lost)) == 1
+
+
+def test_who_has_ended_its_subscription_is_not_told_what_is_given_up_later(run: Run) -> None:
+    stays, ended = run.subscribe("kept.a", "client0"), run.subscribe("kept.a", "client1")
+    run.publish("kept.a", "0.1/main")
+    heard = run.publish("kept.a", "1.2/main")
+    run.hear(stays, heard)
+    run.hear(ended, heard)
+    ended.end()
+    assert len(run.found(checks.all_or_lost)) == 2
+    run.apart.append(heard_at := run.log.messages[heard].began)
+    assert len(run.found(checks.all_or_lost)) == 2, "the message that was missed came before"
+    run.apart.append(heard_at - 1.0)
+    assert ["client0" in text for text in run.found(checks.all_or_lost)] == [True]
+    ended.ended = ended.events[0].at + checks.TOLD_WITHIN
+    assert len(run.found(checks.all_or_lost)) == 2, "until then it would have been told"
 
 
 def test_who_has_no_claim_to_a_message(run: Run) -> None:
