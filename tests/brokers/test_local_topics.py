@@ -276,6 +276,36 @@ def test_a_process_that_was_cut_off_and_is_gone_before_it_could_tell_may_have_nu
     net.check()
 
 
+@pytest.mark.parametrize("counts", [(1, 1), (3, 1), (1, 3)])
+def test_two_that_have_not_met_and_both_numbered_tell_lost_when_they_meet(counts: tuple[int, int]) -> None:
+    net = KeptNet(0)
+    home = net.start()
+    third = net.start()
+    net.run(2.0)
+    newcomer = net.start()  # the others do not answer it
+    met = {pair: link for pair, link in net.links.items() if newcomer.name in pair}
+    for pair in met:
+        del net.links[pair]
+    net.run(2.0)
+    topic = net.topics[0]
+    apart = [
+        [net.publish(process, topic) for _ in range(count)]
+        for process, count in zip((home, newcomer), counts, strict=True)
+    ]
+    net.run(1.0)
+    assert all(net.results[data] == [None] for data in apart[0] + apart[1])
+    net.links.update(met)
+    net.run(3.0)
+    last = [net.publish(process, topic) for process in (home, newcomer, third)]
+    net.run(1.0)
+    for process, had in ((home, apart[0]), (third, apart[0]), (newcomer, apart[1])):
+        heard = told(process, topic)
+        assert heard[: len(had)] == had
+        assert heard[len(had)] is None, "before anything newer"
+        assert set(last) <= set(heard[len(had) :])
+    net.check()
+
+
 def test_a_newcomer_has_the_history_and_a_home_that_forgot_learns_it_again() -> None:
     net, (home, other), topic = several(2)
     data = [net.publish(other, topic) for _ in range(20)]
