@@ -363,9 +363,10 @@ PROMISES: dict[str, tuple[Check, ...]] = {
         survives_a_death,
         all_or_lost,
     ),
-    "Two processes that live and lose each other, which the kernel does to no connection on one machine, both go on, "
-    "and what one of them took in alone is given up when they meet: clients are told `lost`, but not when it dies "
-    "before that.": (same_history, all_or_lost),  # with the fault "bus"
+    "Two processes that live and do not hear each other both go on: one that starts waits a second for the others to "
+    "answer, and no kernel cuts a connection between two on one machine.": (same_history, all_or_lost),
+    "What one of them took in alone is given up when they meet: who is subscribed then is told `lost`, but not when "
+    "that process dies before.": (same_history, all_or_lost),  # a thread of the bus rests, or the fault is "bus"
     "Subscriptions end with their connection.": (subscriptions_end, presence),
 }
 """By sentence of the page: what looks whether it is kept. Not simulated: Redis."""
