@@ -26,7 +26,7 @@ DECLARED := $(shell find gows -name '*.pxd')
 HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
 COMPILED := $(if $(filter-out 0,$(GOWS_PURE)),,$(VENV)/compiled)
 
-.PHONY: help demo test coverage lint conformance conformance-quick load load-short attacks fuzz simulate bench clean
+.PHONY: help demo test coverage lint docs conformance conformance-quick load load-short attacks fuzz simulate bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,11 @@ lint: $(VENV)/has-lint ## formatting, lint, types
 	$(PY) -m mypy || status=1; \
 	$(PY) -m pyright -p tests/typing || status=1; \
 	exit $$status
+
+docs: $(VENV)/has-docs ## spelling, and the documentation as a site in site/; a broken link fails
+	@$(PY) -m codespell_lib *.md *.yml docs examples gows loadtest/*.md
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean
+	@echo "site/index.html: $$(find site -name '*.html' | wc -l) pages"
 
 conformance: $(VENV)/has-gows $(COMPILED) ## all 517 Autobahn cases against the server, then the client (about 20 minutes)
 	@status=0; for end in server client; do $(PY) -m tests.conformance.run_$$end $(ARGS) || status=1; done; exit $$status
@@ -73,7 +78,7 @@ bench: $(VENV)/has-bench $(COMPILED) ## every scenario over every server (about 
 	@$(PY) -m bench $(ARGS)
 
 clean: ## remove all that was made, the environment too
-	rm -rf .venv .venv-* build dist artifacts .conformance *.egg-info .coverage .coverage.* \
+	rm -rf .venv .venv-* build dist site artifacts .conformance *.egg-info .coverage .coverage.* \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find gows -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -134,4 +139,10 @@ $(VENV)/has-bench: $(VENV)/can-build
 $(VENV)/has-lint: $(VENV)/can-build
 	@echo "installing gows, ruff, mypy and pyright into $(VENV)"
 	@$(PIP) --no-build-isolation --editable '.[lint]'
+	@touch "$(VENV)/has-gows" "$@"
+
+# Nothing of gows is compiled for it: its sources are read, not run.
+$(VENV)/has-docs: $(VENV)/can-build
+	@echo "installing gows and MkDocs into $(VENV)"
+	@GOWS_PURE=1 $(PIP) --no-build-isolation --editable '.[docs]'
 	@touch "$(VENV)/has-gows" "$@"

@@ -34,7 +34,7 @@ class Resource:
         self.views: dict[str, View] = {}
 
     def view(self, method: str) -> View | None:
-        """The view for `method`; GET's for HEAD."""
+        """Return the view for `method`; for HEAD that of GET, unless it has one of its own."""
         found = self.views.get(method)
         return self.views.get("GET") if found is None and method == "HEAD" else found
 
