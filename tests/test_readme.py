@@ -1,12 +1,9 @@
-"""The README and the guide say what is: their programs run, their tables are those of the code, their links lead
-somewhere."""
+"""Every program in the README and in docs/ is run. tests/test_docs.py looks at their tables, links and lines."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import inspect
 import json
 import re
 import socket
@@ -26,23 +23,19 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 import gows
-from gows import errors
-from gows.__main__ import COMMANDS
 from gows.bus.bus import Bus
-from gows.codes import may_travel
 from gows.reactor import Loop, shared_loop
 from tests.support.needs import need_module
 from tests.support.processes import ROOT, Children
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
-README = (ROOT / "README.md").read_text("utf-8")
-GUIDE = (ROOT / "docs" / "how-to" / "guide.md").read_text("utf-8")
-TOPICS = (ROOT / "docs" / "reference" / "topics.md").read_text("utf-8")
-DESIGN = (ROOT / "docs" / "explanation" / "design.md").read_text("utf-8")
+DECLARATIONS = ROOT / "docs" / "explanation" / "design.md"
+"""Its blocks are no programs."""
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {DECLARATIONS})]
 
 BLOCK = re.compile(r"(?:<!-- example: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
-PROGRAMS: list[tuple[str, str]] = BLOCK.findall(README + GUIDE + TOPICS)
+PROGRAMS: list[tuple[str, str]] = [found for page in PAGES for found in BLOCK.findall(page.read_text("utf-8"))]
 
 
 # ---------------------------------------------------------------------- the programs
@@ -58,7 +51,9 @@ class Running:
         self.http_servers: list[ThreadingHTTPServer] = []
         self.error: BaseException | None = None
         self._watch(monkeypatch)
-        text = re.sub(r'"(localhost)?:8080"', '"127.0.0.1:0"', text).replace('("", 8080)', '("127.0.0.1", 0)')
+        text = re.sub(r'"(localhost|127\.0\.0\.1)?:8080"', '"127.0.0.1:0"', text).replace(
+            '("", 8080)', '("127.0.0.1", 0)'
+        )
         self._thread = threading.Thread(target=self._run, args=[text])
         self._thread.start()
 
@@ -430,82 +425,226 @@ def test_reactor(run: Callable[..., Running]) -> None:
         assert sock.recv(100) == b"HELLO"
 
 
+def test_tutorial_page(run: Callable[..., Running]) -> None:
+    assert fetch(run("tutorial_page").serving(), "/") == (200, "<h1>Hello</h1>")
+
+
+def test_tutorial_websocket(run: Callable[..., Running], capsys: pytest.CaptureFixture[str]) -> None:
+    running = run("tutorial_websocket")
+    with connect(f"ws://127.0.0.1:{running.serving()}/greet") as ws:
+        assert ws.recv(10) == "What is your name?"
+        ws.send("Ann")
+        assert ws.recv(10) == "Hello, Ann!"
+    running.end()
+    assert capsys.readouterr().out == "closed with 1000\n"
+
+
+def test_tutorial_room(run: Callable[..., Running]) -> None:
+    port = run("tutorial_room").serving()
+    assert "new WebSocket" in fetch(port, "/")[1]
+    with connect(f"ws://127.0.0.1:{port}/chat") as one, connect(f"ws://127.0.0.1:{port}/chat") as two:
+        one.send("hello")
+        assert [one.recv(10), two.recv(10)] == ["hello", "hello"]
+
+
+@pytest.mark.slow
+def test_tutorial_topics(tmp_path: Path) -> None:
+    with Children() as children:
+        running = Supervised(children, "tutorial_topics", tmp_path / "chat.py")
+        assert "/gows.js" in fetch(running.port, "/")[1]
+        with connect(f"ws://127.0.0.1:{running.port}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+            ws.send(json.dumps({"type": "publish", "topic": "room.kitchen", "data": "hello"}))
+            assert json.loads(ws.recv(10))["type"] == "published"
+            ws.send(json.dumps({"type": "subscribe", "topic": "room.kitchen", "history": 20}))
+            assert json.loads(ws.recv(10))["type"] == "subscribed"
+            assert json.loads(ws.recv(10))["data"] == "hello"
+        running.end()
+
+
+def closed(ws: Any) -> tuple[int | None, str | None]:
+    """Wait for the end of `ws`; the code and the reason of the server's close frame."""
+    with contextlib.suppress(ConnectionClosed):
+        for _ in ws:
+            pass
+    return ws.close_code, ws.close_reason
+
+
+def test_wsgi(run: Callable[..., Running]) -> None:
+    port = run("wsgi").serving()
+    with connect(f"ws://127.0.0.1:{port}/live") as ws:
+        wait_until(lambda: fetch(port, "/") == (200, "1 connections"))
+        assert fetch(port, "/news", b"rain")[0] == 202
+        assert ws.recv(10) == b"rain"
+        assert fetch(port, "/kick", b"")[0] == 202
+        assert closed(ws) == (4403, "bye")
+    assert fetch(port, "/live")[0] == 426
+
+
+def post_json(port: int, target: str, data: bytes) -> Any:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{target}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def check_views(port: int, data: bytes, received: str) -> None:
+    """What the views of the pages on Flask and Django do."""
+    with connect(f"ws://127.0.0.1:{port}/live/ann") as ann, connect(f"ws://127.0.0.1:{port}/live/bob") as bob:
+        wait_until(lambda: json.loads(fetch(port, "/online")[1]) == {"connections": 2})
+        wait_until(lambda: post_json(port, "/orders/ann", data) == {"subscribers": 1})
+        assert ann.recv(10) == received
+        assert post_json(port, "/kick/ann", b"{}") == {"kicked": 1}
+        assert closed(ann) == (4403, "kicked")
+        with pytest.raises(TimeoutError):
+            bob.recv(0.1)
+
+
+@pytest.mark.slow
+def test_flask_views(run: Callable[..., Running]) -> None:
+    need_module("flask")
+    check_views(run("flask_views").serving(), b'{"item":7}', '{"item":7}')
+
+
+@pytest.mark.slow
+def test_flask_context(run: Callable[..., Running]) -> None:
+    need_module("flask")
+    with connect(f"ws://127.0.0.1:{run('flask_context').serving()}/greet?name=Ann") as ws:
+        assert ws.recv(10) == "Ahoy, Ann"
+
+
+DJANGO_SITE = """
+import os, sys
+
+import django
+from django.conf import settings
+
+os.chdir(sys.path[0])
+
+settings.configure(
+    SECRET_KEY="only for tests",
+    ALLOWED_HOSTS=["*"],
+    ROOT_URLCONF="views",
+    MIDDLEWARE=["views.RefusedUpgrades"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "site.db"}},
+)
+django.setup()
+
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+
+recorder = MigrationRecorder(connection)
+recorder.ensure_schema()
+recorder.record_applied("shop", "0001")
+connection.close()
+
+import views
+
+server = views.make_server()
+server.listen_and_serve("127.0.0.1:0", ready=lambda: print(server.addresses[0][1], flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_django_views(tmp_path: Path) -> None:
+    need_module("django")
+    (tmp_path / "views.py").write_text(program("django_views"))
+    (tmp_path / "tested.py").write_text(DJANGO_SITE)
+    with Children() as children:
+        process = children.start([sys.executable, str(tmp_path / "tested.py")], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        with process.stdout:
+            port = int(process.stdout.readline())
+            check_views(port, b"rain", "rain")
+            with connect(f"ws://127.0.0.1:{port}/live/eve") as ws:
+                ws.send("shop")
+                assert ws.recv(10) == "1"
+            with pytest.raises(InvalidStatus) as refusal, connect(f"ws://127.0.0.1:{port}/live/x", origin="http://a.b"):
+                pass
+            assert refusal.value.response.status_code == 403
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_sqlalchemy(run: Callable[..., Running], tmp_path: Path) -> None:
+    sqlalchemy = need_module("sqlalchemy")
+    url = f"sqlite:///{tmp_path / 'app.db'}"
+    made = sqlalchemy.create_engine(url)
+    with made.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE lines (line TEXT)"))
+    made.dispose()
+    running = run("sqlalchemy", "sqlite:///app.db", url)
+    with connect(f"ws://127.0.0.1:{running.serving()}/lines") as ws:
+        for count in ("1", "2"):
+            ws.send("a line")
+            assert ws.recv(10) == count
+        pool = running.names["engine"].pool
+        wait_until(lambda: pool.checkedout() == 0)
+    running.end()
+    running.names["engine"].dispose()
+
+
+def test_timers(run: Callable[..., Running]) -> None:
+    running = run("timers", "10.0, self", "0.3, self")
+    port = running.serving()
+    with connect(f"ws://127.0.0.1:{port}/quiz") as ws:
+        assert ws.recv(10) == "7 * 8?"
+        ws.send("56")
+        assert ws.recv(10) == "right"
+        assert closed(ws) == (4408, "too late")
+    with connect(f"ws://127.0.0.1:{port}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+        ws.send(json.dumps({"type": "subscribe", "topic": "clock"}))
+        assert [json.loads(ws.recv(10))["type"] for _ in range(2)] == ["subscribed", "message"]
+
+
+def test_publish_http(run: Callable[..., Running]) -> None:
+    port = run("publish_http").serving()
+    with connect(f"ws://127.0.0.1:{port}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+        ws.send(json.dumps({"type": "subscribe", "topic": "news"}))
+        assert json.loads(ws.recv(10))["type"] == "subscribed"
+        assert fetch(port, "/publish/news", b"{}")[0] == 401
+        headers = {"Authorization": "Bearer change-me"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/publish/news", b'{"text":"rain"}', headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert json.load(answer) == {"subscribers": 1}
+        assert json.loads(ws.recv(10))["data"] == {"text": "rain"}
+
+
+@pytest.mark.slow
+def test_publish_redis(run: Callable[..., Running], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Children() as children:
+        redis = RedisServer(children, tmp_path, durable=False)
+        serving = run("redis", "localhost:6379", f"127.0.0.1:{redis.port}")
+        with connect(f"ws://127.0.0.1:{serving.serving()}/live", subprotocols=["gows.v1"]) as ws:  # type: ignore[list-item]
+            wait_until(lambda: "Redis has it" in capsys.readouterr().out)  # the program that serves has published
+            ws.send(json.dumps({"type": "subscribe", "topic": "news"}))
+            assert json.loads(ws.recv(10))["offset"] == 1
+            run("publish_redis", "localhost:6379", f"127.0.0.1:{redis.port}").end()
+            assert json.loads(ws.recv(10))["data"] == "rain"
+        serving.end()
+    assert capsys.readouterr().out == "Redis has it\n"
+
+
+@pytest.mark.slow
+def test_activation(tmp_path: Path) -> None:
+    with Children() as children:
+        running = Supervised(children, "activation", tmp_path / "app.py")
+        with connect(f"ws://127.0.0.1:{running.port}/ws") as ws:
+            ws.send("nobody answers")
+        running.end()
+
+
+def test_behind_proxy(run: Callable[..., Running]) -> None:
+    port = run("behind_proxy").serving()
+    named = {"X-Forwarded-For": "192.0.2.7"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/whoami", headers=named)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert "192.0.2.7" in answer.read().decode()
+    with connect(f"ws://127.0.0.1:{port}/ws", additional_headers=named) as ws:
+        assert "192.0.2.7" in ws.recv(10)
+    assert fetch(port, "/-/ready") == (200, "ready\n")
+
+
 def test_every_program_is_run() -> None:
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert all(marker for marker, _ in PROGRAMS), "a program without a marker"
     assert {marker for marker, _ in PROGRAMS} <= tests
-
-
-# ---------------------------------------------------------------------- the tables
-
-
-def rows(name: str) -> list[list[str]]:
-    """The cells of the table behind the marker, without their code marks."""
-    table = README.partition(f"<!-- table: {name} -->\n")[2].partition("\n\n")[0]
-    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-
-
-def test_the_table_of_options_is_the_code() -> None:
-    fields = {field.name: repr(field.default) for field in dataclasses.fields(gows.AcceptOptions)}
-    assert {name: default for name, default, _ in rows("AcceptOptions")} == fields
-
-
-def test_the_table_of_the_server_is_the_code() -> None:
-    fields = [[field.name, repr(field.default)] for field in dataclasses.fields(gows.ServerOptions)]
-    assert [row[:2] for row in rows("Server")] == fields
-
-
-def test_the_table_of_admission_is_the_code() -> None:
-    parameters = list(inspect.signature(gows.Admission).parameters.values())
-    assert [row[:2] for row in rows("Admission")] == [[each.name, repr(each.default)] for each in parameters]
-
-
-def test_the_table_of_close_codes_is_the_code() -> None:
-    codes = [[str(code.value), code.name] for code in gows.CloseCode]
-    assert [row[:2] for row in rows("CloseCode")] == codes
-    marked = {int(code) for code, _, text in rows("CloseCode") if "may not travel" in text}
-    assert marked == {code for code in gows.CloseCode if not may_travel(code)}
-
-
-def test_the_table_of_errors_is_the_code() -> None:
-    there = {name for name, each in vars(errors).items() if inspect.isclass(each) and issubclass(each, Exception)}
-    assert {row[0] for row in rows("errors")} == there - {"GowsError"}
-    assert there <= set(gows.__all__)
-
-
-def test_the_commands_are_the_code() -> None:
-    assert set(re.findall(r"^\| `gows (\w+)", README, re.MULTILINE)) == COMMANDS.keys()
-
-
-def test_make_knows_what_is_promised() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in set(re.findall(r"`?make ([a-z-]+)", README)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "docs/how-to/guide.md",
-        "docs/reference/topics.md",
-        "docs/explanation/speed.md",
-        "docs/explanation/design.md",
-    ],
-)
-def test_links_lead_somewhere(name: str) -> None:
-    text = (ROOT / name).read_text("utf-8")
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        path, _, anchor = target.partition("#")
-        if path.startswith("http"):
-            continue
-        assert ((ROOT / name).parent / path).exists(), target
-        if anchor:
-            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}, target
-
-
-@pytest.mark.parametrize("text", [README, GUIDE, TOPICS, DESIGN], ids=["README", "guide", "topics", "design"])
-def test_lines_are_readable_as_they_stand(text: str) -> None:
-    code = re.sub(r"^\|.*$|```.*?```", "", text, flags=re.MULTILINE | re.DOTALL)
-    assert [line for line in code.splitlines() if len(line) > 125] == []
