@@ -17,22 +17,60 @@ from typing import Any
 DEBUG = os.environ.get("GOWS_DEBUG", "0") not in ("", "0")
 """Whether the rules are checked."""
 
+LOCK_ORDER = (
+    ("shared loop",),
+    ("topic client",),
+    ("publish",),
+    ("subscriptions", "fanout"),
+    ("redis broker",),
+    ("outlet",),
+    ("stream",),
+    (
+        "admission",
+        "budget of files",
+        "bus",
+        "bus answers",
+        "connection numbers",
+        "lost",
+        "overflow",
+        "receiving",
+        "recovery budget",
+        "waiting outlets",
+        "workers",
+    ),
+    ("wakeup",),
+)
+"""The names of locks, outer ones first: a thread that waits for a lock holds only locks of rows above its own."""
+
+_RANKS = {name: rank for rank, names in enumerate(LOCK_ORDER) for name in names}
 _classes: dict[Any, Any] = {}  # of checked locks, by the class of the plain ones
 _here = threading.local()  # .locks: the checked locks that this thread has taken, in order
 
 
 def checked_lock(make: Callable[[], Any], name: str) -> Any:
-    """Return `make()`, a re-entrant lock, called `name` in messages. With DEBUG, `held_locks` knows it."""
+    """Return `make()`, a re-entrant lock. With DEBUG, `held_locks` knows it by its name, and a thread that waits for it
+    observes the order. Raises KeyError for a name that does not stand in LOCK_ORDER.
+    """
     if not DEBUG:
         return make()
     lock = _checked_class(type(make()))()
     lock.name = name
+    lock.rank = _RANKS[name]
     return lock
 
 
 def held_locks() -> list[str]:
     """Return the names of the checked locks that the calling thread holds, in the order in which it took them."""
     return [lock.name for lock in getattr(_here, "locks", ()) if lock._is_owned()]
+
+
+def check_order(lock: Any) -> None:
+    """Raise AssertionError if the calling thread holds a lock that is to be taken after `lock`, for another thread may
+    hold `lock` and wait for that one."""
+    for held in getattr(_here, "locks", ()):
+        if held.rank >= lock.rank and held._is_owned():
+            thread = threading.current_thread().name
+            raise AssertionError(f"{thread} holds {held.name} and is about to take {lock.name}, which comes before it")
 
 
 def check_owned(lock: Any) -> None:
@@ -61,9 +99,12 @@ def _checked_class(base: Any) -> Any:
 
     class CheckedLock(base):  # type: ignore[misc]
         name: str
+        rank: int
 
         def acquire(self, *arguments: Any, **named: Any) -> bool:
             again = self._is_owned()
+            if not (again or arguments or named):  # whoever does not wait may take any
+                check_order(self)
             taken: bool = super().acquire(*arguments, **named)
             if taken and not again:
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gows.debug import DEBUG, check_owned, check_unlocked, checked_lock, held_locks
+from gows.debug import DEBUG, LOCK_ORDER, check_owned, check_unlocked, checked_lock, held_locks
 from gows.reactor import Loop, Stream, WorkerPool
 from gows.reactor.workers import run_task, stepping_aside
 from tests.support.recorder import Recorder
@@ -56,12 +57,12 @@ def test_the_suite_runs_with_the_checks() -> None:
 
 
 def test_a_thread_knows_which_locks_it_holds() -> None:
-    one, other = checked_lock(threading.RLock, "bus"), checked_lock(threading.RLock, "lost")
+    one, other = checked_lock(threading.RLock, "publish"), checked_lock(threading.RLock, "lost")
     assert held_locks() == []
     with one, other:
         with one:
-            assert held_locks() == ["bus", "lost"]
-        assert held_locks() == ["bus", "lost"]
+            assert held_locks() == ["publish", "lost"]
+        assert held_locks() == ["publish", "lost"]
         assert in_a_thread(lambda: check_unlocked("wait")) is None, "the other thread holds none"
     assert held_locks() == []
     one.acquire()
@@ -97,6 +98,33 @@ def test_the_lock_is_to_be_owned() -> None:
         assert isinstance(in_a_thread(lambda: check_owned(lock)), AssertionError)
     with pytest.raises(AssertionError, match=r"^MainThread must hold 'bus' here$"):
         check_owned(lock)
+
+
+def test_locks_are_taken_in_order() -> None:
+    outer, inner = checked_lock(threading.RLock, "publish"), checked_lock(threading.RLock, "stream")
+    with outer, inner, outer:
+        pass
+    with inner:
+        with pytest.raises(
+            AssertionError, match=r"^MainThread holds stream and is about to take publish, which comes before it$"
+        ):
+            outer.acquire()
+        assert outer.acquire(blocking=False), "whoever does not wait may take any"
+        outer.release()
+        with pytest.raises(AssertionError, match="holds stream and is about to take stream"):
+            checked_lock(threading.RLock, "stream").acquire()
+    assert held_locks() == []
+
+
+def test_every_lock_has_its_place_in_the_order() -> None:
+    with pytest.raises(KeyError):
+        checked_lock(threading.RLock, "a lock that is not known")
+    text = (ROOT / "docs" / "explanation" / "design.md").read_text("utf-8")
+    section = text.partition("\n## Threads and locks\n")[2].partition("\n## ")[0]
+    written: dict[str, list[str]] = {}
+    for number, names in re.findall(r"^\| (\d+) \| ([\w ,]+) \|", section, re.MULTILINE):
+        written.setdefault(number, []).extend(names.split(", "))
+    assert [tuple(names) for names in written.values()] == list(LOCK_ORDER)
 
 
 def test_no_lock_is_to_be_held() -> None:

@@ -84,7 +84,7 @@ def test_others_wait() -> None:
 def test_who_may_not_wait_leaves_its_call_to_the_holder(way: str) -> None:
     """A finaliser that came amid something, whose lock the holder of the publish lock may be waiting for."""
     lock = PublishLock()
-    inner = inner_lock("test")
+    inner = inner_lock("fanout")
     guarded = threading.Lock()
     lock.guards.append(guarded.locked)
     taken, done = threading.Event(), threading.Event()
@@ -137,7 +137,7 @@ def test_who_may_wait_waits() -> None:
 
 def test_a_lock_that_is_free_is_taken_whatever_else_is_held() -> None:
     lock = PublishLock()
-    with inner_lock("test"):
+    with inner_lock("fanout"):
         assert lock.enter(print)
         assert lock.held()
         lock.__exit__()
@@ -147,6 +147,6 @@ def test_a_lock_that_is_free_is_taken_whatever_else_is_held() -> None:
 def test_locks_that_are_gone_are_forgotten() -> None:
     before = len(waits._inner)
     for _ in range(100):
-        inner_lock("test")
+        inner_lock("fanout")
     assert len(waits._inner) <= before + 1
     assert not waits.holds_inner_lock()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gows.brokers.base import Done, Envelope
+from gows.debug import checked_lock
 from gows.errors import QueueFullError
 from gows.session.websocket import WebSocket
 from gows.topics.publication import Publication, Since
@@ -115,7 +116,7 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = checked_lock(threading.RLock, "redis broker")
         self.jobs: deque[Job] = deque()
         self.wake: Callable[[], object] = lambda: None
         """Wakes the broker's thread."""
