@@ -1,4 +1,4 @@
-"""A server whose topics clients use, for the tests of both clients; and what patterns stand for."""
+"""A server whose topics clients use, for the tests of both clients."""
 
 from __future__ import annotations
 
@@ -6,26 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gows import Server, WebSocket, serve_topics
-
-PATTERNS = [
-    ("a", "a", True),
-    ("a", "b", False),
-    ("a.b", "a", False),
-    ("a", "a.b", False),
-    ("*", "a", True),
-    ("*", "a.b", False),
-    ("a.*", "a.b", True),
-    ("a.*", "a", False),
-    ("*.b", "a.b", True),
-    (">", "a", True),
-    (">", "a.b.c", True),
-    ("a.>", "a.b.c", True),
-    ("a.>", "a", False),
-    ("a.>", "b.c", False),
-    ("*.>", "a.b", True),
-    ("*.>", "a", False),
-]
-"""Pattern, topic, and whether the one stands for the other: server and clients must agree."""
 
 
 def may(ws: WebSocket, topic: str) -> bool:

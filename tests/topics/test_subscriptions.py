@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import gows
 from gows import ConnectionClosedError, NotAllowedError, Opcode, Server, UsageError, WebSocket, accept
 from gows.reactor import Loop
+from gows.topics import patterns
 from gows.topics.names import MAX_LENGTH, check_pattern, check_topic, is_pattern
 from gows.topics.patterns import Patterns
 from gows.topics.subscriptions import MAX_TOPICS, Subscriptions
-from tests.support import wire
+from tests.support import pattern_vectors, wire
 from tests.support.fakes.network import MemorySocket
 from tests.support.stage import Guest, MakeStage, Stage
 
@@ -440,6 +441,18 @@ def test_patterns_find_whom_the_rule_says(steps: list[tuple[int, str, bool]], to
         assert (subscriptions.counts(), subscriptions._of, subscriptions._members) == ({}, {}, {})
         assert not subscriptions._patterns._shapes
         assert subscriptions._total == 0
+
+
+def test_it_knows_what_a_pattern_stands_for() -> None:
+    with Loop(workers=0) as loop:
+        subscriptions = Subscriptions(loop)
+        listener = Listener()
+        for pattern, topic, expected in pattern_vectors.VECTORS:
+            check_topic(topic)
+            assert patterns.stands_for(pattern.split("."), topic.split(".")) is expected, (pattern, topic)
+            assert subscriptions.add(listener, pattern, check_pattern(pattern))
+            assert (subscriptions.count(topic) == 1) is expected, (pattern, topic)
+            assert subscriptions.unsubscribe(listener, pattern)
 
 
 @given(st.lists(PATTERNS, unique=True, max_size=20), WORDS)
