@@ -23,7 +23,7 @@ COMPILED = [
     "gows.protocol.frames",
     "gows.protocol.masking",
     "gows.protocol.utf8",
-    "gows.reactor.endpoint",
+    "gows.reactor.interfaces",
     "gows.reactor.kernel",
     "gows.reactor.lock",
     "gows.reactor.stream",

@@ -197,12 +197,13 @@ def test_nothing_of_others_is_called_with_a_lock(loop: Loop, stream: Stream) -> 
         def stalled(self) -> None:
             """Nothing."""
 
+    listener = loop.listen(("127.0.0.1", 0), lambda stream: None)
     loop.run_once(0)
     with stream.lock:
         with pytest.raises(AssertionError, match="run a task"):
             run_task(Idle())
         with pytest.raises(AssertionError, match="call on_accept"):
-            loop.admit(stream, lambda stream: None)
+            listener._admit(stream)
         loop.call_soon(print)
         with pytest.raises(AssertionError, match="call a job"):
             loop._run_jobs()

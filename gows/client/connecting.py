@@ -16,9 +16,9 @@ from gows.client.request import HeaderRule, Plan, Url, changes, make_plan
 from gows.errors import ConnectTimeoutError, GowsError, LoopClosedError
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection
-from gows.reactor.loop import Loop
 from gows.reactor.shared import shared_loop
 from gows.reactor.stream import Stream
+from gows.reactor.transports import Loop
 from gows.reactor.workers import stepping_aside
 from gows.session.context import SessionContext
 from gows.session.handler import Handler, check_handler

@@ -16,8 +16,8 @@ from gows.client.blocking import BlockingWebSocket
 from gows.codes import CloseCode
 from gows.errors import LoopClosedError
 from gows.protocol.connection import Role
-from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
+from gows.reactor.transports import Loop
 from gows.session.websocket import WebSocket
 
 STALL_SECONDS = 5.0

@@ -30,10 +30,10 @@ from gows.printable import printable
 from gows.protocol.connection import Connection
 from gows.protocol.deflate import DeflateParams
 from gows.protocol.handshake import check_response, new_key
-from gows.reactor.loop import Loop
-from gows.reactor.observer import Observer
+from gows.reactor.interfaces import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND
+from gows.reactor.transports import Loop
 from gows.reactor.workers import current_task
 from gows.session.context import SessionContext
 from gows.session.handler import Handler

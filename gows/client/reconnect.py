@@ -23,9 +23,9 @@ from gows.http1.dates import parse_date
 from gows.options import check_answer, check_plain_function, check_seconds
 from gows.protocol.connection import Connection
 from gows.protocol.frames import encode_close_body
-from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND, Timer
+from gows.reactor.transports import Loop
 from gows.reactor.workers import stepping_aside
 from gows.session.context import SessionContext
 from gows.session.handler import Handler

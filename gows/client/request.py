@@ -14,7 +14,7 @@ from gows.printable import show_url
 from gows.protocol.connection import Role
 from gows.protocol.deflate import DeflateOptions, make_offer
 from gows.protocol.handshake import check_headers, new_key, request_bytes
-from gows.reactor.loop import Loop
+from gows.reactor.transports import Loop
 from gows.session.context import SessionContext, context_for
 
 

@@ -27,7 +27,7 @@ from gows.debug import checked_lock
 from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
 from gows.jsontext import to_json_text
 from gows.options import AcceptOptions, check_plain_function
-from gows.reactor.loop import Loop
+from gows.reactor.transports import Loop
 from gows.reactor.workers import stepping_aside
 from gows.session.handler import Handler
 from gows.session.websocket import WebSocket

@@ -33,7 +33,7 @@ from gows.commands.screen import Screen, end_output
 from gows.errors import ConnectError, GowsError, HandshakeError, QueueFullError
 from gows.options import AcceptOptions
 from gows.printable import printable
-from gows.reactor.loop import Loop
+from gows.reactor.transports import Loop
 from gows.session.handler import Handler
 from gows.session.websocket import WebSocket
 

@@ -32,8 +32,8 @@ from gows.http.response import BODILESS, Response, as_response, error_response
 from gows.http1.head import RequestParser
 from gows.printable import show_address, show_path
 from gows.protocol.handshake import response_error
+from gows.reactor.interfaces import Observer
 from gows.reactor.networks import PeerAddress
-from gows.reactor.observer import Observer
 from gows.reactor.progress import LOOKS
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gows.http.connection import HttpConnection
 from gows.http1.proxy_protocol import ProxyError, parse_proxy
-from gows.reactor.observer import Observer
+from gows.reactor.interfaces import Observer
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
 

@@ -13,7 +13,7 @@ from gows.http1.head import RequestHead
 from gows.http1.headers import Headers
 from gows.printable import show_path
 from gows.reactor.address import SocketAddress
-from gows.reactor.observer import Observer
+from gows.reactor.interfaces import Observer
 from gows.reactor.stream import Stream
 
 _NOTHING_TOLD = Client(None)

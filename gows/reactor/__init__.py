@@ -21,19 +21,42 @@ any byte protocol.
         loop.run()
 
 `examples/line_echo.py` is a whole server.
+
+interfaces  what the parts ask of each other
+address     where to listen, or to connect to
+networks    sets of IP networks
+kernel      sockets whose calls keep the interpreter lock
+lock        the re-entrant lock of streams
+poller      which descriptors are ready: epoll, kqueue, poll or select
+timers      deadlines and timers, in ticks of a tenth of a second
+wakeup      ends the sleep of a loop from another thread
+sockets     every call by which a socket comes into being
+waits       which threads may wait, and for what
+workers     threads that run tasks
+progress    what peers take of what was sent
+turn        the two steps of a turn that are taken for each event and each written stream
+loop        one thread that moves the bytes of all its connections
+states      the states of a stream, as bits
+stream      one connection's bytes, in both directions
+tls         the same under TLS
+listener    accepts connections
+connector   makes one outgoing connection
+transports  the loop that listens, connects and adopts
+reserve     descriptors that are kept free
+shared      the loop of the whole process
 """
 
 from gows.reactor.address import Address, AddressLike, parse_address
-from gows.reactor.endpoint import Endpoint, Sock
+from gows.reactor.interfaces import Endpoint, Observer, Sock
 from gows.reactor.listener import Listener
-from gows.reactor.loop import Loop, live_loops
-from gows.reactor.observer import Observer
+from gows.reactor.loop import BaseLoop, live_loops
 from gows.reactor.poller import ERROR, READ, WRITE, Poller, available_pollers, make_poller
 from gows.reactor.shared import shared_loop
 from gows.reactor.sockets import SocketLayer, Target
 from gows.reactor.stream import Stream
 from gows.reactor.timers import Timer, TimingWheel
 from gows.reactor.tls import TLSStream
+from gows.reactor.transports import Loop
 from gows.reactor.wakeup import Wakeup
 from gows.reactor.workers import InlinePool, Task, WorkerPool
 
@@ -43,6 +66,7 @@ __all__ = [
     "WRITE",
     "Address",
     "AddressLike",
+    "BaseLoop",
     "Endpoint",
     "InlinePool",
     "Listener",

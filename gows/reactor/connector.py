@@ -6,18 +6,15 @@ import errno
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
 
 from gows.errors import ConnectError
 from gows.reactor.address import Address
-from gows.reactor.endpoint import Endpoint, Sock
+from gows.reactor.interfaces import Endpoint, Sock
+from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import WRITE
 from gows.reactor.sockets import Target
 from gows.reactor.stream import Stream
 from gows.reactor.timers import Timer
-
-if TYPE_CHECKING:
-    from gows.reactor.loop import Loop
 
 FULL_QUEUE_RETRY = 0.1
 """Seconds until a Unix-domain listener whose queue is full is tried again: connect(2) says EAGAIN there, and no event
@@ -29,7 +26,7 @@ class Connector(Endpoint):
 
     __slots__ = ("_address", "_attempt", "_deadline", "_fd", "_loop", "_sock", "_stream", "_targets", "error")
 
-    def __init__(self, loop: Loop, stream: Stream, address: Address, timeout: float) -> None:
+    def __init__(self, loop: BaseLoop, stream: Stream, address: Address, timeout: float) -> None:
         self._loop = loop
         self._stream = stream
         self._address = address

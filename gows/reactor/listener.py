@@ -7,17 +7,16 @@ import logging
 import os
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from gows.debug import DEBUG, check_unlocked
+from gows.errors import UsageError
 from gows.reactor.address import Address, SocketAddress, socket_address
-from gows.reactor.endpoint import Endpoint, Sock
+from gows.reactor.interfaces import Endpoint, Sock
+from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import READ
-from gows.reactor.stream import Stream
+from gows.reactor.stream import GONE, Stream
 from gows.reactor.timers import Timer
 from gows.reactor.tls import TLSStream
-
-if TYPE_CHECKING:
-    from gows.reactor.loop import Loop
 
 logger = logging.getLogger("gows")
 
@@ -46,7 +45,7 @@ class Listener:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: BaseLoop,
         socks: list[Sock],
         on_accept: Callable[[Stream], object],
         address: Address,
@@ -164,8 +163,21 @@ class Listener:
                 stream = Stream(loop, connection)
             else:
                 stream = TLSStream(loop, connection, self.ssl_context, server_side=True, deferred=self.defer_tls)
-            loop.admit(stream, self.on_accept)
+            self._admit(stream)
         return True
+
+    def _admit(self, stream: Stream) -> None:
+        """Hand a new connection to `on_accept`, and watch it."""
+        if DEBUG:
+            check_unlocked("call on_accept")
+        try:
+            self.on_accept(stream)
+            if stream.observer is GONE and not stream.closed:
+                raise UsageError("on_accept must set stream.observer, or close the stream")
+        except Exception as error:
+            logger.exception("on_accept raised; aborting the connection")
+            stream.abort(error)
+        self.loop.take_in(stream)
 
     def _no_room(self, sock: Sock, error: OSError) -> None:
         """No descriptor is left: turn away who waits, then leave the kernel alone for a while."""

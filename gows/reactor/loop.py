@@ -1,4 +1,4 @@
-"""Loop: one thread that moves the bytes of all its connections, in turns that are bounded.
+"""BaseLoop: one thread that moves the bytes of all its connections, in turns that are bounded.
 
 A turn, in this order:
 
@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import ssl
 import sys
 import threading
 import time
@@ -29,24 +27,18 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from gows.bufferpool import BufferPool
 from gows.debug import DEBUG, check_unlocked, checked_lock
 from gows.errors import LoopClosedError, UsageError
 from gows.reactor import turn
-from gows.reactor.address import Address, AddressLike, ascii_host, parse_address
-from gows.reactor.connector import Connector
-from gows.reactor.endpoint import Endpoint
-from gows.reactor.listener import Listener
+from gows.reactor.interfaces import Accepting, Attempt, Endpoint, Transport
 from gows.reactor.lock import Lock
-from gows.reactor.observer import Observer
 from gows.reactor.poller import READ, Poller, make_poller
 from gows.reactor.progress import Progress
 from gows.reactor.sockets import SocketLayer
-from gows.reactor.stream import GONE, Stream
 from gows.reactor.timers import NEVER, TICKS_PER_SECOND, Timer, TimingWheel
-from gows.reactor.tls import TLSStream
 from gows.reactor.waits import never_wait, thread_may_wait
 from gows.reactor.workers import InlinePool, WorkerPool
 
@@ -59,7 +51,8 @@ SIGNAL_INTERVAL = 0.5
 LOCKS = 64
 """Striped locks of a loop: enough that two threads rarely want the same, and nothing per connection."""
 
-_live: weakref.WeakSet[Loop] = weakref.WeakSet()
+_Self = TypeVar("_Self", bound="BaseLoop")
+_live: weakref.WeakSet[BaseLoop] = weakref.WeakSet()
 
 
 def _disown_all() -> None:
@@ -73,14 +66,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown_all)
 
 
-def live_loops() -> list[Loop]:
+def live_loops() -> list[BaseLoop]:
     """The loops of this process that were made and not closed: for tests and for looking after leaks. Any thread."""
     return list(_live)
 
 
-class Loop:
-    """An event loop. Make it, `listen`, `connect` or `adopt`, then `run()` it here or `start()` it in a thread of its
-    own.
+class BaseLoop:
+    """An event loop that knows endpoints, and not where they come from; `transports.Loop` listens, connects and adopts.
+    `run()` it here or `start()` it in a thread of its own.
 
     - `poller`: a Poller, or a name for `make_poller`; `clock`: seconds, never going back; `sockets`: a SocketLayer.
     - `workers`: threads for tasks; 0 runs them in the loop's thread.
@@ -92,11 +85,11 @@ class Loop:
 
     __slots__ = (
         "__weakref__",
+        "_attempts",
         "_base",
         "_clean",
         "_clock",
         "_closed",
-        "_connectors",
         "_context",
         "_finished",
         "_guards",
@@ -149,23 +142,23 @@ class Loop:
         self.shared: dict[Any, Any] = {}  # what upper layers keep once a loop
         self.streams: list[Endpoint | None] = []  # by descriptor
         self.live_streams = 0
-        self.on_end: list[Callable[[Stream], object]] = []  # told of each stream that ends, its descriptor still open
+        self.on_end: list[Callable[[Any], object]] = []  # told of each stream that ends, its descriptor still open
         self.on_close: list[Callable[[], object]] = []  # called when `close` begins
         self.on_turn: Callable[[float], object] | None = (
             None  # told of each turn's seconds, the wait for events not counted
         )
-        self.peer_names: dict[Stream, tuple[str, int] | str] = {}  # where `Stream.name_peer` knew better
-        self.progress = Progress(self)
+        self.peer_names: dict[Transport, tuple[str, int] | str] = {}  # where `Stream.name_peer` knew better
+        self.progress = Progress(self.sockets, self.now)
         self.wheel = TimingWheel()
         self._clock = clock
         self._thread_id: int | None = None
         self._base = clock() - 1.0 / TICKS_PER_SECOND  # so that tick 0 is never now, and may mean "none"
         self.ticks = self.now()
         self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self.dirty: deque[Stream] = deque()
-        self._settling: dict[Stream, Exception | None] = {}
-        self._listeners: list[Listener] = []
-        self._connectors: dict[Stream, Connector] = {}
+        self.dirty: deque[Transport] = deque()
+        self._settling: dict[Transport, Exception | None] = {}
+        self._listeners: list[Accepting] = []
+        self._attempts: dict[Transport, Attempt] = {}
         self._locks: list[Lock] = [  # re-entrant: a finaliser may write within a write
             checked_lock(Lock, "stream") for _ in range(LOCKS)
         ]
@@ -280,7 +273,7 @@ class Loop:
                 listener.remove_file()
         self.disown()
 
-    def __enter__(self) -> Loop:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(
@@ -357,11 +350,11 @@ class Loop:
     def _abort_all(self) -> None:
         """End every stream, and what their observers ask for when they hear of it."""
         self._run_jobs()  # an adopted socket may still wait to be taken in
-        while self.live_streams or self._connectors or self._settling:
+        while self.live_streams or self._attempts or self._settling:
             for endpoint in self.streams:
-                if isinstance(endpoint, Stream):
+                if isinstance(endpoint, Transport):
                     endpoint.abort()
-            for stream in list(self._connectors):
+            for stream in list(self._attempts):
                 stream.abort()
             self._settle()
             self._run_jobs()
@@ -432,7 +425,7 @@ class Loop:
         descriptors, timers = self.wheel.take(ticks, ENTRIES_PER_TURN)
         for fd in descriptors:
             stream = self.streams[fd]
-            if not isinstance(stream, Stream) or not stream.deadline:
+            if not isinstance(stream, Transport) or not stream.deadline:
                 continue
             if stream.deadline > ticks:  # it was moved to a later time since
                 self.wheel.add_descriptor(fd, stream.deadline)
@@ -503,7 +496,7 @@ class Loop:
     def call_later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
         """Call `fn(*args)` in the loop's thread once `seconds` have gone by, up to 0.2 s late. Raises
         LoopClosedError, also while it is being closed: it would never be called."""
-        self._check_open()
+        self.check_open()
         timer = Timer(self.due(seconds), fn, args)
         if self.in_loop():
             self.wheel.add_timer(timer)
@@ -529,103 +522,8 @@ class Loop:
         """How many timers are still to fire. Loop thread, or when it does not run."""
         return self.wheel.active_timers
 
-    # ------------------------------------------------------------------ connections
-
-    def listen(
-        self,
-        address: AddressLike | socket.SocketType,
-        on_accept: Callable[[Stream], object],
-        *,
-        backlog: int = 4096,
-        ssl_context: ssl.SSLContext | None = None,
-        defer_tls: bool = False,
-        reuse_port: bool = False,
-        mode: int | None = None,
-    ) -> Listener:
-        """Accept connections at `address`: ":8080" (every interface, IPv6 and IPv4), "host:port", "[::1]:80",
-        "unix:/path", (host, port).
-
-        `on_accept(stream)` is called in the loop's thread for each and must set `stream.observer`. With `ssl_context`
-        the stream speaks TLS; the handshake goes on after `on_accept`, under the deadline that the observer sets
-        there. With `defer_tls` it waits for `TLSStream.start_tls`. `mode`: permission bits for the file of a
-        Unix-domain socket. `reuse_port`: SO_REUSEPORT, several processes share the port.
-
-        A socket that listens already, in the place of an address, is taken over: the caller's object is detached. Other
-        processes may accept from it, too, and take turns with this one; a file that it is bound to stays.
-
-        Bound and listening when this returns. Raises OSError naming the address, ValueError for one that cannot be
-        read, and for a socket that does not listen.
-        """
-        self._check_open()
-        if isinstance(address, socket.SocketType):
-            socks, place, shared = [self.sockets.adopt_listener(address)], Address("", 0), True
-        else:
-            place, shared = parse_address(address), False
-            socks = self.sockets.listen(place, backlog=backlog, reuse_port=reuse_port, mode=mode)
-        listener = Listener(self, socks, on_accept, place, ssl_context, defer_tls=defer_tls, shared=shared)
-        self._listeners.append(listener)
-        self.run_soon(listener.open)
-        return listener
-
-    def connect(
-        self,
-        address: AddressLike,
-        observer: Observer,
-        *,
-        ssl_context: ssl.SSLContext | None = None,
-        server_hostname: str | None = None,
-        timeout: float = 10.0,
-    ) -> Stream:
-        """Begin to connect; returns at once. `observer.connected(stream)` follows, or `connection_lost` with a
-        ConnectError.
-
-        Every address of the name is tried. `timeout` seconds bound everything, the TLS handshake included, but not a
-        name server that does not answer. `server_hostname` (default: the host of `address`) is what the peer's
-        certificate must be for. What is written before goes out when the connection is made. Raises ValueError for an
-        address that cannot be read.
-        """
-        self._check_open()
-        place = parse_address(address)
-        if not place.host.isascii():
-            place = place._replace(host=ascii_host(place.host))
-        stream: Stream
-        if ssl_context is None:
-            stream = Stream(self, None, observer)
-        else:
-            stream = TLSStream(self, None, ssl_context, observer, server_hostname=server_hostname or place.host or None)
-        connector = self._connectors[stream] = Connector(self, stream, place, timeout)
-        self.run_soon(connector.start)
-        return stream
-
-    def adopt(
-        self,
-        sock: socket.socket,
-        observer: Observer,
-        *,
-        ssl_context: ssl.SSLContext | None = None,
-        server_side: bool = True,
-        server_hostname: str | None = None,
-    ) -> Stream:
-        """Make a connected socket a stream of this loop. `sock` is detached: it is of no more use to the caller.
-
-        With `ssl_context` a TLS handshake comes first. Raises TypeError for an `ssl.SSLSocket`: its TLS state cannot
-        be taken over.
-        """
-        self._check_open()
-        if isinstance(sock, ssl.SSLSocket):
-            raise TypeError("an SSLSocket cannot be adopted: give the plain socket, and ssl_context=")
-        connection = self.sockets.adopt(sock)
-        stream: Stream
-        if ssl_context is None:
-            stream = Stream(self, connection, observer)
-        else:
-            stream = TLSStream(
-                self, connection, ssl_context, observer, server_side=server_side, server_hostname=server_hostname
-            )
-        self.run_soon(self.take_in, stream)
-        return stream
-
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise LoopClosedError once `close` has begun."""
         if self._refusing:
             raise LoopClosedError("the loop was closed")
 
@@ -636,7 +534,7 @@ class Loop:
         self._lock_number = number = (self._lock_number + 1) % LOCKS
         return self._locks[number]
 
-    def schedule(self, stream: Stream, error: Exception | None) -> None:
+    def schedule(self, stream: Transport, error: Exception | None) -> None:
         """Settle `stream` at the end of the turn. Any thread."""
         if error is not None or stream not in self._settling:
             self._settling[stream] = error
@@ -657,20 +555,7 @@ class Loop:
             self.check_thread()
         self.streams[fd] = None
 
-    def admit(self, stream: Stream, on_accept: Callable[[Stream], object]) -> None:
-        """A connection was accepted. Loop thread."""
-        if DEBUG:
-            check_unlocked("call on_accept")
-        try:
-            on_accept(stream)
-            if stream.observer is GONE and not stream.closed:
-                raise UsageError("on_accept must set stream.observer, or close the stream")
-        except Exception as error:
-            logger.exception("on_accept raised; aborting the connection")
-            stream.abort(error)
-        self.take_in(stream)
-
-    def take_in(self, stream: Stream) -> None:
+    def take_in(self, stream: Transport) -> None:
         """A stream has its descriptor: watch it. Loop thread."""
         if DEBUG:
             self.check_thread()
@@ -682,23 +567,23 @@ class Loop:
         except OSError as error:
             stream.abort(error)
 
-    def connection_made(self, stream: Stream) -> bool:
+    def connection_made(self, stream: Transport) -> bool:
         """A stream may be used. Whether it is an outgoing one. Loop thread."""
         if DEBUG:
             self.check_thread()
-        connector = self._connectors.pop(stream, None)
-        if connector is None:
+        attempt = self._attempts.pop(stream, None)
+        if attempt is None:
             return False
-        connector.finish(None)
+        attempt.finish(None)
         return True
 
-    def connection_over(self, stream: Stream, error: Exception | None) -> Exception | None:
+    def connection_over(self, stream: Transport, error: Exception | None) -> Exception | None:
         """A stream is being closed: forget it. Returns what to tell its observer. Loop thread."""
         if DEBUG:
             self.check_thread()
-        connector = self._connectors.pop(stream, None)
-        if connector is not None:
-            error = connector.finish(error)
+        attempt = self._attempts.pop(stream, None)
+        if attempt is not None:
+            error = attempt.finish(error)
         if stream.sock is not None:
             fd = stream.sock.fileno()
             if self.streams[fd] is stream:
@@ -711,7 +596,7 @@ class Loop:
         self.progress.forget(stream)
         return error
 
-    def listener_closed(self, listener: Listener) -> None:
+    def listener_closed(self, listener: Accepting) -> None:
         """Forget a listener. Loop thread."""
         if DEBUG:
             self.check_thread()

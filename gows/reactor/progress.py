@@ -9,13 +9,11 @@ other connections do not pay for them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from gows.reactor.interfaces import Transport
+from gows.reactor.sockets import SocketLayer
 from gows.reactor.timers import TICKS_PER_SECOND
-
-if TYPE_CHECKING:
-    from gows.reactor.loop import Loop
-    from gows.reactor.stream import Stream
 
 LEAST_RATE = 2048
 """Bytes a second that a peer must take of an HTTP answer, and of what was sent before a close, on the average of each
@@ -32,47 +30,49 @@ MUCH = 16384
 class Progress:
     """What the streams of one loop had sent and their peers had taken, when it was last looked at. Loop thread."""
 
-    __slots__ = ("_answers", "_closing", "_loop", "_taken")
+    __slots__ = ("_answers", "_closing", "_now", "_sockets", "_taken")
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._taken: dict[Stream, tuple[int, int]] = {}  # the kernel's count, and the tick at which it last grew
-        self._closing: dict[Stream, tuple[int, float]] = {}  # what the peer had not taken
-        self._answers: dict[Stream, tuple[int, int]] = {}  # the kernel's count when a time began, and that tick
+    def __init__(self, sockets: SocketLayer, now: Callable[[], int]) -> None:
+        """`now`: returns the present tick."""
+        self._sockets = sockets
+        self._now = now
+        self._taken: dict[Transport, tuple[int, int]] = {}  # the kernel's count, and the tick at which it last grew
+        self._closing: dict[Transport, tuple[int, float]] = {}  # what the peer had not taken
+        self._answers: dict[Transport, tuple[int, int]] = {}  # the kernel's count when a time began, and that tick
 
-    def begin(self, stream: Stream, *, least: int = 1) -> None:
+    def begin(self, stream: Transport, *, least: int = 1) -> None:
         """Look for the first time, unless the kernel holds less than `least` bytes: then there is nothing to see."""
         sock = stream.sock
-        if sock is not None and stream not in self._taken and self._loop.sockets.held(sock) >= least:
-            self._taken[stream] = self._loop.sockets.acknowledged(sock), self._loop.now()
+        if sock is not None and stream not in self._taken and self._sockets.held(sock) >= least:
+            self._taken[stream] = self._sockets.acknowledged(sock), self._now()
 
-    def look(self, stream: Stream) -> None:
+    def look(self, stream: Transport) -> None:
         """Look again, if something waits for the kernel, or `begin` has found something."""
         before = self._taken.get(stream)
         if stream.sock is None or (before is None and not stream.blocked):
             return
-        sockets = self._loop.sockets
+        sockets = self._sockets
         taken = sockets.acknowledged(stream.sock)
         if before is None:
             self._taken[stream] = taken, 0
         elif not stream.blocked and taken - before[0] < MUCH and not sockets.held(stream.sock):
             del self._taken[stream]  # it has all, and had little to take
         elif taken > before[0]:
-            self._taken[stream] = taken, self._loop.now()
+            self._taken[stream] = taken, self._now()
         else:  # it falls where only what is held can be counted, and more was sent
             self._taken[stream] = taken, before[1]
 
-    def last(self, stream: Stream) -> int | None:
+    def last(self, stream: Transport) -> int | None:
         """The tick at which the peer was last seen to have taken something, 0 for never; None: nothing waits. Any
         thread."""
         found = self._taken.get(stream)
         return None if found is None else found[1]
 
-    def begin_close(self, stream: Stream) -> None:
+    def begin_close(self, stream: Transport) -> None:
         """Nothing more will be sent: what is left now is what the peer has to take."""
         self._closing[stream] = stream.untaken(), 0.0
 
-    def goes_on(self, stream: Stream, seconds: float) -> bool:
+    def goes_on(self, stream: Transport, seconds: float) -> bool:
         """Whether the peer has taken enough in the `seconds` since this, or `begin_close`, was called. If neither was,
         it has so many seconds more when there is much to take. What it took beyond `LEAST_RATE` counts for the
         `CARRIED` seconds after: the window of a slow peer opens in lumps, of 64 kB on loopback."""
@@ -86,12 +86,12 @@ class Progress:
         self._closing[stream] = left, min(ahead, LEAST_RATE * CARRIED)
         return ahead >= 0.0
 
-    def begin_answer(self, stream: Stream) -> None:
+    def begin_answer(self, stream: Transport) -> None:
         """The kernel takes no more: the time begins in which the peer has to take enough, see `too_slow`."""
         if stream.sock is not None:
-            self._answers[stream] = self._loop.sockets.acknowledged(stream.sock), self._loop.now()
+            self._answers[stream] = self._sockets.acknowledged(stream.sock), self._now()
 
-    def too_slow(self, stream: Stream, seconds: float) -> bool:
+    def too_slow(self, stream: Transport, seconds: float) -> bool:
         """Return whether the peer took less than LEAST_RATE in a time of `seconds`. `begin_answer` begins the first,
         and each that has ended the next. Only where the kernel counts the bytes: more may have been sent meanwhile."""
         found = self._answers.get(stream)
@@ -99,14 +99,14 @@ class Progress:
             self.begin_answer(stream)
             return False
         before, began = found
-        passed = (self._loop.now() - began) / TICKS_PER_SECOND
+        passed = (self._now() - began) / TICKS_PER_SECOND
         if passed < seconds:
             return False
         self.begin_answer(stream)
         count = self._answers[stream][0]
         return before > 0 and count - before < LEAST_RATE * seconds
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: Transport) -> None:
         """The stream has ended."""
         if self._taken or self._closing or self._answers:
             self._taken.pop(stream, None)

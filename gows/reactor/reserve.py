@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from gows.reactor.listener import Listener
-
-if TYPE_CHECKING:
-    from gows.reactor.loop import Loop
+from gows.reactor.loop import BaseLoop
 
 logger = logging.getLogger("gows")
 
@@ -34,7 +31,9 @@ class Reserve:
     While it pauses, connections wait in the kernel's queue; every 0.1 s it looks whether a descriptor is free again.
     """
 
-    def __init__(self, loop: Loop, listeners: Iterable[Listener], size: int, on_pause: Callable[[], object]) -> None:
+    def __init__(
+        self, loop: BaseLoop, listeners: Iterable[Listener], size: int, on_pause: Callable[[], object]
+    ) -> None:
         """`listeners` are those that it pauses; the caller may add to them. `on_pause` is told each time."""
         self._loop = loop
         self._listeners = listeners

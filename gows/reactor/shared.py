@@ -6,7 +6,7 @@ import os
 import threading
 
 from gows.debug import checked_lock
-from gows.reactor.loop import Loop
+from gows.reactor.transports import Loop
 
 _lock = checked_lock(threading.RLock, "shared loop")  # a finaliser may come amid it, and want the loop
 _loop: Loop | None = None

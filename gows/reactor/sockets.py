@@ -18,7 +18,7 @@ import termios
 from typing import Any, NamedTuple
 
 from gows.reactor.address import Address
-from gows.reactor.endpoint import Sock
+from gows.reactor.interfaces import Sock
 from gows.reactor.kernel import Socket
 from gows.reactor.wakeup import Wakeup
 

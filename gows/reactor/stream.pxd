@@ -1,6 +1,6 @@
 cimport cython
 
-from gows.reactor.endpoint cimport Endpoint
+from gows.reactor.interfaces cimport Transport
 from gows.reactor.lock cimport Lock
 
 
@@ -11,15 +11,12 @@ cdef int READ, WRITE, ERROR
 cdef int ABORTED, BLOCKED, BOUNDED, BROKEN, CLOSING, CONNECTING, CORKED, DIRTY, ENDED, ENDING, EOF, HASTY, LINGERING, LOST, NO_DATA, NO_MARK, NO_SEND, NO_WRITE, OVER, PAUSED, RESET, WATCHED
 
 
-cdef class Stream(Endpoint):
+cdef class Stream(Transport):
     cdef public object loop
-    cdef public object sock
-    cdef public object observer
     cdef public Lock lock
     cdef public list _out
     cdef public Py_ssize_t queued
     cdef public long long seen
-    cdef public long long deadline
     cdef public long long _progress
     cdef public int _state
 

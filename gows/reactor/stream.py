@@ -26,12 +26,11 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from typing import TYPE_CHECKING
 
 from gows.debug import DEBUG, check_owned
 from gows.reactor.address import socket_address
-from gows.reactor.endpoint import Endpoint, Sock
-from gows.reactor.observer import Observer
+from gows.reactor.interfaces import Observer, Sock, Transport
+from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import ERROR, READ, WRITE
 from gows.reactor.states import (
     ABORTED,
@@ -58,9 +57,6 @@ from gows.reactor.states import (
     WATCHED,
 )
 from gows.reactor.timers import TICKS_PER_SECOND
-
-if TYPE_CHECKING:
-    from gows.reactor.loop import Loop
 
 logger = logging.getLogger("gows")
 
@@ -98,16 +94,16 @@ class _Gone(Observer):
 GONE = _Gone()
 
 
-class Stream(Endpoint):
+class Stream(Transport):
     """A connection of a loop. Made by listeners, `Loop.connect` and `Loop.adopt`, not by hand.
 
     Public attributes: `loop`; `observer`, which is told what happens; `lock`, to be held around `write_locked`;
     `queued`, the bytes that wait to be sent; `seen`, the loop's tick of the last byte that came in.
     """
 
-    __slots__ = ("_out", "_progress", "_state", "deadline", "lock", "loop", "observer", "queued", "seen", "sock")
+    __slots__ = ("_out", "_progress", "_state", "lock", "loop", "queued", "seen")
 
-    def __init__(self, loop: Loop, sock: Sock | None, observer: Observer = GONE) -> None:
+    def __init__(self, loop: BaseLoop, sock: Sock | None, observer: Observer = GONE) -> None:
         self.loop = loop
         self.sock = sock
         self.observer = observer

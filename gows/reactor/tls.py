@@ -15,11 +15,10 @@ message of 300 kB kept 300 kB, and keeps 20 now.
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
 
 from gows.debug import DEBUG, check_owned
-from gows.reactor.endpoint import Sock
-from gows.reactor.observer import Observer
+from gows.reactor.interfaces import Observer, Sock
+from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import READ
 from gows.reactor.states import (
     ABORTED,
@@ -37,9 +36,6 @@ from gows.reactor.states import (
     WATCHED,
 )
 from gows.reactor.stream import GONE, SMALL_PIECE, Stream, drop_sent, join_small
-
-if TYPE_CHECKING:
-    from gows.reactor.loop import Loop
 
 PORTION = 131072
 """Plain bytes enciphered for one send at most."""
@@ -62,7 +58,7 @@ class TLSStream(Stream):
 
     def __init__(
         self,
-        loop: Loop,
+        loop: BaseLoop,
         sock: Sock | None,
         context: ssl.SSLContext,
         observer: Observer = GONE,

@@ -1,6 +1,6 @@
 cimport cython
 
-from gows.reactor.endpoint cimport Endpoint
+from gows.reactor.interfaces cimport Endpoint
 
 cdef bint DEBUG
 cdef int READ

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from contextvars import Context
 
 from gows.debug import DEBUG, check_unlocked
-from gows.reactor.endpoint import Endpoint
+from gows.reactor.interfaces import Endpoint, Transport
 from gows.reactor.poller import READ, Events
-from gows.reactor.stream import Stream
 
 Failed = Callable[[Endpoint, Exception], None]
 
@@ -52,7 +51,7 @@ def _tell(endpoint: Endpoint, mask: int, scratch: bytearray, ticks: int) -> None
         endpoint.on_event(mask, scratch, ticks)
 
 
-def flush(dirty: deque[Stream], failed: Failed) -> None:
+def flush(dirty: deque[Transport], failed: Failed) -> None:
     """One send for each stream that was written to until now."""
     for _ in range(len(dirty)):
         stream = dirty.popleft()

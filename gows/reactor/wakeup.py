@@ -7,7 +7,7 @@ import socket
 import threading
 
 from gows.debug import checked_lock
-from gows.reactor.endpoint import Endpoint
+from gows.reactor.interfaces import Endpoint
 
 
 class Wakeup(Endpoint):

@@ -8,7 +8,7 @@ import ssl
 import time
 from http.server import BaseHTTPRequestHandler
 from io import BufferedReader
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError, UsageError
@@ -150,7 +150,7 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
             raise HandshakeError(error.status, error.reason) from None
     if options is None:
         options = app.options if isinstance(app, Server) else default_options()
-    agreement = Agreement(request, stream.loop, options, headers, app)
+    agreement = Agreement(request, cast(Loop, stream.loop), options, headers, app)
     ws = _websocket(stream, agreement, request)
     if proxies is None or not proxies.trusts(stream.peer_address):
         carrier.upgrade(agreement.answer, ws)

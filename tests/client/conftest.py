@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gows.reactor.loop import Loop
+from gows.reactor.transports import Loop
 from tests.support.waiting import wait_until
 
 

@@ -14,7 +14,7 @@ from gows.client import BlockingWebSocket, blocking, connect
 from gows.codes import Opcode
 from gows.errors import ConnectionClosedError, QueueFullError, ReceiveTimeoutError, UsageError
 from gows.options import AcceptOptions
-from gows.reactor.loop import Loop
+from gows.reactor.transports import Loop
 from gows.session.states import INBOX_FULL
 from tests.support.scripted import Peer, ScriptedServer, close_frame, frame
 from tests.support.waiting import wait_until

@@ -27,11 +27,11 @@ from gows.errors import (
 from gows.options import AcceptOptions
 from gows.protocol.handshake import accept_key
 from gows.reactor.address import Address
-from gows.reactor.loop import Loop
-from gows.reactor.observer import Observer
+from gows.reactor.interfaces import Observer
 from gows.reactor.shared import shared_loop
 from gows.reactor.sockets import SocketLayer
 from gows.reactor.stream import Stream
+from gows.reactor.transports import Loop
 from tests.support.recording import Recorder
 from tests.support.scripted import Peer, ScriptedServer, close_frame, frame
 from tests.support.waiting import wait_until

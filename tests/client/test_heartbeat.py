@@ -7,7 +7,7 @@ import pytest
 from gows.client import connect
 from gows.http.request import Request
 from gows.options import AcceptOptions
-from gows.reactor.loop import Loop
+from gows.reactor.transports import Loop
 from gows.server.accept import accept
 from gows.server.server import Server
 from gows.session.states import INBOX_FULL

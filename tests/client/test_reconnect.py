@@ -25,8 +25,8 @@ from gows.errors import (
 )
 from gows.http.request import Request
 from gows.options import AcceptOptions
-from gows.reactor.loop import Loop
 from gows.reactor.stream import Stream
+from gows.reactor.transports import Loop
 from gows.server.accept import accept
 from gows.server.server import Server
 from gows.session.handler import Handler

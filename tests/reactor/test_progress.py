@@ -24,7 +24,7 @@ class Left:
 
 def course(*taken: int, begun: bool = True, left: int = 10_000_000) -> list[bool]:
     """What is said after each time of five seconds, in which the peer took so much."""
-    progress = Progress(cast(Any, None))
+    progress = Progress(cast(Any, None), cast(Any, None))
     stream: Any = Left(left)
     if begun:
         progress.begin_close(stream)

@@ -12,8 +12,8 @@ import pytest
 
 from gows.reactor import SocketLayer, Stream, Target
 from gows.reactor.listener import Listener
-from gows.reactor.loop import Loop
 from gows.reactor.reserve import LEAST_CONNECTIONS, Reserve
+from gows.reactor.transports import Loop
 from tests.support.fakes import MemorySocket, World
 from tests.support.fakes.network import FIRST_DESCRIPTOR
 from tests.support.recorder import Recorder
