@@ -33,7 +33,8 @@ def name_of(page: Path) -> str:
 def script(name: str, *arguments: str) -> str:
     """What is wrong by `docs/_scripts/NAME`."""
     command = [sys.executable, str(DOCS / "_scripts" / name), "--check", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False).stdout
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return found.stdout + found.stderr
 
 
 # ---------------------------------------------------------------------- made from the code

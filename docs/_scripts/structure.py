@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from html import escape
 from pathlib import Path
 
@@ -45,12 +47,19 @@ def modules() -> dict[str, Path]:
     return found
 
 
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from _statements(node)
+
+
 def imports() -> Edges:
-    """Return from which box import statements lead to which, those for types included."""
+    """Return from which box import statements lead to which. Those under TYPE_CHECKING do not count: nothing runs."""
     known = modules()
     edges: Edges = set()
     for module, path in known.items():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in _statements(ast.parse(path.read_text("utf-8"))):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -76,10 +85,11 @@ def layers() -> list[list[str]]:
 
 
 def needed(edges: Edges) -> list[tuple[str, str]]:
-    """Return the edges without those that only shorten a way over others."""
+    """Return the edges without those that only shorten a way over others. Raises CycleError for a circle."""
     below: dict[str, set[str]] = {}
     for upper, lower in edges:
         below.setdefault(upper, set()).add(lower)
+    TopologicalSorter(below).prepare()
 
     def reach(box: str) -> set[str]:
         return {lower for each in below.get(box, ()) for lower in {each} | reach(each)}
