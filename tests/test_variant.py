@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -38,6 +39,66 @@ def test_what_is_written_in_cython_has_a_plain_twin_and_declarations() -> None:
         path = ROOT.joinpath(*name.split("."))
         assert path.with_suffix(".py").exists()
         assert path.with_suffix(".pxd").exists()
+
+
+Declared = dict[str, tuple[str, list[str]]]
+"""Classes: the base's name, and the fields."""
+
+
+def declared_classes(pxd: str) -> Declared:
+    """The `cdef class`es of a declaration file."""
+    found: Declared = {}
+    fields: list[str] = []
+    for line in pxd.splitlines():
+        if head := re.match(r"cdef class (\w+)(?:\((\w+)\))?:", line):
+            fields = []
+            found[head[1]] = head[2] or "", fields
+        elif found and re.match(r"\S", line):
+            fields = []  # of nothing: the class is over
+        elif field := re.match(r"    cdef (?:public |readonly )?[\w ]+?(\w+(?:, \w+)*)(?: *#.*)?$", line):
+            fields += field[1].split(", ")
+    return found
+
+
+def python_classes(source: str) -> Declared:
+    """The classes of a module, with their `__slots__`."""
+    found: Declared = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            slots = ["no __slots__"]
+            for statement in node.body:
+                if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__slots__":
+                    value = ast.literal_eval(statement.value)
+                    slots = [value] if isinstance(value, str) else list(value)
+            found[node.name] = ast.unparse(node.bases[0]) if node.bases else "", slots
+    return found
+
+
+def from_python() -> list[str]:
+    """The compiled modules whose source is Python."""
+    return [name for name in names("*.pxd") if not ROOT.joinpath(*name.split(".")).with_suffix(".pyx").exists()]
+
+
+@pytest.mark.parametrize("name", from_python())
+def test_slots_and_declared_fields_are_the_same(name: str) -> None:
+    """So both variants have the same attributes, and refuse the same others."""
+    path = ROOT.joinpath(*name.split("."))
+    declared = declared_classes(path.with_suffix(".pxd").read_text("utf-8"))
+    written = python_classes(path.with_suffix(".py").read_text("utf-8"))
+    assert {kind: (base, sorted(fields)) for kind, (base, fields) in declared.items()} == {
+        kind: (written[kind][0], sorted(written[kind][1])) for kind in declared
+    }
+
+
+def test_what_is_declared_is_found() -> None:
+    pxd = "cdef class A(B):\n    cdef public int x, y\n    cdef object __weakref__\n    cdef long long z  # why\n"
+    assert declared_classes(pxd + "    cdef f(self)\n    cpdef g(self)\n\ncdef h()\n    cdef int no\n") == {
+        "A": ("B", ["x", "y", "__weakref__", "z"])
+    }
+    assert python_classes("class A(B):\n    __slots__ = ('x', 'y')\nclass C: pass") == {
+        "A": ("B", ["x", "y"]),
+        "C": ("", ["no __slots__"]),
+    }
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
