@@ -148,6 +148,7 @@ def test_a_broken_link_is_seen() -> None:
     assert broken_links(page, text) == ["nothing.md", "#none", "flask.md#none"]
 
 
+# Many hands write in these two at a time: they are wrapped now and then.
 WRAPPED = [page for page in PAGES if page.name not in ("design.md", "CHANGELOG.md")]
 
 
@@ -162,3 +163,36 @@ def test_pages_are_found_from_the_index_of_their_part() -> None:
         linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", index))
         there = {str(page.relative_to(DOCS / part)) for page in (DOCS / part).rglob("*.md")} - {"index.md"}
         assert there <= linked, part
+
+
+SOURCES = {
+    path: path.read_text("utf-8")
+    for folder in ("gows", "tests", "bench")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".pyx", ".pxd", ".lua", ".js") and path != Path(__file__)
+}
+WORDS = (
+    {word for text in SOURCES.values() for word in re.findall(r"\w+", text)}
+    | {path.name for path in SOURCES}
+    | {"setup.py"}
+)
+
+
+def unknown_names(text: str) -> set[str]:
+    """The names of `text`, in code marks, of which nothing in the sources has heard: those with an underscore or two
+    capitals in them, and files."""
+    found = set()
+    for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        for name in re.findall(r"[A-Za-z_]\w*(?:\.py)?", code):
+            if re.search(r"_|^[A-Z][a-z]+[A-Z]|\.py$", name) and name not in WORDS:
+                found.add(name)
+    return found
+
+
+def test_the_design_names_nothing_that_is_not_there() -> None:
+    assert unknown_names("`Hubb_lock` and `OldName` in `older.py`, `HEAD`, `PublishLock`, `write_string`") == {
+        "Hubb_lock",
+        "OldName",
+        "older.py",
+    }
+    assert unknown_names((DOCS / "explanation" / "design.md").read_text("utf-8")) == set()
