@@ -24,6 +24,9 @@ cdef class ByteBuffer:
     Raises BufferReleasedError when used after it was given back. May be read from any thread while it is lent.
     """
 
+    def __init__(self, *arguments, **named):
+        raise TypeError("ByteBuffer() takes no arguments: gows makes the buffers, and lends them to callbacks")
+
     @staticmethod
     def of(data, pool=None):
         """A buffer over `data`; a bytearray goes to `pool` when it is released."""

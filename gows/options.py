@@ -131,7 +131,17 @@ def check_options(options: AcceptOptions) -> None:
     """Raise ValueError or TypeError when a value cannot be meant."""
     if isinstance(options.subprotocols, str):
         raise TypeError("subprotocols must be a sequence of strings, not one string")
-    options.subprotocols = tuple(options.subprotocols)
+    try:
+        options.subprotocols = tuple(options.subprotocols)
+    except TypeError:
+        kind = type(options.subprotocols).__name__
+        raise TypeError(f"subprotocols must be a sequence of strings, not {kind}") from None
+    for each in options.subprotocols:
+        if not isinstance(each, str):
+            raise TypeError(f"subprotocols must be strings, not {type(each).__name__}")
+    for name in ("compression", "server_context_takeover", "client_context_takeover", "keep_request"):
+        if not isinstance(getattr(options, name), bool):
+            raise TypeError(f"{name} must be True or False, not {getattr(options, name)!r}")
     if not isinstance(options.group, str):
         raise TypeError(f"group must be a string, not {type(options.group).__name__}")
     if options.check_origin is not None:

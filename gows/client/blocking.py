@@ -64,6 +64,8 @@ class BlockingWebSocket(WebSocket):
         request: object = None,
     ) -> None:
         # else the session would hand messages to the handler itself
+        if not isinstance(context, SessionContext):
+            raise TypeError("a BlockingWebSocket is made by gows.connect")
         super().__init__(stream, connection, context.in_workers(), subprotocol, request)
         self._events: deque[Event] = deque()
         self._turn = threading.Condition()

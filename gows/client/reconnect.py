@@ -90,12 +90,19 @@ class Reconnect:
     def __post_init__(self) -> None:
         for name in ("initial", "maximum", "stable"):
             check_seconds(name, getattr(self, name), optional=False)
+        for name in ("factor", "jitter"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise TypeError(f"{name} must be a number, not {type(value).__name__}")
         if not self.factor >= 1:
             raise ValueError(f"factor must be 1 or more, not {self.factor}")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter must be from 0 to 1, not {self.jitter}")
-        if self.attempts is not None and self.attempts < 1:
-            raise ValueError(f"attempts must be 1 or more, or None, not {self.attempts}")
+        if self.attempts is not None:
+            if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):
+                raise TypeError(f"attempts must be an int or None, not {type(self.attempts).__name__}")
+            if self.attempts < 1:
+                raise ValueError(f"attempts must be 1 or more, or None, not {self.attempts}")
         check_plain_function("retry_if", self.retry_if)
 
     def delay(self, failures: int, error: GowsError | None = None) -> float:
@@ -165,6 +172,8 @@ class ReconnectingClient:
         self, plan: Plan, handler: Handler, policy: Reconnect, fresh: Callable[[], Plan] | None = None
     ) -> None:
         """`fresh`: makes the plan of each attempt but the first; the user's code, so for a worker."""
+        if not isinstance(plan, Plan):
+            raise TypeError("a ReconnectingClient is made by gows.connect(…, reconnect=True)")
         self._plan = plan
         self._fresh = fresh
         self._handler = handler

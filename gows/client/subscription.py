@@ -66,6 +66,8 @@ class TopicSubscription:
         history: int | None,
         refused: Callable[[TopicError], object] | None,
     ) -> None:
+        if not callable(getattr(client, "refuse_waiting", None)):
+            raise TypeError("a TopicSubscription is made by TopicClient.subscribe")
         self._client = client
         self.pattern = pattern
         self.callback = callback

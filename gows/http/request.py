@@ -49,6 +49,8 @@ class Request:
     __slots__ = ("_client", "_form", "_query", "body", "connection", "head", "path", "path_params")
 
     def __init__(self, head: RequestHead, body: bytes = b"", connection: Carrier | None = None) -> None:
+        if not isinstance(head, RequestHead):
+            raise TypeError(f"a Request is made of a RequestHead, not of {type(head).__name__}; a Server makes them")
         self.head = head
         self.body = body
         self.connection = connection

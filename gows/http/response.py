@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from typing import Any
 from urllib.parse import quote
@@ -55,6 +55,8 @@ class Response:
         content_type: str | None = None,
         length: int | None = None,
     ) -> None:
+        if not isinstance(status, int):
+            raise TypeError(f"status must be an int, not {type(status).__name__}")
         if not 200 <= status <= 999:
             raise ValueError(f"{status} is no final HTTP status")
         self.status = status
@@ -71,6 +73,10 @@ class Response:
         elif isinstance(body, (bytes, bytearray, memoryview)):
             self.body = bytes(body)
             content_type = content_type or (_BYTES if self.body else None)
+        elif isinstance(body, Mapping) or not hasattr(type(body), "__iter__"):
+            raise TypeError(
+                f"a body is a str, bytes or an iterable of bytes, not {type(body).__name__}; for JSON, Response.json(…)"
+            )
         else:
             self.chunks = body
             content_type = content_type or (None if status in BODILESS else _BYTES)

@@ -127,6 +127,8 @@ class Admission:
             if value < low or (high is not None and value > high):
                 raise ValueError(f"{name} must be {low} or more{f', up to {high}' if high else ''}, not {value}")
         check_rate(self, "handshake_rate", "handshake_burst")
+        if not isinstance(self.retry_after, (tuple, list)) or len(self.retry_after) != 2:
+            raise TypeError(f"retry_after must be (least, most) seconds, not {self.retry_after!r}")
         low, high = self.retry_after
         if not isinstance(low, int) or not isinstance(high, int):
             raise TypeError("retry_after must be two whole numbers of seconds")

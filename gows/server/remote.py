@@ -61,6 +61,8 @@ class RemoteConnection:
     __slots__ = ("_address", "_bus", "_closed", "group", "number", "process", "subprotocol")
 
     def __init__(self, bus: Bus, process: str, number: int, subprotocol: str | None, group: str) -> None:
+        if not isinstance(bus, Bus):
+            raise TypeError("a RemoteConnection comes from Server.connections")
         self._bus = bus
         self._address: SocketAddress | None = None
         self._closed = False

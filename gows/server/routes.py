@@ -42,7 +42,8 @@ def serve_topics(
     handler of each, a TopicHandler or a class of your own; an HttpError that it raises refuses the client. Raises
     ValueError when a path is taken.
     """
-
+    if not isinstance(server, Server):
+        raise TypeError(f"serve_topics() takes a gows.Server, not {type(server).__name__}")
     check_plain_function("make_handler", make_handler)
 
     def upgrade(request: Request) -> None:

@@ -45,6 +45,8 @@ class WebSocket(Session):
         subprotocol: str | None = None,
         request: object = None,
     ) -> None:
+        if not isinstance(context, SessionContext):
+            raise TypeError("a WebSocket is made by gows.accept or gows.connect")
         super().__init__(stream, connection, context, subprotocol, request)
         self.data: Any = None
         """Free for the user."""

@@ -64,6 +64,8 @@ class MessageWriter:
     )
 
     def __init__(self, ws: Streaming, opcode: Opcode, compress: bool) -> None:
+        if not callable(getattr(ws, "make_room_locked", None)):
+            raise TypeError("a MessageWriter is made by WebSocket.next_writer")
         self._ws = ws
         self._opcode = opcode
         self._compress = compress
