@@ -163,14 +163,14 @@ def test_an_incomplete_head_is_408_after_10_seconds(site: Site) -> None:
     assert site.still_serves()
 
 
-def test_what_is_welcome(site: Site) -> None:
+@pytest.mark.parametrize("more", [{}, {"Origin": "http://example.com"}, {"Sec_WebSocket_Protocol": "x, chat"}])
+def test_what_is_welcome(site: Site, more: dict[str, str]) -> None:
     """The same request without any of that."""
-    for more in ({}, {"Origin": "http://example.com"}, {"Sec_WebSocket_Protocol": "x, chat"}):
-        browser = site.browser()
-        browser.send(upgrade(**more))
-        answer = browser.answer()
-        assert answer.status == 101
-        assert answer.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        assert answer.headers.get("sec-websocket-protocol") == ("chat" if "Sec_WebSocket_Protocol" in more else None)
-        browser.send(b"\x81\x82\0\0\0\0hi")
-        browser.until(lambda browser=browser: browser.received == b"\x81\x02hi")
+    browser = site.browser()
+    browser.send(upgrade(**more))
+    answer = browser.answer()
+    assert answer.status == 101
+    assert answer.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert answer.headers.get("sec-websocket-protocol") == ("chat" if "Sec_WebSocket_Protocol" in more else None)
+    browser.send(b"\x81\x82\0\0\0\0hi")
+    browser.until(lambda: browser.received == b"\x81\x02hi")

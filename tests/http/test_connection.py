@@ -230,7 +230,7 @@ def test_an_answer_that_cannot_be_written_resets_the_connection(
     make_site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Response):
-        def head_bytes(self, *, keep_alive: bool, chunked: bool) -> bytes:
+        def head_bytes(self, *, keep_alive: bool, chunked: bool, version: str = "HTTP/1.1") -> bytes:
             raise RuntimeError("a bug")
 
     site = make_site(lambda request: Broken(b""))
@@ -622,7 +622,7 @@ class Pieces:
         return self
 
     def __next__(self) -> bytes:
-        piece = next(self.pieces)
+        piece: bytes | type[Exception] = next(self.pieces)
         self.taken += 1
         if isinstance(piece, type):  # a class: an exception that lives on as a parameter would keep its frames alive
             raise piece("broken")

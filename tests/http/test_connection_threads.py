@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from gows.http.wsgi import WsgiApp
 from gows.reactor import Loop, Stream
 from gows.session.receiving import Receiving
 from tests.http.test_connection import Pieces, Upgraded
+from tests.support.addresses import tcp
 from tests.support.http_site import App, get
 from tests.support.waiting import wait_until
 
@@ -40,7 +42,7 @@ class LiveServer:
         self.streams.append(stream)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.listener.address[:2], timeout=5)
+        return socket.create_connection(tcp(self.listener.address), timeout=5)
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
@@ -279,12 +281,15 @@ def test_another_thread_may_upgrade_but_not_after_the_answer(make_server: MakeSe
         assert started.wait(5)
         return "hello"
 
+    def answered(number: int) -> bool:
+        return len(outcomes) == number
+
     server = make_server(view)
     for number in range(1, 51):
         with server.connect() as sock:
             sock.sendall(get("/", "Connection: close"))
             data = receive(sock, 12)
-            wait_until(lambda number=number: len(outcomes) == number)
+            wait_until(partial(answered, number))
             assert data[9:12].decode() == outcomes[-1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mimetypes
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from gows.errors import HttpError, InvalidHeaderError
-from gows.http import files as module
 from gows.http.files import PIECE, FileBody
 from gows.http.response import Response
 from tests.support.http_site import Answer, Site, get
@@ -113,7 +113,11 @@ def test_a_header_that_may_not_be_sent_leaves_no_file_open(page: Path) -> None:
 @pytest.mark.parametrize("name", ["missing", ".", "page.html/x", "a\0b", "fifo"])
 def test_what_is_no_regular_file_is_404(page: Path, name: str) -> None:
     os.mkfifo(page.parent / "fifo")
-    for find in (lambda: Response.file(f"{page.parent}/{name}"), lambda: Response.file(name, root=page.parent)):
+    finders: list[Callable[[], Response]] = [
+        lambda: Response.file(f"{page.parent}/{name}"),
+        lambda: Response.file(name, root=page.parent),
+    ]
+    for find in finders:
         with pytest.raises(HttpError) as caught:
             find()
         assert caught.value.status == 404
@@ -262,7 +266,7 @@ def test_without_descriptors_a_file_is_503_not_404(
     def fails(*args: object) -> None:
         raise OSError(code, "too many open files")
 
-    monkeypatch.setattr(module.os if where == "open" else module.mimetypes, where, fails)
+    monkeypatch.setattr(os if where == "open" else mimetypes, where, fails)
     with pytest.raises(HttpError) as caught:
         Response.file("a.txt", tmp_path)
     assert (caught.value.status, dict(caught.value.headers)) == (503, {"Retry-After": "1"})

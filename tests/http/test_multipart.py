@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import example, given, settings
@@ -92,7 +92,7 @@ def test_what_is_built_is_read(
     assert {name: got_files.get_all(name) for name in got_files} == grouped(files)
 
 
-def grouped(pairs: list[tuple[str, object]]) -> dict[str, list[object]]:
+def grouped(pairs: Sequence[tuple[str, object]]) -> dict[str, list[object]]:
     values: dict[str, list[object]] = {}
     for name, value in pairs:
         values.setdefault(name, []).append(value)

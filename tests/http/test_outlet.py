@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from gows.http.connection import HIGH_WATER
 from gows.http.outlet import BATCH, BUDGET, FILES, MAX_SPOOL, Budget, Spool
 from gows.http.wsgi import WsgiApp
 from tests.http.test_connection_threads import LiveServer, body_of, make_server, receive  # noqa: F401
+from tests.support.addresses import tcp
 from tests.support.http_site import get
 from tests.support.waiting import wait_until
 
@@ -118,14 +120,14 @@ def test_a_spool_without_a_file_is_full_soon(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_disk_that_is_full_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool()
     assert spool.put(b"a" * BATCH)
-    pwrite = module.os.pwrite
+    pwrite = os.pwrite
 
     def half(fd: int, data: memoryview, at: int) -> int:
         if len(data) < BATCH:
             raise OSError(errno.ENOSPC, "no space")
         return pwrite(fd, data[: BATCH // 2], at)
 
-    monkeypatch.setattr(module.os, "pwrite", half)
+    monkeypatch.setattr(os, "pwrite", half)
     assert not spool.put(b"b" * BATCH)
     data = b""
     while piece := spool.take():
@@ -185,7 +187,7 @@ def slow(server: LiveServer, wire: bytes = get("/big")) -> socket.socket:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     sock.settimeout(5)
-    sock.connect(server.listener.address[:2])
+    sock.connect(tcp(server.listener.address))
     sock.sendall(wire)
     return sock
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from gows.errors import HttpError, InvalidHeaderError
 from gows.http import response as module
 from gows.http.response import Response, as_response, error_response, http_date
+from gows.http1 import dates
 
 
 def wire(response: Response) -> list[str]:
@@ -162,8 +164,8 @@ def test_the_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None
         made.append(int(seconds))
         return original(seconds)
 
-    original = module.format_date
-    monkeypatch.setattr(module.time, "time", lambda: now)
+    original = dates.format_date
+    monkeypatch.setattr(time, "time", lambda: now)
     monkeypatch.setattr(module, "format_date", format_date)
     monkeypatch.setattr(module, "_date", (0, ""))
     assert http_date() == http_date() == "Sun, 06 Nov 1994 08:49:37 GMT"  # RFC 9110 §5.6.7
