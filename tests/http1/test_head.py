@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gows.errors import HandshakeError, HttpError
-from gows.http1 import head as module
 from gows.http1.head import RequestHead, RequestParser, ResponseParser, is_host
 
 STEPS = [1, 7, 10**6]
@@ -400,11 +399,11 @@ class CountingBuffer(bytearray):
 
     looked = 0
 
-    def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:  # type: ignore[override]
+    def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
         CountingBuffer.looked += (len(self) if end is None else min(end, len(self))) - start
         return super().find(sub, start, len(self) if end is None else end)
 
-    def count(self, sub: Any, start: Any = 0, end: Any = None) -> int:  # type: ignore[override]
+    def count(self, sub: Any, start: Any = 0, end: Any = None) -> int:
         CountingBuffer.looked += (len(self) if end is None else end) - start
         return super().count(sub, start, len(self) if end is None else end)
 
@@ -431,7 +430,7 @@ def test_what_httptools_refuses_behind_the_last_field_is_refused(monkeypatch: py
             self.protocol.on_header(b"Host", b"a")
             raise httptools.HttpParserError("no")
 
-    monkeypatch.setattr(module.httptools, "HttpRequestParser", Refusing)
+    monkeypatch.setattr(httptools, "HttpRequestParser", Refusing)
     with pytest.raises(HttpError, match="400 malformed head"):
         parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 
