@@ -166,7 +166,10 @@ BAD_TEXT = [
 @pytest.mark.parametrize("before", [b"", b"x" * 40, "€".encode() * 50, b"x" * 3000])
 def test_text_that_is_not_utf8(bad: bytes, before: bytes) -> None:
     text = before + bad
-    segments_of = (lambda w: [w], lambda w: [w[i : i + 50] for i in range(0, len(w), 50)])
+    segments_of: list[Callable[[bytes], list[bytes]]] = [
+        lambda w: [w],
+        lambda w: [w[i : i + 50] for i in range(0, len(w), 50)],
+    ]
     for cut in segments_of:
         assert feed(server(), *cut(frame(1, text))) == [(FAIL, 1007)]
         assert feed(server(), *cut(frame(1, before, fin=False) + frame(0, bad))) == [(FAIL, 1007)]

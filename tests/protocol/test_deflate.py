@@ -215,8 +215,9 @@ def test_both_roles_come_to_the_same_agreement() -> None:
 @pytest.mark.parametrize("field", ["level", "mem_level", "server_max_window_bits", "client_max_window_bits"])
 def test_options_out_of_range_are_refused(field: str) -> None:
     for value in (0, 16):
+        changes: dict[str, Any] = {field: value}
         with pytest.raises(ValueError, match=field):
-            DeflateOptions(**{field: value})
+            DeflateOptions(**changes)
 
 
 # the codec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -131,13 +132,14 @@ def test_the_variants_agree(wire: bytes, start: int, cut: int, limit: int) -> No
 def test_c_reads_nothing_beyond_the_buffer() -> None:
     whole = TWINS[0].WholeMessages(LIMIT)
     wire = frame(2, b"x" * 50)
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: whole.one(wire, 0, len(wire) + 1),
         lambda: whole.one(wire, -1, len(wire)),
         lambda: whole.take(wire, 0, len(wire) + 1, []),
         lambda: whole.take(wire, -1, len(wire), []),
         lambda: whole.take(b"", 0, 100, []),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(IndexError):
             call()
     for no_bytes in ("text" * 20, None, [1] * 60, memoryview(wire)):

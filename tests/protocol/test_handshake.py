@@ -36,7 +36,7 @@ REQUEST = {
 }
 
 
-def request(line: str = "GET /chat HTTP/1.1", **changes: str | None) -> RequestHead:
+def request(line: str = "GET /chat HTTP/1.1", /, **changes: str | None) -> RequestHead:
     """A valid upgrade, with fields changed (`_` for `-`) or, with None, left out."""
     fields: dict[str, str | None] = {**REQUEST, **{name.replace("_", "-"): value for name, value in changes.items()}}
     lines = [line, *(f"{name}: {value}" for name, value in fields.items() if value is not None), "", ""]
@@ -403,7 +403,7 @@ def test_a_request_that_could_be_split_is_not_made(wrong: dict[str, Any]) -> Non
 # ---------------------------------------------------------------------- the client's look at an answer
 
 
-def response(line: str = "HTTP/1.1 101 Switching Protocols", *extra: str, **changes: str | None) -> ResponseHead:
+def response(line: str = "HTTP/1.1 101 Switching Protocols", /, *extra: str, **changes: str | None) -> ResponseHead:
     fields: dict[str, str | None] = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",

@@ -11,6 +11,7 @@ from gows.errors import ConnectionClosedError, UsageError, WriterBusyError
 from gows.protocol import prepared as module
 from gows.protocol.connection import BINARY, CLOSE, TEXT, Connection
 from gows.protocol.deflate import DeflateParams
+from gows.protocol.frames import encode_frame
 from gows.protocol.prepared import PreparedMessage
 from tests.support.feeding import client, feed, frame, server
 
@@ -25,7 +26,6 @@ LONG = b"the same words again and again, " * 100
 def made(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The frames that were encoded."""
     frames: list[bytes] = []
-    encode_frame = module.encode_frame
 
     def encode(*arguments: Any, **options: Any) -> bytes:
         frames.append(encode_frame(*arguments, **options))

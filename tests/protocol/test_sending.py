@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from gows.protocol import connection as module
 from gows.protocol.connection import BINARY, CLOSE, PING, PONG, TEXT, Connection
 from gows.protocol.deflate import DeflateParams
 from tests.support.feeding import KEY, client, feed, frame, server
+
+Encoder = Callable[[], bytes]
 
 NO_TAKEOVER = DeflateParams(True, True)
 TAKEOVER = DeflateParams()
@@ -72,10 +76,11 @@ def test_a_number_is_no_message(number: Any) -> None:
 
 @pytest.mark.parametrize("opcode", [0, 3, 8, 9, 10, 15, -1, 256])
 def test_only_text_and_binary_are_messages(opcode: int) -> None:
-    for encode in (
+    encoders: list[Encoder] = [
         lambda: server().encode_message(opcode, b""),
         lambda: server().encode_fragment(opcode, b"", True, True),
-    ):
+    ]
+    for encode in encoders:
         with pytest.raises(ValueError, match="TEXT or BINARY"):
             encode()
 
@@ -130,11 +135,12 @@ def test_fragments(fixed_key: list[int]) -> None:
 def test_a_message_in_progress_keeps_others_out() -> None:
     connection = server()
     connection.encode_fragment(TEXT, b"a", True, False)
-    for encode in (
+    encoders: list[Encoder] = [
         lambda: connection.encode_message(TEXT, b"b"),
         lambda: connection.encode_text("b"),
         lambda: connection.encode_fragment(BINARY, b"b", True, True),
-    ):
+    ]
+    for encode in encoders:
         with pytest.raises(WriterBusyError):
             encode()
     assert connection.encode_fragment(TEXT, b"c", False, True) == frame(0, b"c", key=None)
@@ -267,15 +273,16 @@ def test_nothing_follows_the_close_frame() -> None:
     for make in (server, client):
         connection = make()
         connection.encode_close(1000, "")
-        for encode in (
-            lambda: connection.encode_message(TEXT, b""),  # noqa: B023  # called in this turn
-            lambda: connection.encode_text(""),  # noqa: B023
-            lambda: connection.encode_fragment(TEXT, b"", True, True),  # noqa: B023
-            lambda: connection.encode_fragment(TEXT, b"", False, True),  # noqa: B023
-            lambda: connection.encode_ping(b""),  # noqa: B023
-            lambda: connection.encode_pong(b""),  # noqa: B023
-            lambda: connection.encode_close(1000, ""),  # noqa: B023
-        ):
+        encoders: list[Encoder] = [
+            partial(connection.encode_message, TEXT, b""),
+            partial(connection.encode_text, ""),
+            partial(connection.encode_fragment, TEXT, b"", True, True),
+            partial(connection.encode_fragment, TEXT, b"", False, True),
+            partial(connection.encode_ping, b""),
+            partial(connection.encode_pong, b""),
+            partial(connection.encode_close, 1000, ""),
+        ]
+        for encode in encoders:
             with pytest.raises(ConnectionClosedError, match="close frame"):
                 encode()
 
