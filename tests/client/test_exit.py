@@ -17,6 +17,7 @@ from gows import serve_topics as serve
 from gows.client import exit as leaving
 from gows.client import topics
 from gows.reactor import Loop
+from tests.support.addresses import tcp
 from tests.support.scripted import Peer, ScriptedServer
 from tests.support.waiting import wait_until
 
@@ -38,9 +39,11 @@ class Site:
                 ws.write_string("what nobody receives: closing a socket with it unread would reset the connection")
 
             def on_message(self, ws: WebSocket, opcode: Any, buff: Any) -> None:
+                assert ws.request is not None
                 site.messages[ws.request.path] = buff.get_string() if len(buff) < 100 else len(buff)
 
             def on_close(self, ws: WebSocket) -> None:
+                assert ws.request is not None
                 site.codes[ws.request.path] = ws.close_code
 
         class Topics(TopicHandler):
@@ -54,7 +57,7 @@ class Site:
         serve(self.server, "/live", make_handler=lambda request: Topics())
         options = AcceptOptions(max_message_size=BIG, keep_request=True)
         self.server.add_route("/{name}", lambda request, name: accept(request, options).serve(Receiver()))
-        _, port = self.server.listen("127.0.0.1:0")
+        _, port = tcp(self.server.listen("127.0.0.1:0"))
         self.server.start()
         self.url = f"ws://127.0.0.1:{port}"
 
@@ -146,7 +149,7 @@ def test_clients_of_a_loop_are_ended_and_nobody_else(site: Site, loop: Loop) -> 
             codes.append(ws.close_code)
 
     other.add_route("/", lambda request: accept(request).serve(Accepted()))
-    _, port = other.listen("127.0.0.1:0")
+    _, port = tcp(other.listen("127.0.0.1:0"))
     peer = connect(f"ws://127.0.0.1:{port}/")  # by the shared loop
     client = connect(site.url + "/one", Handler(), reconnect=True, loop=loop)
     client.ws.write_string("x")

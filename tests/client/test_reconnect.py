@@ -643,9 +643,9 @@ def test_a_function_is_called_for_a_connection_that_does_not_come_back_too(doors
         return URL
 
     with pytest.raises(TypeError, match="url is an `async def`"):
-        connect(later, handler, wait=False, loop=doors.clients)  # type: ignore[arg-type]
+        connect(later, handler, wait=False, loop=doors.clients)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="headers is an `async def`"):
-        connect(URL, handler, wait=False, headers=later, loop=doors.clients)  # type: ignore[arg-type]
+        connect(URL, handler, wait=False, headers=later, loop=doors.clients)  # type: ignore[call-overload]
 
 
 # ---------------------------------------------------------------------- the herd

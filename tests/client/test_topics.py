@@ -14,6 +14,7 @@ from gows.client.topics import _stands_for
 from gows.reactor import Loop
 from gows.topics.publication import Position
 from tests.support import pattern_vectors
+from tests.support.addresses import tcp
 from tests.support.topic_server import topic_server
 from tests.support.topic_vectors import VECTORS, Script, play, scripted_topics
 from tests.support.waiting import wait_until
@@ -35,7 +36,7 @@ def make_client(server: Server) -> Iterator[Callable[..., TopicClient]]:
         loop.start()
 
         def make(path: str = "/live", **settings: Any) -> TopicClient:
-            host, port = server.addresses[0][:2]
+            host, port = tcp(server.addresses[0])
             made.append(TopicClient(f"ws://{host}:{port}{path}", loop=loop, **{"reconnect": QUICK, **settings}))
             return made[-1]
 

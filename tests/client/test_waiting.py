@@ -12,6 +12,7 @@ import pytest
 from gows import Handler, Reconnect, Server, TopicClient, UsageError, WebSocket, accept, connect
 from gows.client import ReconnectingClient
 from gows.reactor import Loop
+from tests.support.addresses import tcp
 from tests.support.topic_server import topic_server
 
 Url = Callable[[str], str]
@@ -124,7 +125,7 @@ def test_in_a_callback_one_may_connect_and_receive_by_the_same_loop(url: Url, on
     """The answer to what is received needs the loop's one worker: an echo on that very loop."""
     server = Server(loop=one)
     server.add_route("/", lambda request: accept(request).serve(Echo()))
-    _, port = server.listen("127.0.0.1:0")
+    _, port = tcp(server.listen("127.0.0.1:0"))
 
     def talk(client: ReconnectingClient) -> Any:
         with connect(f"ws://127.0.0.1:{port}/", loop=one) as ws:
