@@ -21,11 +21,12 @@ from urllib.parse import quote
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
-from websockets.typing import Subprotocol
+from websockets.typing import Origin, Subprotocol
 
 from gows.commands import demo
 from gows.topics.names import check_topic
 from tests.support import wire
+from tests.support.addresses import tcp
 from tests.support.demos import demo_command, start_demo
 from tests.support.needs import need_module
 from tests.support.processes import Children
@@ -51,7 +52,7 @@ class Running:
 
     def __init__(self, workers: int) -> None:
         self.server = demo.make_server(workers)
-        self.port: int = self.server.listen(("127.0.0.1", 0))[1]
+        self.port = tcp(self.server.listen(("127.0.0.1", 0)))[1]
         self.server.start()
 
     def get(self, path: str) -> Any:
@@ -97,7 +98,7 @@ class Guest:
 
     def hear(self) -> dict[str, Any]:
         """Who came, who left, or what was said and by whom."""
-        event = {"type": "position"}  # of what it said itself: nothing that a guest sees
+        event: dict[str, Any] = {"type": "position"}  # of what it said itself: nothing that a guest sees
         while event["type"] == "position":
             event = self._unasked.popleft() if self._unasked else json.loads(self.connection.recv(WAIT))
         if event["type"] in ("join", "leave"):
@@ -257,7 +258,7 @@ def test_nobody_comes_in_without_a_name(running: Running) -> None:
 
 def test_a_foreign_page_is_kept_out(running: Running) -> None:
     address = f"ws://127.0.0.1:{running.port}/conn?user=ann"
-    with pytest.raises(InvalidStatus) as refused, connect(address, origin="http://evil.example"):  # type: ignore[arg-type]
+    with pytest.raises(InvalidStatus) as refused, connect(address, origin=Origin("http://evil.example")):
         pass
     assert refused.value.response.status_code == 403
 
