@@ -46,6 +46,7 @@ class Demo:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        assert self._process.stdout is not None
         self._process.stdout.close()
 
     def start_again(self) -> None:

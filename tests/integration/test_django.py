@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 import gows
+from tests.support.addresses import tcp
 from tests.support.needs import need_module
 from tests.support.waiting import wait_until
 
@@ -18,6 +19,7 @@ need_module("django")
 
 from websockets.exceptions import InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
+from websockets.typing import Subprotocol  # noqa: E402
 
 from tests.integration.test_flask import HANDSHAKE, fetch  # noqa: E402
 from tests.integration.test_wsgi_servers import gunicorn  # noqa: E402
@@ -38,7 +40,7 @@ def server() -> Iterator[gows.Server]:
 
 @pytest.fixture
 def port(server: gows.Server) -> Iterator[int]:
-    yield server.addresses[0][1]
+    yield tcp(server.addresses[0])[1]
     wait_until(lambda: not server.connections)
 
 
@@ -149,7 +151,8 @@ def session_of(port: int) -> dict[str, str]:
 
 def test_session_and_subprotocol(port: int) -> None:
     url = f"ws://127.0.0.1:{port}/chat"
-    with connect(url, additional_headers=session_of(port), subprotocols=["chat.v1"]) as ws:
+    with connect(url, additional_headers=session_of(port), subprotocols=[Subprotocol("chat.v1")]) as ws:
+        assert ws.response is not None
         assert (ws.subprotocol, ws.response.headers["X-User"]) == ("chat.v1", "ben")
         assert ws.recv(10) == "welcome ben to /chat"
     with pytest.raises(InvalidStatus) as refusal, connect(url):
@@ -183,6 +186,6 @@ def test_in_the_loop_thread() -> None:
     server = gows.Server(wsgi=app, workers=0)
     server.start("127.0.0.1:0")
     try:
-        test_a_view_upgrades(server.addresses[0][1])
+        test_a_view_upgrades(tcp(server.addresses[0])[1])
     finally:
         server.stop()

@@ -16,6 +16,7 @@ from wsgiref.validate import validator
 import pytest
 
 import gows
+from tests.support.addresses import tcp
 from tests.support.needs import need_module
 from tests.support.waiting import wait_until
 
@@ -23,6 +24,7 @@ need_module("flask")
 
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
+from websockets.typing import Origin, Subprotocol  # noqa: E402
 
 from tests.support.flask_site import app  # noqa: E402
 from tests.support.warming import start_all_workers  # noqa: E402
@@ -68,7 +70,7 @@ class OwnEcho(gows.Handler):
 
 @pytest.fixture
 def port(server: gows.Server) -> Iterator[int]:
-    yield server.addresses[0][1]
+    yield tcp(server.addresses[0])[1]
     wait_until(lambda: not server.connections)
 
 
@@ -283,8 +285,11 @@ def test_session_subprotocol_compression_and_headers(browser: http.client.HTTPCo
     answer, _ = fetch(browser, "GET", "/login?user=ben")
     jar = "; ".join(cookie.partition(";")[0] for cookie in answer.headers.get_all("Set-Cookie"))
     url = f"ws://127.0.0.1:{port}/chat"
-    with connect(url, additional_headers={"Cookie": jar}, subprotocols=["chat.v2", "chat.v1"]) as ws:
+    with connect(
+        url, additional_headers={"Cookie": jar}, subprotocols=[Subprotocol("chat.v2"), Subprotocol("chat.v1")]
+    ) as ws:
         assert ws.subprotocol == "chat.v1"
+        assert ws.response is not None
         assert ws.response.headers["X-User"] == "ben"
         assert "permessage-deflate" in ws.response.headers["Sec-WebSocket-Extensions"]
         assert ws.recv(10) == "welcome ben to /chat"
@@ -294,7 +299,10 @@ def test_session_subprotocol_compression_and_headers(browser: http.client.HTTPCo
 
 
 def test_a_foreign_origin_is_refused(port: int) -> None:
-    with pytest.raises(InvalidStatus) as refusal, connect(f"ws://127.0.0.1:{port}/ws/ann", origin="http://evil.test"):
+    with (
+        pytest.raises(InvalidStatus) as refusal,
+        connect(f"ws://127.0.0.1:{port}/ws/ann", origin=Origin("http://evil.test")),
+    ):
         pass
     assert refusal.value.response.status_code == 403
 
@@ -333,7 +341,7 @@ def test_the_validator_finds_no_fault(files: Path, workers: int, caplog: pytest.
     server = gows.Server(wsgi=validator(app.wsgi_app), workers=workers)
     server.start("127.0.0.1:0")
     try:
-        port = server.addresses[0][1]
+        port = tcp(server.addresses[0])[1]
         browser = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         for method, target, status in (
             ("GET", "/", 200),
@@ -360,7 +368,7 @@ def test_in_the_loop_thread(files: Path) -> None:
     server = gows.Server(wsgi=app, workers=0)
     server.start("127.0.0.1:0")
     try:
-        port = server.addresses[0][1]
+        port = tcp(server.addresses[0])[1]
         with connect(f"ws://127.0.0.1:{port}/ws/ann") as ws:
             assert ws.recv(10) == "welcome ann to /ws/ann"
             ws.send("x")

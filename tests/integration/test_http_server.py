@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 import gows
 from gows.reactor import Loop
@@ -129,7 +130,10 @@ def test_refusals(port: int, method: str, headers: dict[str, str], status: int) 
 
 
 def test_a_foreign_origin(port: int) -> None:
-    with pytest.raises(InvalidStatus) as refusal, connect(f"ws://127.0.0.1:{port}/ws", origin="http://evil.test"):
+    with (
+        pytest.raises(InvalidStatus) as refusal,
+        connect(f"ws://127.0.0.1:{port}/ws", origin=Origin("http://evil.test")),
+    ):
         pass
     assert refusal.value.response.status_code == 403
 

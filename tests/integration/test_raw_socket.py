@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import gows
+from gows.http1.head import RequestParser
 from gows.reactor import Loop, live_loops, shared_loop
 from gows.server import accept as accept_module
 from tests.support import wire
@@ -86,6 +87,7 @@ def test_the_head_is_read_from_it(loop: Loop, door: Door) -> None:
 
     def accept(sock: socket.socket) -> gows.WebSocket:
         ws = gows.accept(sock, loop=loop)
+        assert ws.request is not None
         assert ws.request.path == "/room"
         ws.serve(handler)
         return ws
@@ -235,7 +237,7 @@ def test_what_is_no_source_is_a_type_error(source: Any) -> None:
 
 
 def test_a_request_without_a_connection() -> None:
-    parser = gows.server.accept.RequestParser()
+    parser = RequestParser()
     parser.feed(wire.request("/"))
     assert parser.head is not None
     with pytest.raises(gows.UsageError, match="did not come by a connection"):

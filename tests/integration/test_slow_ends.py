@@ -89,7 +89,7 @@ def test_what_a_client_wrote_before_it_closed(blocking: bool, monkeypatch: pytes
     monkeypatch.setattr(stream_module, "CLOSE_TIMEOUT", SHORT)
     monkeypatch.setattr(stream_module, "LINGER_TIMEOUT", SHORT)
     got: list[int] = []
-    ends: list[int] = []
+    ends: list[int | None] = []
 
     class Slow(gows.Handler):
         def on_chunk(self, ws: gows.WebSocket, opcode: gows.Opcode, fin: bool, buff: gows.ByteBuffer) -> None:

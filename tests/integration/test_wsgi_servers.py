@@ -8,8 +8,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler
 from wsgiref.simple_server import make_server as make_wsgiref_server
@@ -26,6 +26,7 @@ need_module("gunicorn")
 
 from websockets.exceptions import ConnectionClosedError, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
+from websockets.typing import Origin, Subprotocol  # noqa: E402
 from werkzeug.serving import WSGIRequestHandler as WerkzeugHandler  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 
@@ -87,7 +88,7 @@ def gunicorn(*flags: str, target: str = "tests.support.flask_site:app") -> Itera
         assert "Traceback" not in "".join(said), said
 
 
-SERVERS = {
+SERVERS: dict[str, Callable[[], AbstractContextManager[int]]] = {
     "werkzeug": werkzeug,
     "gunicorn gthread": lambda: gunicorn("--worker-class", "gthread", "--threads", "3"),
     "gunicorn sync": lambda: gunicorn("--worker-class", "sync"),
@@ -136,10 +137,13 @@ def test_session_subprotocol_compression_and_headers(port: int) -> None:
     answer = browser.getresponse()
     answer.read()
     browser.close()
-    jar = "; ".join(cookie.partition(";")[0] for cookie in answer.headers.get_all("Set-Cookie"))
+    jar = "; ".join(cookie.partition(";")[0] for cookie in answer.headers.get_all("Set-Cookie", []))
     url = f"ws://127.0.0.1:{port}/chat?room=a%20b"
-    with connect(url, additional_headers={"Cookie": jar}, subprotocols=["chat.v2", "chat.v1"]) as ws:
+    with connect(
+        url, additional_headers={"Cookie": jar}, subprotocols=[Subprotocol("chat.v2"), Subprotocol("chat.v1")]
+    ) as ws:
         assert ws.subprotocol == "chat.v1"
+        assert ws.response is not None
         assert ws.response.headers["X-User"] == "ben"
         assert "permessage-deflate" in ws.response.headers["Sec-WebSocket-Extensions"]
         assert ws.recv(10) == "welcome ben to /chat"
@@ -149,7 +153,10 @@ def test_session_subprotocol_compression_and_headers(port: int) -> None:
 
 
 def test_refusals_are_answered_by_the_server(port: int) -> None:
-    with pytest.raises(InvalidStatus) as refusal, connect(f"ws://127.0.0.1:{port}/ws/ann", origin="http://evil.test"):
+    with (
+        pytest.raises(InvalidStatus) as refusal,
+        connect(f"ws://127.0.0.1:{port}/ws/ann", origin=Origin("http://evil.test")),
+    ):
         pass
     assert refusal.value.response.status_code == 403
     browser = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

@@ -9,12 +9,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
 
 import gows
 from gows.reactor import workers as workers_module
+from gows.reactor.workers import WorkerPool
+from tests.support.addresses import tcp
 from tests.support.waiting import wait_until
 
 Environ = dict[str, Any]
@@ -75,9 +78,18 @@ def make_server() -> Iterator[MakeServer]:
 
 def slow_peer(server: gows.Server, target: str = "/") -> socket.socket:
     """One that has asked, and does not read."""
-    sock = socket.create_connection(server.addresses[0], timeout=10)
+    sock = socket.create_connection(tcp(server.addresses[0]), timeout=10)
     sock.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target.encode())
     return sock
+
+
+def workers_of(server: gows.Server) -> int:
+    assert isinstance(server.loop.pool, WorkerPool)
+    return server.loop.pool.size
+
+
+def has_workers(server: gows.Server, count: int) -> bool:
+    return workers_of(server) == count
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -97,8 +109,9 @@ def test_one_thread_calls_iterates_and_closes(make_server: MakeServer) -> None:
         return "page"
 
     with slow_peer(server) as peer:
-        wait_until(lambda: len(app.threads) > 2 and server.loop.pool.size > 2)  # type: ignore[union-attr]
-        browser = http.client.HTTPConnection(*server.addresses[0], timeout=10)
+        wait_until(lambda: len(app.threads) > 2 and workers_of(server) > 2)
+        host, port = tcp(server.addresses[0])
+        browser = http.client.HTTPConnection(host, port, timeout=10)
         for _ in range(10):
             browser.request("GET", "/page")
             assert browser.getresponse().read() == b"page"
@@ -113,7 +126,7 @@ def test_a_slow_peer_that_leaves(make_server: MakeServer) -> None:
     app = Streaming()
     server = make_server(app, workers=1)
     with slow_peer(server):
-        wait_until(lambda: server.loop.pool.size > 1)  # type: ignore[union-attr]
+        wait_until(lambda: workers_of(server) > 1)
     assert app.closed.acquire(timeout=5)
     assert len(app.threads) < PIECES
     assert len(set(app.threads)) == 1
@@ -124,7 +137,7 @@ def test_a_server_that_stops_waits_for_no_slow_peer(make_server: MakeServer) -> 
     app = Streaming()
     server = make_server(app, workers=1)
     with slow_peer(server):
-        wait_until(lambda: server.loop.pool.size > 1)  # type: ignore[union-attr]
+        wait_until(lambda: workers_of(server) > 1)
         server.stop(timeout=0.2)
         assert app.closed.acquire(timeout=5)
 
@@ -139,11 +152,11 @@ def test_when_too_many_peers_are_slow_one_is_cut_off_and_those_that_read_are_ser
         peers = []
         for count in (1, 2):
             peers.append(stack.enter_context(slow_peer(server)))
-            wait_until(lambda count=count: server.loop.pool.size == 1 + count)  # type: ignore[misc]
+            wait_until(partial(has_workers, server, 1 + count))
         late = stack.enter_context(slow_peer(server))
         assert app.closed.acquire(timeout=10)
         assert len(read_all(late)) > PIECES * len(PIECE)
-        outcomes = []
+        outcomes: list[bool | None] = []
         for peer in peers:
             try:
                 outcomes.append(len(read_all(peer)) > PIECES * len(PIECE))
