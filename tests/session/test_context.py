@@ -72,9 +72,16 @@ OTHER: dict[str, Any] = {
 }
 
 
+NEEDS: dict[str, dict[str, Any]] = {
+    "message_burst": {"max_message_rate": 9.0},
+    "byte_burst": {"max_byte_rate": 9.0},
+}
+"""By option: what it cannot be without."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_options_that_differ_have_contexts_of_their_own(loop: Loop, name: str) -> None:
-    needs = {"message_burst": {"max_message_rate": 9.0}, "byte_burst": {"max_byte_rate": 9.0}}.get(name, {})
+    needs = NEEDS.get(name, {})
     plain = AcceptOptions(**needs)
     before = getattr(plain, name)
     if name in OTHER:

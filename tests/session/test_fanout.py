@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
 
 import gows.session.fanout
-from gows import AcceptOptions, Opcode, QueueFullError, WebSocket, accept
+from gows import AcceptOptions, Opcode, QueueFullError, Request, WebSocket, accept
 from gows.errors import LoopClosedError
 from gows.protocol.prepared import PreparedMessage
 from gows.session.fanout import Audience, Fanout
@@ -67,12 +67,16 @@ def test_one_may_be_left_out(make_stage: MakeStage) -> None:
     assert (texts(one), texts(two)) == ([], ["for the other"])
 
 
+def accepting(options: AcceptOptions) -> Callable[[Request], None]:
+    return lambda request: accept(request, options).serve(Actor())
+
+
 def test_a_group_is_who_was_accepted_with_its_options(make_stage: MakeStage) -> None:
     stage = make_stage()
     red, blue = AcceptOptions(group="red"), AcceptOptions(group="blue")
     found: list[Guest] = []
     for options in (red, blue, red, stage.options):
-        stage.view = lambda request, options=options: accept(request, options).serve(Actor())
+        stage.view = accepting(options)
         found.append(stage.connect())
         assert found[-1].upgrade().status == 101
     stage.run_for(1)
@@ -244,7 +248,12 @@ def test_messages_to_the_same_targets_go_out_together(make_stage: MakeStage, mon
     fanout = Fanout(stage.loop)
     sent: list[MemorySocket] = []
     send = MemorySocket.send
-    monkeypatch.setattr(MemorySocket, "send", lambda sock, data: (sent.append(sock), send(sock, data))[1])
+
+    def spy(sock: MemorySocket, data: bytes | memoryview) -> int:
+        sent.append(sock)
+        return send(sock, data)
+
+    monkeypatch.setattr(MemorySocket, "send", spy)
     for number in range(10):
         fanout.send(PreparedMessage(wire.TEXT, b"%d" % number), targets, targets[0] if number == 5 else None)
     assert len(fanout._rounds) == 1

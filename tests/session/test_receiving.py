@@ -46,6 +46,10 @@ def deflated(data: bytes) -> bytes:
     return (packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
+def await_message(stage: Stage, handler: Actor) -> None:
+    stage.run_until(lambda: handler.messages, limit=1)
+
+
 # ---------------------------------------------------------------------- a turn
 
 
@@ -240,7 +244,7 @@ def test_over_the_budget_the_largest_are_not_read_from(make_stage: MakeStage) ->
     assert receiving.total <= before + 2.0 / LOOK_INTERVAL * READ_SIZE  # one read at a look, for what may be missing
     for guest, handler in small:  # others go on
         guest.send(frame(TEXT, "hello"))
-        stage.run_until(lambda handler=handler: handler.messages, limit=1)
+        await_message(stage, handler)
         guest.send(frame(BINARY, bytes(9000))[:8500])
     stage.run_for(1)
     assert all(guest.unread == 0 for guest, _ in small)

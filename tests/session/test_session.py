@@ -1071,7 +1071,8 @@ def test_what_made_it_end_is_told(
 ) -> None:
     stage = make_stage(high_water=1 << 20, network={"buffer_size": 65536})
     guest, handler = stage.guest()
-    assert handler.ws.close_cause is None
+    before = handler.ws.close_cause
+    assert before is None
     end(stage, guest, handler)
     stage.run_until(lambda: "on_close" in handler.calls)
     assert (handler.ws.close_cause, handler.close_code) == (cause, code)

@@ -643,6 +643,7 @@ def test_the_request_is_let_go_after_on_open(make_stage: MakeStage) -> None:
 
     class Asking(Echo):
         def on_open(self, ws: WebSocket) -> None:
+            assert ws.request is not None
             headers.append(ws.request.headers.get("x-token"))
             super().on_open(ws)
 
@@ -660,6 +661,7 @@ def test_the_request_is_kept_on_request(make_stage: MakeStage) -> None:
     guest, handler = make_stage(keep_request=True, make_handler=Echo).guest("X-Token: 1")
     guest.send(frame(TEXT, "x"))
     assert guest.text() == "x"
+    assert handler.ws.request is not None
     assert handler.ws.request.headers["x-token"] == "1"
 
 
@@ -669,7 +671,9 @@ def test_the_request_is_there_before_there_is_a_handler(make_stage: MakeStage) -
     stage.view = lambda request: kept.append(accept(request))
     guest = stage.connect()
     guest.upgrade("X-Token: 1")
-    assert kept[0].request.headers["x-token"] == "1"
+    request = kept[0].request
+    assert request is not None
+    assert request.headers["x-token"] == "1"
     kept[0].close()
     guest.drain()
 

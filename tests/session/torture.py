@@ -24,6 +24,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,7 @@ from gows import AcceptOptions, ByteBuffer, Handler, Opcode, Request, Server, We
 from gows.errors import ConnectionClosedError, QueueFullError, WriterBusyError
 from gows.options import OVERFLOW_POLICIES
 from tests.support import wire
+from tests.support.addresses import tcp
 
 THREADS = 8
 PEERS = 5
@@ -126,6 +128,9 @@ class Talker(Handler):
         self.enter("on_close")
         assert not self.ended.is_set(), "on_close came twice"
         self.ended.set()
+
+    def has(self, count: int) -> bool:
+        return len(self.messages) >= count
 
     def enter(self, name: str) -> None:
         if self.inside or self.ended.is_set():
@@ -252,7 +257,7 @@ class Torture:
         self.server.add_route("/ws", self.view)
         self.server.start("127.0.0.1:0")
         try:
-            address = self.server.addresses[0]
+            address = tcp(self.server.addresses[0])
             self.peers = [Peer(number, address, self.settings.deflate) for number in range(PEERS)]
             self.wait(lambda: len(self.talkers) == PEERS, "connections opened")
             threads = [
@@ -305,7 +310,7 @@ class Torture:
             self.wait(lambda: all(peer.flushed for peer in self.peers), "sent by the peers")
             for number, talker in self.talkers.items():
                 sent = self.peers[number].sent
-                self.wait(lambda talker=talker, sent=sent: len(talker.messages) >= sent, "received by the handlers")
+                self.wait(partial(talker.has, sent), "received by the handlers")
         for talker in self.talkers.values():
             talker.ws.close_handshake()
         for talker in self.talkers.values():
@@ -323,20 +328,18 @@ class Torture:
             chance, size = rng.random(), rng.choice([0, 10, 100, 1000])
             prefix = f"d{me}"
             if chance < 0.4:
-                ledger.write(lambda text, ws=ws: ws.write_string(text, key=me), prefix, size, raised)
+                ledger.write(partial(ws.write_string, key=me), prefix, size, raised)
             elif chance < 0.7:
-                ledger.write(
-                    lambda text, ws=ws: ws.write_binary(text.encode(), compress=False, key=me), prefix, size, raised
-                )
+                ledger.write(partial(write_plain, ws, me), prefix, size, raised)
             elif chance < 0.78:
                 if self.settings.streams:
                     size = rng.choice([10, 1000, 20000]) if self.settings.policy == "block" else 10
-                    ledger.write(lambda text, ws=ws: stream(ws, text), prefix, size, raised)
+                    ledger.write(partial(stream, ws), prefix, size, raised)
             elif chance < 0.86:
                 # to one topic, whose order is kept; a key stands for different messages in different topics
                 topic = TOPICS[me % 2]
                 publish = self.published[me].write
-                publish(lambda text, topic=topic: server.publish(topic, text, key=f"p{me}"), f"p{me}", size, raised)
+                publish(partial(server.publish, topic, key=f"p{me}"), f"p{me}", size, raised)
             elif chance < 0.93:
                 try:
                     rng.choice([ws.subscribe, ws.unsubscribe])(rng.choice(TOPICS))
@@ -421,6 +424,11 @@ class Torture:
         assert all(one < two for one, two in pairwise(numbers)), f"{where}: out of order"
         assert not ledger.refused.intersection(numbers), f"{where}: one came whose write raised"
         assert set(numbers) <= set(ledger.passed), f"{where}: one came that was never written"
+
+
+def write_plain(ws: WebSocket, key: int, text: str) -> None:
+    """Write a message that is not compressed."""
+    ws.write_binary(text.encode(), compress=False, key=key)
 
 
 def stream(ws: WebSocket, text: str) -> None:
