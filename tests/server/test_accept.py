@@ -364,6 +364,7 @@ def test_a_raw_socket_with_part_of_its_head(loop: Loop, known: int | None) -> No
         pair.peer.send(head[known:])
         source = (pair.sock, head[:known]) if known else pair.sock
         ws = gows.accept(source, headers={"X-Extra": "yes"}, loop=loop)
+        assert ws.request is not None
         assert ws.request.path == "/anything"
         assert ws.request.headers["x"] == "1"
         ws.serve(Echo())

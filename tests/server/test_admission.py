@@ -14,6 +14,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from gows.reactor.networks import ip_number
 from gows.server.admission import CAUSES
 from gows.server.server import MAX_REFUSED
 from tests.support import wire
+from tests.support.addresses import tcp
 from tests.support.http_site import get
 from tests.support.raw import RawPeer
 from tests.support.serving import Recorder
@@ -88,6 +90,10 @@ def fetch(guest: Guest, *fields: str, target: str = "/page") -> tuple[int, str]:
 
 
 # ---------------------------------------------------------------------- caps
+
+
+def await_close(stage: Stage, handler: Any) -> None:
+    stage.run_until(lambda: handler.close_code is not None)
 
 
 def test_a_cap_for_each_address(make_stage: MakeStage) -> None:
@@ -444,7 +450,8 @@ def test_an_upgrade_that_fails_is_not_counted(make_stage: MakeStage) -> None:
 
     def view(request: Request) -> str | None:
         try:
-            return stage.accept(request)
+            stage.accept(request)
+            return None
         except HandshakeError as error:
             caught.append(error)
             return "refused, and the connection goes on"
@@ -605,8 +612,7 @@ def test_without_the_header_there_is_no_connection(make_stage: MakeStage, data: 
     for _ in range(3):
         guest = stage.connect(PROXY)
         guest.send(data)
-        guest.wait(lambda guest=guest: guest.end)
-        assert (guest.end, guest._head) == ("RST", b"")
+        assert (guest.wait_end(), guest._head) == ("RST", b"")
     assert counts(stage) == {"proxy_protocol": 3}
     (said,) = stage.log.take()
     assert "further ones are only counted" in said
@@ -693,7 +699,7 @@ def test_messages_over_the_rate_end_the_connection(make_stage: MakeStage) -> Non
         guest.send(*[frame(TEXT, str(number)) for number in range(15)])
         assert guest.close_frame() == (1008, "too many messages a second")
         assert guest.drain() == "FIN"
-        stage.run_until(lambda handler=handler: handler.close_code is not None)
+        await_close(stage, handler)
         assert (handler.close_code, handler.ws.close_cause) == (1008, CloseCause.RATE)
         assert handler.messages[20:] == [str(number) for number in range(len(handler.messages) - 20)]
         assert 9 <= len(handler.messages) - 20 <= 10
@@ -887,19 +893,19 @@ def test_a_proxy_header_before_tls() -> None:
     server.start("127.0.0.1:0")
     try:
         for version in ("v1", "v2"):
-            with socket.create_connection(server.addresses[0], timeout=10) as sock:
+            with socket.create_connection(tcp(server.addresses[0]), timeout=10) as sock:
                 sock.sendall(header(version, "192.0.2.1"))
                 with trusting.wrap_socket(sock, server_hostname="gows.test") as tls:
                     tls.sendall(b"GET /who HTTP/1.1\r\nHost: gows.test\r\nConnection: close\r\n\r\n")
-                    answer = b"".join(iter(lambda tls=tls: tls.recv(4096), b""))  # type: ignore[misc]
+                    answer = b"".join(iter(partial(tls.recv, 4096), b""))
                     assert answer.endswith(b"('192.0.2.1', 7) https")
-                    with socket.create_connection(server.addresses[0], timeout=10) as second:
+                    with socket.create_connection(tcp(server.addresses[0]), timeout=10) as second:
                         second.sendall(header(version, "192.0.2.1"))
                         if server.admission.clients:  # the first may have gone by now
                             assert second.recv(10) == b"", "over TLS nothing is said"
             wait_until(lambda: server.admission.clients == 0)
         with (
-            socket.create_connection(server.addresses[0], timeout=10) as sock,
+            socket.create_connection(tcp(server.addresses[0]), timeout=10) as sock,
             pytest.raises((ConnectionError, ssl.SSLError)),
         ):
             trusting.wrap_socket(sock, server_hostname="gows.test")

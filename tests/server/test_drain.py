@@ -191,13 +191,17 @@ def read_all(guest: Guest) -> bytes:
     return guest._head
 
 
+def await_hello(guest: Guest) -> None:
+    guest.wait(lambda: b"hello" in (guest._head or b""))
+
+
 def test_each_answer_of_a_drain_is_the_last_and_idle_connections_are_closed_last(make_stage: MakeStage) -> None:
     stage = make_stage()
     page(stage)
     used, kept, coming, silent = (stage.connect() for _ in range(4))
     for guest in (used, kept):
         guest.send(GET)
-        guest.wait(lambda guest=guest: b"hello" in (guest._head or b""))
+        await_hello(guest)
         assert b"onnection: close" not in (guest._head or b"")
     coming.send(GET[:10])
     stage.run_for(0.1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gows import Server
+from gows import Request, Server
 from tests.support.raw import RawPeer
 from tests.support.waiting import wait_until
 
@@ -60,7 +60,13 @@ def test_before_the_routes(make_server: Callable[..., Server]) -> None:
 def test_workers_that_are_stuck_are_no_reason_to_end_the_process(make_server: Callable[..., Server]) -> None:
     server = make_server(health=True)
     over, busy = threading.Event(), threading.Semaphore(0)
-    server.add_route("/stuck", lambda request: (busy.release(), over.wait(10), "")[2])
+
+    @server.route("/stuck")
+    def hang(request: Request) -> str:
+        busy.release()
+        over.wait(10)
+        return ""
+
     stuck = [RawPeer(server.addresses[0]) for _ in range(4)]
     for peer in stuck:
         peer.send(b"GET /stuck HTTP/1.1\r\nHost: x\r\n\r\n")

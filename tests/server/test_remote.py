@@ -185,11 +185,12 @@ def test_whatever_is_written_to_a_connection_elsewhere_arrives(make_parts: MakeP
         (wire.TEXT, b'{"a":[1]}'),
         (wire.TEXT, b"last"),
     ]
-    for wrong in (
+    mistakes: list[Callable[[], object]] = [
         lambda: ws.write_text(b"\xff"),
         lambda: ws.write_message(Opcode.CLOSE, b""),
         lambda: ws.write_ping(bytes(126)),
-    ):
+    ]
+    for wrong in mistakes:
         with pytest.raises(ValueError, match=r"utf-8|TEXT, BINARY, PING or PONG|at most 125 bytes"):
             wrong()
 
