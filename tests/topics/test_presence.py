@@ -94,8 +94,9 @@ def test_all_processes_agree_whoever_comes_and_goes(steps: list[tuple[str, int, 
     for (name, _), ws in connections.items():
         for topic in "ab":
             if name in sides:
-                sides[name].presence.leave(ws, topic)  # type: ignore[arg-type]
-    assert sides["x"].presence._own == sides["x"].presence._ids == sides["x"].presence._topics == {}
+                sides[name].presence.leave(ws, topic)
+    left = sides["x"].presence
+    assert (left._own, left._ids, left._topics) == ({}, {}, {})
 
 
 def test_what_was_missed_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:

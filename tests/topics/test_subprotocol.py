@@ -255,7 +255,8 @@ def asks_again(client: Client, seen: list[dict[str, Any]], topic: str = "a", **w
     coming = list(seen)
     while coming or (coming := client.everything()):
         told = coming.pop(0)
-        kind, where = told["type"], (told.get("epoch"), told.get("offset"))
+        kind = told["type"]
+        where: tuple[Any, Any] = told.get("epoch"), told.get("offset")
         if kind == "subscribed":
             asking = False
             if told.get("recovered") is False:
@@ -269,19 +270,19 @@ def asks_again(client: Client, seen: list[dict[str, Any]], topic: str = "a", **w
         if new and where[0]:  # the first epoch begins
             last = where[0], 0
             new = False
-        following = last is not None and where[0] == last[0]
-        if kind == "position" and following and last is not None and told["after"] <= last[1]:
-            last = last[0], max(last[1], where[1])
+        following = last if last is not None and where[0] == last[0] else None
+        if kind == "position" and following and told["after"] <= following[1]:
+            last = following[0], max(following[1], where[1])
             continue
         if kind == "message":
             if where[0] is None:
                 heard.append(told)
                 continue
-            if following and where[1] == last[1] + 1:
+            if following and where[1] == following[1] + 1:
                 heard.append(told)
                 last = where
                 continue
-        if following and where[1] <= last[1] and kind != "position":
+        if following and where[1] <= following[1] and kind != "position":
             continue
         if last is None:
             heard.append({"type": "lost"})
@@ -391,6 +392,7 @@ def test_all_of_a_history_that_is_told_goes_out(make_stage: MakeStage, size: int
         stage.server.publish("a", "x" * size)
     stage.run_for(1)
     ws = next(iter(stage.server.connections))
+    assert isinstance(ws, WebSocket)
     ws.context.high_water = ws.context.mark = 30_000
     ws.write_binary(bytes(65536))  # the kernel takes no more
     stage.run_for(1)
@@ -618,7 +620,8 @@ def test_who_comes_and_goes_holds_up_no_publication(make_stage: MakeStage, monke
         client.ask(type="subscribe", topic="hall")
     listener = Client(stage)
     listener.ask(type="subscribe", topic="good")
-    (newcomer,) = (ws for ws in stage.server.connections if "good" in ws.topics)
+    here = [ws for ws in stage.server.connections if isinstance(ws, WebSocket)]
+    (newcomer,) = (ws for ws in here if "good" in ws.topics)
     stage.run_for(1)
     before = stage.server.news.delivered
 
@@ -966,7 +969,8 @@ def test_what_every_reader_of_json_can_take_is_published(make_stage: MakeStage) 
     deep: Any = 1
     for _ in range(100):
         deep = [deep]
-    for data in (deep, 10**1000, "\U0001f600\u2028", {"": [1e-300, -0.0]}, [[[]]] * 50):
+    values: list[Any] = [deep, 10**1000, "\U0001f600\u2028", {"": [1e-300, -0.0]}, [[[]]] * 50]
+    for data in values:
         told = two.ask(type="publish", topic="a", data=data, key="k" * 255, ttl=1e9)
         assert told == {"type": "published", "topic": "a"}
         assert one.next()["data"] == data
@@ -1166,13 +1170,14 @@ def test_a_coroutine_function_is_refused(name: str) -> None:
             return False
 
     for function in (coroutine, partial(coroutine, 1), Callable_()):
+        rules: dict[str, Any] = {name: function}
         with pytest.raises(TypeError, match=f"{name} is an `async def`"):
-            Server(**{name: function})
+            Server(**rules)
 
 
 def test_a_coroutine_function_may_not_change_what_is_published() -> None:
     class Waiting(TopicHandler):
-        async def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:  # type: ignore[override]
+        async def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:
             return data
 
     with pytest.raises(TypeError, match="on_publish is an `async def`"):
@@ -1236,6 +1241,7 @@ def test_the_kernel_holds_little_for_a_client(make_stage: MakeStage, server: Any
     serve_topics(stage.server, "/live", options=route)
     assert stage.connect().upgrade(head=wire.request("/live", V1)).status == 101
     (ws,) = stage.server.connections
+    assert isinstance(ws, WebSocket)
     assert ws.context.options.send_buffer == size
 
 
@@ -1245,9 +1251,9 @@ def test_a_client_that_has_gone_asks_for_nothing(make_stage: MakeStage) -> None:
     asked: list[str] = []
     follow = stage.server.publisher.follow
 
-    def spy(ws: Any, topic: str, *arguments: Any) -> None:
+    def spy(ws: Any, topic: str, *arguments: Any, **more: Any) -> None:
         asked.append(topic)
-        follow(ws, topic, *arguments)
+        follow(ws, topic, *arguments, **more)
 
     stage.server.publisher.follow = spy  # type: ignore[method-assign]
 
