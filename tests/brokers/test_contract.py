@@ -186,7 +186,7 @@ def test_nothing_is_lost_nor_comes_twice_while_it_goes_on(nodes: Nodes) -> None:
 
     thread = threading.Thread(target=speak)
     thread.start()
-    clients = []
+    clients: list[Client] = []
     while not ended.is_set():
         clients.append(nodes.client(len(clients) % 2))
         assert clients[-1].subscribe("kept.a", epoch=first["epoch"], offset=1)["recovered"] is True

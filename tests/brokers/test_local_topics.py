@@ -351,7 +351,12 @@ def test_large_histories_come_in_chunks() -> None:
     newcomer = net.start()
     sizes: list[int] = []
     send = home.send
-    home.send = lambda kind, data, to=None: (sizes.append(len(data)), send(kind, data, to))[1]  # type: ignore[method-assign]
+
+    def spy(kind: Any, data: Any, to: Any = None) -> Any:
+        sizes.append(len(data))
+        return send(kind, data, to)
+
+    home.send = spy  # type: ignore[method-assign]
     net.run(1.0)
     assert len(newcomer.events.history.latest(topic, 100, net.now)) == 30
     assert max(sizes) < 350_000

@@ -28,10 +28,14 @@ def test_who_comes_amid_something_waits_until_it_is_complete() -> None:
 def test_what_is_left_may_leave_more() -> None:
     lock = PublishLock()
     steps: list[int] = []
+
+    def leave_more() -> None:
+        steps.append(1)
+        lock.before_release(steps.append, 2)
+        lock.after_release(steps.append, 3)
+
     with lock:
-        lock.before_release(
-            lambda: (steps.append(1), lock.before_release(steps.append, 2), lock.after_release(steps.append, 3))
-        )
+        lock.before_release(leave_more)
     assert steps == [1, 2, 3]
 
 
@@ -39,11 +43,14 @@ def test_what_fails_is_logged_and_the_rest_goes_on(caplog: pytest.LogCaptureFixt
     lock = PublishLock()
     steps: list[str] = []
 
+    def fail(name: str) -> None:
+        raise KeyError(name)
+
     def work() -> None:
         with lock:
-            lock.before_release(lambda: {}["in turn"])
+            lock.before_release(fail, "in turn")
             lock.before_release(steps.append, "in turn")
-            lock.after_release(lambda: {}["afterwards"])
+            lock.after_release(fail, "afterwards")
             lock.after_release(steps.append, "afterwards")
             raise KeyError("the caller's")
 

@@ -146,7 +146,7 @@ def test_nothing_is_missed_without_a_word(tmp_path: Path, monkeypatch: pytest.Mo
         addresses = [server.addresses[0] for server in nodes.servers]
         speakers = [Speaker(server, topic, ended) for server, topic in zip(nodes.servers, TOPICS, strict=True)]
         listeners = [Listener(seed * 100 + number, addresses, ended) for number in range(8)]
-        threads = [each.thread for each in (*speakers, *listeners)]
+        threads = [speaker.thread for speaker in speakers] + [listener.thread for listener in listeners]
         try:
             for thread in threads:
                 thread.start()
