@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,13 @@ def test_loops_that_the_caller_made_and_runs() -> None:
     world = World()
     folder = MemoryFolder(world.network)
     heard: list[tuple[str, str, bytes]] = []
+
+    def hear(name: str, sender: str, data: bytes) -> None:
+        heard.append((name, sender, data))
+
     buses = [Bus(folder, name, loop=world.loop()) for name in ("a", "b")]
     for bus in buses:
-        bus.handle("news", lambda sender, data, name=bus.name: heard.append((name, sender, data)))
+        bus.handle("news", partial(hear, bus.name))
         bus.start()
     a, b = buses
     world.run_until(lambda: a.peers == ["b"] and b.peers == ["a"])
@@ -365,7 +370,11 @@ def test_what_a_listener_raises_is_logged_and_others_are_told(
 ) -> None:
     a, b = make_bus("a"), make_bus("b")
     told: list[str] = []
-    a.on_up += [lambda name: {}[name], told.append]
+
+    def fail(name: str) -> None:
+        raise KeyError(name)
+
+    a.on_up += [fail, told.append]
     a.start()
     b.start()
     wait_until(lambda: told == ["b"])
@@ -442,7 +451,12 @@ def test_a_newcomer_that_does_not_listen_yet_is_not_taken_for_dead(
     monkeypatch.setattr(gows.bus.bus, "RECONNECT", 0.05)
     refused: list[str] = []
     remove = Bus._remove_stale_socket
-    monkeypatch.setattr(Bus, "_remove_stale_socket", lambda bus, name: (remove(bus, name), refused.append(name)))
+
+    def spy(bus: Bus, name: str) -> None:
+        remove(bus, name)
+        refused.append(name)
+
+    monkeypatch.setattr(Bus, "_remove_stale_socket", spy)
     a = make_bus("a")
     a.start()
     with gows.bus.folder.SocketFolder(str(folder)).locked(), socket.socket(socket.AF_UNIX) as late:
