@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -91,7 +91,7 @@ def test_after_close_everything_says_so(pair: tuple[Any, socket.socket]) -> None
     assert sock.fileno() == -1
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         os.fstat(number)
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: sock.recv_into(bytearray(1)),
         lambda: sock.send(b"x"),
         lambda: sock.sendmsg([b"x"]),
@@ -101,7 +101,8 @@ def test_after_close_everything_says_so(pair: tuple[Any, socket.socket]) -> None
         lambda: sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
         lambda: sock.setblocking(False),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(OSError) as caught:  # noqa: PT011
             call()
         assert caught.value.errno == errno.EBADF

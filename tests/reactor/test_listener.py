@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,7 +153,12 @@ def test_on_accept_that_raises(world: World, caplog: pytest.LogCaptureFixture) -
 def test_where_others_accept_too_it_goes_to_the_end_of_the_row(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     registered: list[int] = []
     register = loop.poller.register_shared
-    monkeypatch.setattr(loop.poller, "register_shared", lambda fd: (registered.append(fd), register(fd))[1])
+
+    def spy(fd: int) -> Any:
+        registered.append(fd)
+        return register(fd)
+
+    monkeypatch.setattr(loop.poller, "register_shared", spy)
     acceptor = Acceptor(echo)
     shared = socket.create_server(("127.0.0.1", 0))
     address = shared.getsockname()

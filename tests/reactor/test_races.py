@@ -6,6 +6,8 @@ import contextlib
 import random
 import socket
 import threading
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -35,7 +37,8 @@ def torment(streams: list[Stream], seed: int) -> None:
         elif action == 9:
             stream.resume_reading()
         elif action == 10 and chance.random() < 0.1:
-            chance.choice([stream.close, stream.abort, stream.shutdown_write])()
+            ends: list[Callable[[], object]] = [stream.close, stream.abort, stream.shutdown_write]
+            chance.choice(ends)()
         else:
             assert stream.queued >= 0
             assert stream.stalled_for() >= 0
@@ -174,7 +177,7 @@ def test_starting_and_stopping_while_others_come() -> None:
             for thread in threads:
                 thread.start()
             came = len(acceptor.recorders)
-            wait_until(lambda came=came: len(acceptor.recorders) > came + 10)
+            wait_until(partial(acceptor.has, came + 11))
             loop.close()
             stop.set()
             for thread in threads:

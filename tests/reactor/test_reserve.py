@@ -7,6 +7,7 @@ import resource
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,12 @@ def test_it_wakes_up_ten_times_a_second_and_no_more(port: Port) -> None:
     port.log.take()
     looks: list[float] = []
     free = port.reserve._free
-    port.reserve._free = lambda: (looks.append(port.world.clock()), free())[1]  # type: ignore[method-assign]
+
+    def look() -> Any:
+        looks.append(port.world.clock())
+        return free()
+
+    port.reserve._free = look  # type: ignore[method-assign]
     port.world.run_for(10)
     assert 50 <= len(looks) <= 101
     assert port.waiting

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -247,7 +248,7 @@ def test_drained_is_told_once_for_each_time_over_the_mark(bench: Bench) -> None:
     recorder.on("drained", lambda: queued_then.append(stream.queued))
     for total in (1, 2):
         stream.write(bytes(500_000))
-        bench.until(lambda total=total: (peer.read() or True) and len(peer.data) == 500_000 * total)
+        bench.until(peer.has(500_000 * total))
         bench.settle()
         assert recorder.calls.count("drained") == total
     assert max(queued_then) <= 20_000
@@ -302,7 +303,7 @@ def test_drained_is_told_when_the_queue_is_lost(bench: Bench) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._sock, name)
 
-    stream.sock = Broken(stream.sock)  # type: ignore[assignment]
+    stream.sock = Broken(stream.sock)
     bench.until(lambda: (peer.read() or True) and "drained" in recorder.calls)
     assert stream.queued == 0
     peer.send(b"the last")
@@ -413,7 +414,7 @@ def test_a_large_write_in_data_received_goes_out_right_after_it(
         stream.cork()
     peer.send(b"question")
     stream.on_readable(bench.loop.scratch, bench.loop.ticks)
-    assert (recorder.data, stream.queued) == (b"question", queued)
+    assert (bytes(recorder.data), stream.queued) == (b"question", queued)
 
 
 # ---------------------------------------------------------------------- half-close, close, abort
@@ -796,6 +797,15 @@ def test_raising_in_other_calls(bench: Bench, caplog: pytest.LogCaptureFixture, 
     assert bench.loop.live_streams == 0
 
 
+def abort(recorder: Recorder) -> None:
+    assert recorder.stream is not None
+    recorder.stream.abort()
+
+
+def all_have(size: int, recorders: list[tuple[Recorder, Peer]]) -> bool:
+    return all(len(recorder.data) == size for recorder, _ in recorders)
+
+
 def test_closed_by_another_event_of_the_same_batch(bench: Bench) -> None:
     """A fired event is looked at again: the stream was aborted by an observer that came first."""
     recorders = [Recorder(), Recorder()]
@@ -804,7 +814,7 @@ def test_closed_by_another_event_of_the_same_batch(bench: Bench) -> None:
         recorder.stream, peer = bench.connect(recorder)
         ends.append(peer)
         other = recorders[1 - number]
-        recorder.on("data_received", lambda other=other: other.stream.abort())
+        recorder.on("data_received", partial(abort, other))
     bench.settle()
     for peer in ends:
         peer.send(b"x")
@@ -816,13 +826,13 @@ def test_closed_by_another_event_of_the_same_batch(bench: Bench) -> None:
 def test_many_connections_come_and_go_on_the_same_numbers(bench: Bench) -> None:
     """Every stream is told of its own bytes only, though descriptors are reused all the time."""
     for round_number in range(20):
-        recorders = []
+        recorders: list[tuple[Recorder, Peer]] = []
         for number in range(5):
             recorder = Recorder()
             recorder.stream, peer = bench.connect(recorder)
             peer.send(bytes([round_number, number]))
             recorders.append((recorder, peer))
-        bench.until(lambda recorders=recorders: all(len(recorder.data) == 2 for recorder, _ in recorders))
+        bench.until(partial(all_have, 2, recorders))
         for number, (recorder, peer) in enumerate(recorders):
             assert recorder.data == bytes([round_number, number])
             assert recorder.stream is not None

@@ -165,9 +165,11 @@ def test_what_keeps_its_memory_never_grows(world: World, contexts: Contexts) -> 
     talk = converse(world, contexts, echo)
     assert isinstance(talk.stream, TLSStream)
     assert isinstance(talk.accepted, TLSStream)
-    bios = []
+    bios: list[Watched] = []
     for stream in (talk.stream, talk.accepted):
-        stream._incoming, stream._outgoing = incoming, outgoing = Watched(stream._incoming), Watched(stream._outgoing)
+        incoming, outgoing = Watched(stream._incoming), Watched(stream._outgoing)
+        stream._incoming = incoming  # type: ignore[assignment]
+        stream._outgoing = outgoing  # type: ignore[assignment]
         bios += [incoming, outgoing]
     talk.stream.write(BIG)
     world.run_until(lambda: len(talk.client.data) == len(BIG))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ class Job:
         self.stalls = 0
         self.thread = ""
         self.stalled_event = threading.Event()
+
+    def has_run(self) -> bool:
+        return self.runs > 0
 
     def run(self) -> None:
         self.runs += 1
@@ -92,7 +96,7 @@ def test_no_thread_to_be_had(four: Pooled, monkeypatch: pytest.MonkeyPatch, capl
 
 def test_a_batch_is_run_by_one_worker_in_order(four: Pooled) -> None:
     order: list[int] = []
-    jobs = [Job(lambda number=number: order.append(number)) for number in range(100)]
+    jobs = [Job(partial(order.append, number)) for number in range(100)]
     for job in jobs:
         four.pool.submit(job)
     assert four.wakes == 100, "the wake-up itself is the loop's to coalesce"
@@ -108,7 +112,7 @@ def test_batch_after_batch_needs_no_second_worker(four: Pooled) -> None:
         job = Job()
         four.pool.submit(job)
         four.pool.kick()
-        wait_until(lambda job=job: job.runs)
+        wait_until(job.has_run)
     assert four.threads() <= 2, "a second one only if the first was slow to fall asleep"
 
 

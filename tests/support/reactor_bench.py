@@ -48,6 +48,10 @@ class Peer:
         """A condition: these bytes have come, in all."""
         return lambda: (self.read() or True) and bytes(self.data) == data
 
+    def has(self, size: int) -> Callable[[], bool]:
+        """A condition: so many bytes have come, in all."""
+        return lambda: (self.read() or True) and len(self.data) == size
+
     def finished(self) -> bool:
         """A condition: end of file has come."""
         self.read()

@@ -78,6 +78,10 @@ class Acceptor:
         if self._setup is not None:
             self._setup(recorder)
 
+    def has(self, count: int) -> bool:
+        """Whether so many connections have come, or more."""
+        return len(self.recorders) >= count
+
     @property
     def one(self) -> Recorder:
         """The only connection there was."""
