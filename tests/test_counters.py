@@ -156,7 +156,7 @@ def in_threads(count: Callable[[], object], times: int) -> int:
     return 4 * times
 
 
-class Meddling(tuple[None]):
+class Meddling(tuple[None, ...]):
     """Targets that something else is sent to when they are counted."""
 
     send: Callable[[], object]

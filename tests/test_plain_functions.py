@@ -14,6 +14,7 @@ import gows
 from gows.http.router import Router
 from gows.options import AcceptOptions, check_answer, check_plain_function, set_origin_check_func
 from gows.session.handler import _checked, check_handler
+from tests.support.addresses import tcp
 
 
 async def coroutine(*_: Any, **__: Any) -> bool:
@@ -156,7 +157,7 @@ def test_an_asgi_application_is_refused_as_wsgi() -> None:
         return coroutine()
 
     with pytest.raises(TypeError, match=r"\(environ, start_response\).*ASGI"):
-        gows.Server(wsgi=asgi)  # type: ignore[arg-type]
+        gows.Server(wsgi=asgi)
     with pytest.raises(TypeError, match="ASGI"):
         gows.Server(wsgi=Asynchronous())  # type: ignore[arg-type]
 
@@ -169,8 +170,9 @@ def test_a_wsgi_application_may_be_a_generator_or_a_class() -> None:
     class Application:
         def __init__(self, environ: Any, start_response: Any) -> None: ...
 
-    for each in (application, Application, Mock(), lambda *arguments: []):
-        gows.Server(wsgi=each).stop()  # type: ignore[arg-type]
+    applications: list[Any] = [application, Application, Mock(), lambda *arguments: []]
+    for each in applications:
+        gows.Server(wsgi=each).stop()
 
 
 @pytest.mark.parametrize("name", ["on_open", "on_message", "on_chunk", "on_close", "on_ping", "on_pong", "on_drain"])
@@ -213,7 +215,7 @@ def test_check_origin_lets_nobody_in_by_what_is_no_bool(
 ) -> None:
     options = AcceptOptions(check_origin=lambda request: answer())  # type: ignore[arg-type, return-value]
     server.add_route("/", lambda request: gows.accept(request, options).serve(gows.Handler()))
-    port: int = server.listen("127.0.0.1:0")[1]
+    port = tcp(server.listen("127.0.0.1:0"))[1]
     server.start()
     with pytest.raises(gows.HandshakeError) as refused:
         gows.connect(f"ws://127.0.0.1:{port}/", loop=server.loop)
@@ -225,7 +227,7 @@ def test_an_async_handler_of_topics_is_refused_before_the_upgrade(
     server: gows.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     gows.serve_topics(server, "/", make_handler=lambda request: AsyncHandler())
-    port: int = server.listen("127.0.0.1:0")[1]
+    port = tcp(server.listen("127.0.0.1:0"))[1]
     server.start()
     with pytest.raises(gows.HandshakeError) as refused:
         gows.connect(f"ws://127.0.0.1:{port}/", subprotocols=["gows.v1"], loop=server.loop)

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 import gows
 from gows.bus.bus import Bus
@@ -185,7 +186,10 @@ def test_flask(run: Callable[..., Running]) -> None:
     port = run("flask").serving()
     with connect(f"ws://127.0.0.1:{port}/live/kitchen") as ws:
         ws.send("nobody answers")
-    with pytest.raises(InvalidStatus) as refusal, connect(f"ws://127.0.0.1:{port}/live/x", origin="http://evil.test"):
+    with (
+        pytest.raises(InvalidStatus) as refusal,
+        connect(f"ws://127.0.0.1:{port}/live/x", origin=Origin("http://evil.test")),
+    ):
         pass
     assert refusal.value.response.status_code == 403
     assert fetch(port, "/live/kitchen")[0] == 400
@@ -237,9 +241,11 @@ def test_handlers(run: Callable[..., Running], capsys: pytest.CaptureFixture[str
 
 def test_welcome(run: Callable[..., Running]) -> None:
     url = f"ws://127.0.0.1:{run('welcome').serving()}/chat"
-    with connect(f"{url}?token=secret", subprotocols=["chat.v1"], origin="https://app.example.com") as ws:
+    ours = Origin("https://app.example.com")
+    with connect(f"{url}?token=secret", subprotocols=[Subprotocol("chat.v1")], origin=ours) as ws:
+        assert ws.response is not None
         assert (ws.subprotocol, ws.response.headers["X-User"]) == ("chat.v1", "ann")
-    for query, origin, status in (("?token=guess", None, 401), ("?token=secret", "https://evil.test", 403)):
+    for query, origin, status in (("?token=guess", None, 401), ("?token=secret", Origin("https://evil.test"), 403)):
         with pytest.raises(InvalidStatus) as refusal, connect(url + query, origin=origin):
             pass
         assert refusal.value.response.status_code == status
