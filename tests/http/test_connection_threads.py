@@ -17,7 +17,6 @@ from gows.http.request import Request
 from gows.http.response import Response
 from gows.http.wsgi import WsgiApp
 from gows.reactor import Loop, Stream
-from gows.session.receiving import Receiving
 from tests.http.test_connection import Pieces, Upgraded
 from tests.support.addresses import tcp
 from tests.support.http_site import App, get
@@ -32,7 +31,7 @@ class LiveServer:
     def __init__(self, view: Callable[[Request], Any], workers: int = 2) -> None:
         self.app = App(view)
         self.loop = Loop(workers=workers)
-        self.app.receiving = Receiving.of(self.loop)
+        self.app.join(self.loop)
         self.streams: list[Stream] = []
         self.listener = self.loop.listen("127.0.0.1:0", self._accept)
         self.loop.start()

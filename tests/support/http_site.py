@@ -10,8 +10,10 @@ from typing import Any
 from gows.http.connection import HttpConnection
 from gows.http.proxies import Proxies
 from gows.http.request import Request
-from gows.reactor import Stream, Target
+from gows.reactor import Loop, Stream, Target
+from gows.session.overflow import Overflow
 from gows.session.receiving import Receiving
+from gows.session.traffic import Traffic
 from tests.support.fakes import MemorySocket, World
 
 ADDRESS = ("10.0.0.9", 80)
@@ -32,6 +34,17 @@ class App:
     draining: bool = False
     requests: list[Request] = field(default_factory=list)
     receiving: Receiving = field(init=False)
+    overflow: Overflow = field(init=False)
+    traffic: Traffic = field(default_factory=Traffic)
+    publisher: Any = None
+
+    def join(self, loop: Loop) -> None:
+        """Have its connections served by `loop`."""
+        self.receiving = Receiving.of(loop)
+        self.overflow = Overflow(loop)
+
+    def publish(self, *arguments: Any, **options: Any) -> None:
+        raise NotImplementedError
 
     def answers_at_once(self, request: Request) -> bool:
         return request.path == "/at-once"
@@ -55,7 +68,7 @@ class Site:
         self.app = App(view, **settings)
         self.world = World()
         self.loop = self.world.loop()
-        self.app.receiving = Receiving.of(self.loop)
+        self.app.join(self.loop)
         self.streams: list[Stream] = []
         self.connections: list[HttpConnection] = []
         self.browsers: list[Browser] = []
