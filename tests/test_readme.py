@@ -563,7 +563,10 @@ def test_django_views(tmp_path: Path) -> None:
             with connect(f"ws://127.0.0.1:{port}/live/eve") as ws:
                 ws.send("shop")
                 assert ws.recv(10) == "1"
-            with pytest.raises(InvalidStatus) as refusal, connect(f"ws://127.0.0.1:{port}/live/x", origin="http://a.b"):
+            with (
+                pytest.raises(InvalidStatus) as refusal,
+                connect(f"ws://127.0.0.1:{port}/live/x", origin=Origin("http://a.b")),
+            ):
                 pass
             assert refusal.value.response.status_code == 403
         process.terminate()

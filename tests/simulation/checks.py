@@ -146,7 +146,8 @@ def all_or_lost(simulation: Simulation) -> Iterator[str]:
             if subscriber.ended is not None and (
                 newer == math.inf
                 or (
-                    subscriber.ended < newer + TOLD_WITHIN
+                    message.acknowledged is not None
+                    and subscriber.ended < newer + TOLD_WITHIN
                     and simulation.apart_between(message.began, message.acknowledged)
                 )
             ):

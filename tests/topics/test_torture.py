@@ -294,6 +294,7 @@ class Client:
     def ask(self, type_: str, topic: str, **fields: Any) -> dict[str, Any]:
         """Ask, and hear what comes before the answer."""
         number = self.send(type_, topic, **fields)
+        found: dict[str, Any]
         while (found := json.loads(self.peer.read_text())).get("id") != number or found["type"] in ("join", "leave"):
             self._hear(found)
         assert found["type"] == f"{type_}d", found
