@@ -5,6 +5,7 @@ from pathlib import Path
 
 from _settings import CERTIFICATE, DEFLATE, PORT
 from granian import Granian
+from granian.constants import Interfaces
 
 if __name__ == "__main__":
     if DEFLATE:
@@ -14,7 +15,7 @@ if __name__ == "__main__":
         "_asgi:app",
         address="127.0.0.1",
         port=PORT,
-        interface="asgi",
+        interface=Interfaces.ASGI,
         backlog=4096,
         backpressure=65536,
         log_enabled=False,
