@@ -14,6 +14,7 @@ from hypothesis import settings
 os.environ.setdefault("GOWS_DEBUG", "1")  # before gows is imported, which reads it then
 
 from gows.reactor import Loop, live_loops
+from gows.reactor.loop import BaseLoop
 from tests.support.stage import MakeStage, Stage
 from tests.support.waiting import wait_until
 
@@ -74,5 +75,5 @@ def make_stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
         stage.close()
 
 
-def _census(loop: Loop) -> str:
+def _census(loop: BaseLoop) -> str:
     return f"{loop.live_streams} streams, {loop.active_timers} timers, {loop.buffers.lent} lent buffers"
