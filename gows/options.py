@@ -32,10 +32,10 @@ class AcceptOptions:
     """
 
     subprotocols: Sequence[str] = ()
-    """What we speak, best first (Sec-WebSocket-Protocol)."""
+    """Subprotocols that this end speaks, best first (Sec-WebSocket-Protocol)."""
     check_origin: OriginCheck | None = None
-    """Decides on the Origin. None: Origin's host must equal Host, a missing Origin passes. `lambda r: True` allows
-    all."""
+    """A function of the request: return whether its Origin is welcome, True or False. None: the host of the Origin
+    must equal Host, and a request without Origin passes. `lambda request: True` allows all."""
 
     compression: bool = False
     """Negotiate permessage-deflate (RFC 7692) when the client offers it."""
@@ -44,13 +44,14 @@ class AcceptOptions:
     min_compress_size: int = 1024
     """Messages smaller than this go out uncompressed."""
     server_context_takeover: bool = False
-    """Keep our compressor's window between messages: smaller messages, but up to 256 KiB for each connection."""
+    """Keep the server's compression window between messages: messages become smaller, for up to 256 KiB a
+    connection."""
     client_context_takeover: bool = False
-    """Let the client keep its window between messages: up to 44 KiB for each connection here."""
+    """Let the client keep its compression window between messages: up to 44 KiB a connection on this side."""
     server_max_window_bits: int = 15
-    """Largest LZ77 window of our compressor, as a power of two, 9 to 15."""
+    """Largest compression window of the server, as a power of two, 9 to 15."""
     client_max_window_bits: int = 15
-    """Largest LZ77 window the client may use, 8 to 15; asked of clients that can limit it."""
+    """Largest compression window of the client, as a power of two, 8 to 15; asked of clients that can limit it."""
 
     max_message_size: int = 1 << 20
     """Largest message accepted, after decompression; larger ones end the connection with 1009."""
@@ -59,59 +60,61 @@ class AcceptOptions:
     max_empty_fragments: int = 128
     """Empty fragments in one message; more end the connection with 1008."""
     frame_read_buffer_size: int = 262144
-    """Most bytes read from one connection in one turn: the loop's one scratch buffer; taken when a loop is made."""
+    """Most bytes read from one connection in one turn: the size of the loop's one read buffer, set when the loop is
+    made."""
     message_buffer_size: int = 4096
-    """For handlers with `on_chunk`: the pieces of an unfinished frame are gathered to so much before they are
+    """For handlers with `on_chunk`: pieces of an unfinished frame are gathered to so many bytes before they are
     delivered."""
 
     ping_interval: float | None = 30.0
-    """A connection that was silent for so long is sent a ping; some earlier, by up to a quarter, and the first one by
-    up to three, so that not all are at once."""
+    """Seconds of silence after which the peer is pinged; up to a quarter earlier at random, and the first time up to
+    three quarters, so that not all are pinged at once."""
     ping_timeout: float | None = 20.0
-    """… and is dead (1006) when nothing at all came from it for so long after that."""
+    """Seconds after a ping in which something must come from the peer; otherwise the connection is lost (1006)."""
     read_timeout: float | None = None
-    """A connection from which no byte came for so long is closed (1001), pongs count as bytes."""
+    """Seconds without a byte from the peer, not even a pong, after which the connection is closed (1001)."""
     write_timeout: float | None = 30.0
-    """A connection whose peer took no byte for so long, of a waiting queue or of what the kernel holds, is dropped
-    (1006)."""
+    """Seconds in which the peer takes no byte of a waiting queue, nor of what the kernel holds, after which it is
+    dropped (1006)."""
     message_timeout: float | None = 60.0
-    """A message that is not whole has to get on within so long: by a byte, or by 1 kB a second if more than 8 KiB are
-    held of it. Otherwise its connection is closed (1008). Not for handlers with `on_chunk`."""
+    """Seconds in which an unfinished message must make progress: by a byte, or by 1 kB a second if more than 8 KiB
+    of it are held. Otherwise the connection is closed (1008). Not for handlers with `on_chunk`."""
     close_timeout: float = 5.0
-    """How long the peer has to answer our close frame. It begins again as long as the peer takes what was written
+    """Seconds in which the peer must answer a close frame. They begin again while the peer takes what was written
     before, at 2 kB a second or more."""
 
     high_water: int = 262144
-    """Outgoing bytes queued on a connection above which `overflow` decides over new messages."""
+    """Bytes in the outgoing queue above which `overflow` decides about new messages."""
     low_water: int = 65536
-    """Outgoing bytes queued below which `on_drain` says that writing may go on."""
+    """Bytes in the outgoing queue at which `on_drain` is called: writing may go on."""
     overflow: str = "refuse"
-    """Over the high-water mark a message is refused ("refuse": QueueFullError), waits for room ("block": up to
-    `write_timeout`, then QueueFullError; in the loop's thread it is refused), is lost ("drop"), or ends the connection
-    ("close": 1013). For "drop_oldest" and "latest", messages wait as soon as the kernel takes no more, up to
-    `high_water` bytes of them: then the oldest are lost; and "latest" puts a message in the place of one with the same
-    `key`."""
+    """What becomes of a message over the high-water mark. "refuse": the write raises QueueFullError. "block": it
+    waits for room, up to `write_timeout`, then raises QueueFullError; in the loop's thread it is refused. "drop":
+    the message is lost. "drop_oldest": older messages are lost. "latest": the message replaces a waiting one with
+    the same `key`. "close": the connection ends (1013). With "drop_oldest" and "latest", messages wait as soon as
+    the kernel takes no more, up to `high_water` bytes of them."""
     send_buffer: int | None = None
-    """Bytes that the kernel holds for a peer that does not take them (SO_SNDBUF; Linux doubles it). None: the
-    system's choice, megabytes for one that was fast once. What waits there cannot be dropped or replaced: for
-    "drop_oldest" and "latest" the kernel is given little that it cannot send yet, whatever this is."""
+    """Bytes that the kernel holds for a peer that does not take them (SO_SNDBUF; Linux doubles it). None: the system
+    decides, up to megabytes. What waits there cannot be dropped or replaced; with "drop_oldest" and "latest" the
+    kernel is given little that it cannot send yet, whatever this is."""
     inbox_messages: int = 64
-    """Received messages waiting for a busy handler above which the connection is not read from."""
+    """Received messages that wait for a busy handler, above which the connection is not read from."""
 
     group: str = ""
     """A label for the connections accepted with these options, for `server.broadcast(…, group="chat")`."""
 
     max_message_rate: float | None = None
-    """Messages and control frames received a second, on the long run; more end the connection with 1008."""
+    """Messages and control frames received a second, on average; more end the connection with 1008."""
     message_burst: int | None = None
-    """… and so many at once. None: those of a second."""
+    """Messages received at once, above the average. None: those of a second."""
     max_byte_rate: float | None = None
-    """Bytes received a second, on the long run; more end the connection with 1008."""
+    """Bytes received a second, on average; more end the connection with 1008."""
     byte_burst: int | None = None
-    """… and so many at once. None: those of a second, but at least a message of `max_message_size`."""
+    """Bytes received at once, above the average. None: those of a second, but at least a message of
+    `max_message_size`."""
 
     keep_request: bool = False
-    """Keep `ws.request` for the life of the connection (a few kB each); otherwise it is let go when `on_open` has
+    """Keep `ws.request` for the life of the connection (a few kB each). Otherwise it is let go when `on_open` has
     returned."""
 
     def __post_init__(self) -> None:

@@ -10,12 +10,15 @@ import ast
 import dataclasses
 import enum
 import inspect
+import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ["GOWS_PURE"] = "1"  # the sources are read, and compiled modules may be older
 
 import gows
 from gows import errors
