@@ -45,6 +45,8 @@ DIRECTIVES = {
     "language_level": "3",
     "annotation_typing": False,  # types stand in the .pxd files; `float` as an annotation is a promise of Python's only
     "binding": False,  # methods that CPython calls without a frame, nor a wrapper
+    "embedsignature": True,  # for help(), editors and mocks: what such a method has no other place for
+    "embedsignature.format": "clinic",
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from gows.codes import CloseCause, CloseCode, Opcode
+from gows.codes import CloseCause, Opcode
 from gows.errors import ConnectionClosedError, UsageError, WriterBusyError
 from gows.jsontext import to_json_text
 from gows.options import check_seconds
@@ -119,8 +119,8 @@ class WebSocket(Session):
         with self.stream.lock:
             self.stream.write_locked(self.connection.encode_pong(data))
 
-    def next_writer(self, opcode: Opcode | int = Opcode.TEXT, compress: bool = True) -> MessageWriter:
-        """Write one message in pieces: `with ws.next_writer(Opcode.TEXT) as w: w.write_string(…)`.
+    def next_writer(self, opcode: Opcode | int = 1, compress: bool = True) -> MessageWriter:
+        """Write one message in pieces: `with ws.next_writer(Opcode.TEXT) as w: w.write_string(…)`. 1 is `Opcode.TEXT`.
 
         One writer at a time: WriterBusyError while another is open. Whole messages that other threads write meanwhile
         are sent after it; they count as queued.
@@ -210,9 +210,9 @@ class WebSocket(Session):
 
     # ------------------------------------------------------------------ closing
 
-    def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
+    def close_handshake(self, code: int = 1000, text: str = "") -> None:
         """Send a close frame and let the peer answer, for at most `AcceptOptions.close_timeout` seconds. Returns
-        at once; idempotent.
+        at once; idempotent. 1000 is `CloseCode.NORMAL_CLOSURE`.
 
         Raises InvalidCloseCodeError for a code that may not travel, or a text over 123 bytes of UTF-8.
         """

@@ -1,3 +1,5 @@
+# cython: embedsignature=False
+# Its class is a Python class, whose methods have signatures of their own.
 """MessageWriter: one message that is written in pieces."""
 
 from __future__ import annotations
