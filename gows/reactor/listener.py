@@ -14,7 +14,7 @@ from gows.reactor.address import Address, SocketAddress, socket_address
 from gows.reactor.interfaces import Endpoint, Sock
 from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import READ
-from gows.reactor.stream import GONE, Stream
+from gows.reactor.stream import NO_OBSERVER, Stream
 from gows.reactor.timers import Timer
 from gows.reactor.tls import TLSStream
 
@@ -172,7 +172,7 @@ class Listener:
             check_unlocked("call on_accept")
         try:
             self.on_accept(stream)
-            if stream.observer is GONE and not stream.closed:
+            if stream.observer is NO_OBSERVER and not stream.closed:
                 raise UsageError("on_accept must set stream.observer, or close the stream")
         except Exception as error:
             logger.exception("on_accept raised; aborting the connection")

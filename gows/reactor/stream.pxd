@@ -8,7 +8,7 @@ from gows.reactor.lock cimport Lock
 cdef Py_ssize_t SEND_AT_ONCE
 cdef bint DEBUG
 cdef int READ, WRITE, ERROR
-cdef int ABORTED, BLOCKED, BOUNDED, BROKEN, CLOSING, CONNECTING, CORKED, DIRTY, ENDED, ENDING, EOF, HASTY, LINGERING, LOST, NO_DATA, NO_MARK, NO_SEND, NO_WRITE, OVER, PAUSED, RESET, WATCHED
+cdef int ABORTED, BLOCKED, CLOSE_TIMER_SET, SEND_FAILED, CLOSING, CONNECTING, CORKED, DIRTY, FIN_SENT, FIN_QUEUED, EOF_RECEIVED, NO_LINGER, LINGERING, LOST, NO_DATA, WILL_BE_SENT, NO_SEND, NO_WRITE, DRAIN_OWED, PAUSED, RESET, WATCHED
 
 
 cdef class Stream(Transport):
@@ -41,7 +41,7 @@ cdef class Stream(Transport):
     @cython.locals(lock=Lock)
     cpdef flush(self)
 
-    cdef _mark_locked(self, int state)
+    cdef _mark_dirty_locked(self, int state)
 
     cdef _sent_some_locked(self, list out, Py_ssize_t sent)
 

@@ -35,26 +35,26 @@ from gows.reactor.poller import ERROR, READ, WRITE
 from gows.reactor.states import (
     ABORTED,
     BLOCKED,
-    BOUNDED,
-    BROKEN,
+    CLOSE_TIMER_SET,
     CLOSING,
     CONNECTING,
     CORKED,
     DIRTY,
-    ENDED,
-    ENDING,
-    EOF,
-    HASTY,
+    DRAIN_OWED,
+    EOF_RECEIVED,
+    FIN_QUEUED,
+    FIN_SENT,
     LINGERING,
     LOST,
     NO_DATA,
-    NO_MARK,
+    NO_LINGER,
     NO_SEND,
     NO_WRITE,
-    OVER,
     PAUSED,
     RESET,
+    SEND_FAILED,
     WATCHED,
+    WILL_BE_SENT,
 )
 from gows.reactor.timers import TICKS_PER_SECOND
 
@@ -82,7 +82,7 @@ MAX_PIECES = 64
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) sends RST (socket(7))
 
 
-class _Gone(Observer):
+class _NoObserver(Observer):
     """Takes the observer's place when all is over, so that stream and owner do not keep each other alive."""
 
     __slots__ = ()
@@ -91,7 +91,7 @@ class _Gone(Observer):
         """Nothing comes any more."""
 
 
-GONE = _Gone()
+NO_OBSERVER = _NoObserver()
 
 
 class Stream(Transport):
@@ -103,7 +103,7 @@ class Stream(Transport):
 
     __slots__ = ("_out", "_progress", "_state", "lock", "loop", "queued", "seen")
 
-    def __init__(self, loop: BaseLoop, sock: Sock | None, observer: Observer = GONE) -> None:
+    def __init__(self, loop: BaseLoop, sock: Sock | None, observer: Observer = NO_OBSERVER) -> None:
         self.loop = loop
         self.sock = sock
         self.observer = observer
@@ -180,7 +180,7 @@ class Stream(Transport):
         held, and something queued."""
         if DEBUG:
             check_owned(self.lock)
-        self._state |= OVER
+        self._state |= DRAIN_OWED
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue `data`; never blocks. What is not `bytes`, and might change, is copied. What is written after
@@ -205,7 +205,7 @@ class Stream(Transport):
             self._out.append(data)
         size = len(data)  # no call within an increment: a signal handler may write amid it
         self.queued += size
-        if not state & NO_MARK:  # _mark_locked(), without the call
+        if not state & WILL_BE_SENT:  # _mark_dirty_locked(), without the call
             self._state = state | DIRTY
             loop = self.loop
             loop.dirty.append(self)
@@ -235,10 +235,10 @@ class Stream(Transport):
         if DEBUG:
             check_owned(self.lock)
         state = self._state = self._state & ~CORKED
-        if self._out is not None and not state & NO_MARK:
-            self._mark_locked(state)
+        if self._out is not None and not state & WILL_BE_SENT:
+            self._mark_dirty_locked(state)
 
-    def _mark_locked(self, state: int) -> None:
+    def _mark_dirty_locked(self, state: int) -> None:
         """The loop flushes this stream at the end of its turn. Lock held."""
         if DEBUG:
             check_owned(self.lock)
@@ -286,8 +286,8 @@ class Stream(Transport):
                 return
             self._out = None
             self.queued = 0
-            if self._state & (OVER | ENDING):
-                self._emptied_locked()
+            if self._state & (DRAIN_OWED | FIN_QUEUED):
+                self._queue_sent_locked()
 
     def flush_dirty(self) -> None:
         """The end of a turn in which something was written. Loop thread."""
@@ -307,9 +307,9 @@ class Stream(Transport):
         with self.lock:
             if self._state & NO_WRITE:
                 return
-            self._state |= ENDING
+            self._state |= FIN_QUEUED
             if self._out is None:
-                self._emptied_locked()
+                self._queue_sent_locked()
             else:
                 self.flush_locked()
 
@@ -329,11 +329,11 @@ class Stream(Transport):
         if DEBUG:
             check_owned(self.lock)
         if self.queued >= self.observer.high_water:
-            self._state |= OVER
+            self._state |= DRAIN_OWED
         self.queued -= sent
         drop_sent(out, sent)
-        if self._state & OVER and self.queued <= self.observer.low_water:
-            self._drain_locked()
+        if self._state & DRAIN_OWED and self.queued <= self.observer.low_water:
+            self._schedule_drained_locked()
         self._block_locked(sent)
 
     def _block_locked(self, sent: int) -> None:
@@ -347,35 +347,35 @@ class Stream(Transport):
         if not state & WRITE:
             self.loop.call_soon(self._await_write)
 
-    def _emptied_locked(self) -> None:
+    def _queue_sent_locked(self) -> None:
         """Nothing is queued any more."""
         if DEBUG:
             check_owned(self.lock)
-        if self._state & OVER:
-            self._drain_locked()
-        if self._state & ENDING and not self._state & (ENDED | CONNECTING):
-            self._end_locked()
+        if self._state & DRAIN_OWED:
+            self._schedule_drained_locked()
+        if self._state & FIN_QUEUED and not self._state & (FIN_SENT | CONNECTING):
+            self._send_fin_locked()
 
-    def _drain_locked(self) -> None:
+    def _schedule_drained_locked(self) -> None:
         if DEBUG:
             check_owned(self.lock)
-        self._state &= ~OVER
+        self._state &= ~DRAIN_OWED
         self.loop.call_soon(self._report_drained)
 
-    def _end_locked(self) -> None:
+    def _send_fin_locked(self) -> None:
         """Our FIN, behind everything."""
         if DEBUG:
             check_owned(self.lock)
         assert self.sock is not None
-        state = self._state = self._state | ENDED
-        if state & CLOSING and state & (EOF | HASTY):
+        state = self._state = self._state | FIN_SENT
+        if state & CLOSING and state & (EOF_RECEIVED | NO_LINGER):
             pass  # close(2) comes next, and sends it: no other process has a copy (`Loop.disown`)
         else:
             try:
                 self.sock.shutdown(socket.SHUT_WR)
             except OSError:  # ENOTCONN: the peer has reset the connection, so nothing comes from it either
-                self._state |= EOF
-        if state & BOUNDED:
+                self._state |= EOF_RECEIVED
+        if state & CLOSE_TIMER_SET:
             self.loop.schedule(self, None)
 
     def _clear_queue_locked(self) -> None:
@@ -389,13 +389,15 @@ class Stream(Transport):
         reads, the end of that is the end of the stream; the queue is lost in any case."""
         if DEBUG:
             check_owned(self.lock)
-        if self._state & (PAUSED | EOF | CLOSING) or not isinstance(error, (BrokenPipeError, ConnectionResetError)):
+        if self._state & (PAUSED | EOF_RECEIVED | CLOSING) or not isinstance(
+            error, (BrokenPipeError, ConnectionResetError)
+        ):
             self._abort_locked(error, 0)
         else:
-            self._state |= BROKEN | ENDING | ENDED
+            self._state |= SEND_FAILED | FIN_QUEUED | FIN_SENT
             self._clear_queue_locked()
-            if self._state & OVER:  # who waits for room need not any more, and what waits may be what is read
-                self._drain_locked()
+            if self._state & DRAIN_OWED:  # who waits for room need not any more, and what waits may be what is read
+                self._schedule_drained_locked()
 
     def _abort_locked(self, error: Exception | None, flags: int) -> None:
         if DEBUG:
@@ -424,14 +426,14 @@ class Stream(Transport):
         if not self.closed:
             self.observer.drained()
 
-    def _writable(self) -> None:
+    def _on_writable(self) -> None:
         """The kernel takes more."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
             self._state &= ~BLOCKED
             if self.queued >= self.observer.high_water:  # it grew while it was blocked, and may go out at once
-                self._state |= OVER
+                self._state |= DRAIN_OWED
             self.flush_locked()
             if not self._state & (BLOCKED | ABORTED | LOST):
                 self._watch_locked(self._state & READ)
@@ -443,7 +445,7 @@ class Stream(Transport):
         if DEBUG:
             self.loop.check_thread()
         if self._state & NO_DATA:
-            self._refuse(scratch)
+            self._on_unwanted(scratch)
             return
         try:
             n = self.sock.recv_into(scratch)  # type: ignore[union-attr]
@@ -458,14 +460,14 @@ class Stream(Transport):
             if self.queued >= SEND_AT_ONCE and not self._state & CORKED:
                 self.flush()
         else:
-            self._eof()
+            self._on_eof()
 
     def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
         """WRITE, or an error: it is found again by the next call on the socket, and reported from there."""
         if DEBUG:
             self.loop.check_thread()
         if self._state & BLOCKED:
-            self._writable()
+            self._on_writable()
         if mask & (READ | ERROR) and self._state & READ:
             self.on_readable(scratch, ticks)
 
@@ -489,7 +491,7 @@ class Stream(Transport):
             if not self._state & NO_DATA:
                 self._watch_locked(self._state & WATCHED | READ)
 
-    def _refuse(self, scratch: bytearray) -> None:
+    def _on_unwanted(self, scratch: bytearray) -> None:
         """Something came that the observer does not want, or not now."""
         if self._state & (ABORTED | LOST):
             return
@@ -511,22 +513,22 @@ class Stream(Transport):
             self.abort(error if self.queued else None)  # after our last byte it is nobody's loss
             return
         if n == 0:
-            self._eof()
+            self._on_eof()
         elif self._state & LINGERING:
             self._progress += n
             if self._progress > LINGER_BYTES:
                 self.abort()
 
-    def _eof(self) -> None:
+    def _on_eof(self) -> None:
         """The peer's FIN."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
-            if self._state & (EOF | ABORTED | LOST):
+            if self._state & (EOF_RECEIVED | ABORTED | LOST):
                 return
-            self._state |= EOF
+            self._state |= EOF_RECEIVED
             self._watch_locked(self._state & WRITE)
-            if self._state & BROKEN:
+            if self._state & SEND_FAILED:
                 self._abort_locked(ConnectionResetError("the peer closed while data was sent to it"), 0)
                 return
             if self._state & CLOSING:
@@ -579,14 +581,14 @@ class Stream(Transport):
         if not state & (CLOSING | ABORTED | LOST):
             self.observer.deadline_reached()
         elif state & LINGERING:
-            if not self._goes_on(LINGER_TIMEOUT):
+            if not self._extend_timeout(LINGER_TIMEOUT):
                 with self.lock:
                     self._abort_locked(None, 0)
-        elif state & BOUNDED and not self._goes_on(CLOSE_TIMEOUT):
-            # without BOUNDED it is the observer's, from before a close() that was not settled yet
+        elif state & CLOSE_TIMER_SET and not self._extend_timeout(CLOSE_TIMEOUT):
+            # without CLOSE_TIMER_SET it is the observer's, from before a close() that was not settled yet
             self.abort(TimeoutError("the peer did not take what was queued before the close"))
 
-    def _goes_on(self, seconds: float) -> bool:
+    def _extend_timeout(self, seconds: float) -> bool:
         """Whether the peer took enough since this was asked last, and so has as many seconds again."""
         if self._state & (ABORTED | LOST) or not self.loop.progress.goes_on(self, seconds):
             return False
@@ -605,7 +607,7 @@ class Stream(Transport):
         if self.deadline:
             self.loop.wheel.add_descriptor(self.sock.fileno(), self.deadline)
         with self.lock:
-            if not self._state & (PAUSED | EOF | ABORTED | LOST):
+            if not self._state & (PAUSED | EOF_RECEIVED | ABORTED | LOST):
                 self._watch_locked(self._state & WATCHED | READ)
 
     def establish(self, sock: Sock) -> None:
@@ -627,7 +629,7 @@ class Stream(Transport):
             self.observer.connected(self)
         with self.lock:
             if self._out is None:
-                self._emptied_locked()
+                self._queue_sent_locked()
             else:
                 self.flush_locked()
 
@@ -638,7 +640,7 @@ class Stream(Transport):
         2 s after it took the last of it to close its side too, so that nothing of what we sent is destroyed by a reset.
         A connection that is still being made is given up.
         """
-        bits = CLOSING | ENDING | (0 if linger else HASTY)
+        bits = CLOSING | FIN_QUEUED | (0 if linger else NO_LINGER)
         with self.lock:
             if self._state & (CLOSING | ABORTED | LOST):
                 return
@@ -668,28 +670,28 @@ class Stream(Transport):
         state = self._state
         if state & LOST:
             if self.sock is not None and self.sock.fileno() >= 0:  # what a signal handler raised came amid the end
-                self._leave(error)
+                self._tell_lost(error)
             return
-        if not state & (ABORTED | CONNECTING | ENDED):
+        if not state & (ABORTED | CONNECTING | FIN_SENT):
             with self.lock:
                 if self._out is None:
-                    self._emptied_locked()
+                    self._queue_sent_locked()
                 else:
                     self.flush_locked()
                 state = self._state
             if state & ABORTED:  # the send failed, and says why in the next settle
                 return
         if state & (ABORTED | CONNECTING):
-            self._finish(error)
-        elif not state & ENDED:
-            if not state & BOUNDED:
-                self._bound(CLOSE_TIMEOUT, BOUNDED)
-        elif state & (EOF | HASTY):
-            self._finish(None)
+            self._end(error)
+        elif not state & FIN_SENT:
+            if not state & CLOSE_TIMER_SET:
+                self._begin_timeout(CLOSE_TIMEOUT, CLOSE_TIMER_SET)
+        elif state & (EOF_RECEIVED | NO_LINGER):
+            self._end(None)
         elif not state & LINGERING:
-            self._bound(LINGER_TIMEOUT, BOUNDED | LINGERING)
+            self._begin_timeout(LINGER_TIMEOUT, CLOSE_TIMER_SET | LINGERING)
 
-    def _bound(self, seconds: float, flags: int) -> None:
+    def _begin_timeout(self, seconds: float, flags: int) -> None:
         """The next step has to come within `seconds`. Until then read on, for the peer may be unable to read
         before it has
         written, and FIN is not to be missed."""
@@ -702,10 +704,10 @@ class Stream(Transport):
             self._state |= flags
             if flags & LINGERING:
                 self._progress = 0
-            if not self._state & EOF:
+            if not self._state & EOF_RECEIVED:
                 self._watch_locked(self._state & WATCHED | READ)
 
-    def _finish(self, error: Exception | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         """The end: tell the observer, then close the descriptor."""
         fault: Exception | None = None
         with self.lock:
@@ -719,12 +721,12 @@ class Stream(Transport):
             self.deadline = 0
         if fault is not None:
             logger.error("cannot stop watching a descriptor of %r", self.observer, exc_info=fault)
-        self._leave(error)
+        self._tell_lost(error)
 
-    def _leave(self, error: Exception | None) -> None:
+    def _tell_lost(self, error: Exception | None) -> None:
         """Every step once, also when this is called again because a signal handler raised amid them."""
         error = self.loop.connection_over(self, error)
-        observer, self.observer = self.observer, GONE
+        observer, self.observer = self.observer, NO_OBSERVER
         try:
             observer.connection_lost(error)
         except Exception:

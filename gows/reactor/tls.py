@@ -23,19 +23,19 @@ from gows.reactor.poller import READ
 from gows.reactor.states import (
     ABORTED,
     BLOCKED,
+    CLOSE_NOTIFY_SENT,
     CLOSING,
     CONNECTING,
-    DEFERRED,
-    ENDED,
-    ENDING,
-    EOF,
-    GOODBYE,
+    DRAIN_OWED,
+    EOF_RECEIVED,
+    FIN_QUEUED,
+    FIN_SENT,
     LOST,
-    OVER,
     PAUSED,
+    TLS_DEFERRED,
     WATCHED,
 )
-from gows.reactor.stream import GONE, SMALL_PIECE, Stream, drop_sent, join_small
+from gows.reactor.stream import NO_OBSERVER, SMALL_PIECE, Stream, drop_sent, join_small
 
 PORTION = 131072
 """Plain bytes enciphered for one send at most."""
@@ -45,7 +45,7 @@ PIECE = 8192
 
 NOTHING = memoryview(b"")
 
-NO_CIPHER = DEFERRED | EOF | CLOSING | ABORTED | LOST  # what comes is not to be deciphered
+NO_CIPHER = TLS_DEFERRED | EOF_RECEIVED | CLOSING | ABORTED | LOST  # what comes is not to be deciphered
 
 
 class TLSStream(Stream):
@@ -61,7 +61,7 @@ class TLSStream(Stream):
         loop: BaseLoop,
         sock: Sock | None,
         context: ssl.SSLContext,
-        observer: Observer = GONE,
+        observer: Observer = NO_OBSERVER,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
@@ -72,7 +72,7 @@ class TLSStream(Stream):
         self._outgoing = ssl.MemoryBIO()
         self._cipher: bytes | memoryview | None = None  # enciphered and not yet taken by the kernel
         self.ssl_object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
-        bits = CONNECTING | (DEFERRED if deferred else 0)
+        bits = CONNECTING | (TLS_DEFERRED if deferred else 0)
         self._state |= bits
 
     # ------------------------------------------------------------------ handshake; loop thread
@@ -90,20 +90,20 @@ class TLSStream(Stream):
         with self.lock:
             if not self._state & (ABORTED | LOST):
                 self._watch_locked(self._state & WATCHED | READ)
-        if not self._state & DEFERRED:
-            self._shake()
+        if not self._state & TLS_DEFERRED:
+            self._handshake()
 
     def start_tls(self, data: bytes) -> None:
         """The handshake begins, of which `data` came already. Of a deferred stream, once; loop thread."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
-            self._state &= ~DEFERRED
+            self._state &= ~TLS_DEFERRED
             self._incoming.write(data)
-        if self._shake():
+        if self._handshake():
             self._deliver(self.loop.scratch, NOTHING)
 
-    def _shake(self) -> bool:
+    def _handshake(self) -> bool:
         """Take the handshake one step on. Whether it is over, and well."""
         with self.lock:
             if self._state & (CLOSING | ABORTED | LOST):
@@ -130,10 +130,10 @@ class TLSStream(Stream):
             self.loop.check_thread()
         state = self._state
         if state & NO_CIPHER or state & (PAUSED | CONNECTING) == PAUSED:
-            if state & NO_CIPHER == DEFERRED:
+            if state & NO_CIPHER == TLS_DEFERRED:
                 self._read_plain(scratch, ticks)
             else:
-                self._refuse(scratch)
+                self._on_unwanted(scratch)
             return
         cipher = self.loop.shared.get(TLSStream)
         if cipher is None:
@@ -152,7 +152,7 @@ class TLSStream(Stream):
                     self._incoming.write(memoryview(cipher)[:n])
                 else:
                     self._incoming.write_eof()
-            if not state & CONNECTING or self._shake():
+            if not state & CONNECTING or self._handshake():
                 self._deliver(scratch, NOTHING)
         else:
             self._deliver(scratch, memoryview(cipher)[:n])
@@ -170,13 +170,13 @@ class TLSStream(Stream):
             self.seen = ticks
             self.observer.data_received(scratch, n)
         else:
-            self._eof()
+            self._on_eof()
 
     def _deliver(self, scratch: bytearray, cipher: memoryview) -> None:
         """Hand over what can be deciphered, `cipher` last, a scratch buffer full at a time, as long as the observer
         wants it."""
         more = True
-        while more and not self._state & (PAUSED | EOF | CLOSING | ABORTED | LOST):
+        while more and not self._state & (PAUSED | EOF_RECEIVED | CLOSING | ABORTED | LOST):
             with self.lock:
                 filled, cipher, more = self._decipher_locked(scratch, cipher)
             if filled:
@@ -214,7 +214,7 @@ class TLSStream(Stream):
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 # The peer's close_notify, or its FIN without one. What is carried has to tell a truncated message
                 # by itself.
-                self.loop.call_soon(self._eof)
+                self.loop.call_soon(self._on_eof)
                 return filled, NOTHING, False
             except ssl.SSLError as error:
                 self.flush_locked()  # the alert
@@ -241,7 +241,7 @@ class TLSStream(Stream):
         """Encipher a portion of the queue and send it; during the handshake, send what that produced."""
         if DEBUG:
             check_owned(self.lock)
-        if self._state & (BLOCKED | ABORTED | LOST | ENDED):
+        if self._state & (BLOCKED | ABORTED | LOST | FIN_SENT):
             return
         try:
             if self._cipher is None:
@@ -293,18 +293,18 @@ class TLSStream(Stream):
         self._cipher = memoryview(self._cipher)[sent:] if sent < len(self._cipher) else None
         if self._cipher is not None or (self._out is not None and not self._state & CONNECTING):
             if queued >= self.observer.high_water:
-                self._state |= OVER
+                self._state |= DRAIN_OWED
             self._block_locked(sent)  # also when only our portion was small: the next one goes with the next turn
-        if self._state & OVER and self.queued <= self.observer.low_water:
-            self._drain_locked()
-        if not self.queued and self._state & ENDING:
-            self._emptied_locked()
+        if self._state & DRAIN_OWED and self.queued <= self.observer.low_water:
+            self._schedule_drained_locked()
+        if not self.queued and self._state & FIN_QUEUED:
+            self._queue_sent_locked()
 
-    def _emptied_locked(self) -> None:
+    def _queue_sent_locked(self) -> None:
         if DEBUG:
             check_owned(self.lock)
         if self._cipher is None and not self._outgoing.pending:
-            super()._emptied_locked()
+            super()._queue_sent_locked()
 
     def _clear_queue_locked(self) -> None:
         if DEBUG:
@@ -312,12 +312,12 @@ class TLSStream(Stream):
         super()._clear_queue_locked()
         self._cipher = None
 
-    def _end_locked(self) -> None:
+    def _send_fin_locked(self) -> None:
         """close_notify (RFC 8446 §6.1), then FIN."""
         if DEBUG:
             check_owned(self.lock)
-        if not self._state & GOODBYE:
-            self._state |= GOODBYE
+        if not self._state & CLOSE_NOTIFY_SENT:
+            self._state |= CLOSE_NOTIFY_SENT
             try:
                 self.ssl_object.unwrap()
             except ssl.SSLError:  # want-read: it is queued, and the peer's own is not awaited
@@ -325,4 +325,4 @@ class TLSStream(Stream):
             if self._outgoing.pending:
                 self.flush_locked()
                 return
-        super()._end_locked()
+        super()._send_fin_locked()

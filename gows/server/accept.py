@@ -30,7 +30,7 @@ from gows.protocol.handshake import (
 )
 from gows.reactor import Loop, Stream, shared_loop
 from gows.reactor.address import SocketAddress
-from gows.reactor.stream import GONE
+from gows.reactor.stream import NO_OBSERVER
 from gows.server.server import Server
 from gows.session.context import context_for
 from gows.session.websocket import WebSocket
@@ -217,7 +217,7 @@ def _accept_socket(
         request = _read_head(sock, head)
         agreement = Agreement(request, loop or shared_loop(), options, headers)
     except HandshakeError as error:
-        stream = (loop or shared_loop()).adopt(sock, GONE)  # whose close lingers, so that the answer arrives
+        stream = (loop or shared_loop()).adopt(sock, NO_OBSERVER)  # whose close lingers, so that the answer arrives
         stream.write(response_error(error))
         stream.close()
         raise
