@@ -83,10 +83,10 @@ def _port(text: str | int, address: object) -> int:
 
 
 def socket_address(name: object) -> SocketAddress | None:
-    """What getsockname(2) and getpeername(2) tell, in one shape: (host, port), or a Unix-domain path ("" when it has
-    none).
+    """Return what getsockname(2) or getpeername(2) told in one shape: (host, port), or a Unix-domain path ("" when it
+    has none).
 
-    An IPv4 peer of a dual-stack socket, ::ffff:192.0.2.1, is written as what it is.
+    The IPv4 peer of a dual-stack socket, ::ffff:192.0.2.1, is written as 192.0.2.1.
     """
     if isinstance(name, tuple):
         host, port = name[:2]

@@ -22,7 +22,7 @@ follows."""
 
 
 class Connector(Endpoint):
-    """The attempt to connect one stream, its TLS handshake included. Lives until `finish`. Loop thread."""
+    """Makes the connection of one stream, its TLS handshake included. Lives until `finish`. Loop thread."""
 
     __slots__ = ("_address", "_attempt", "_deadline", "_fd", "_loop", "_sock", "_stream", "_targets", "error")
 
@@ -111,11 +111,11 @@ class Connector(Endpoint):
         return sock
 
     def on_readable(self, scratch: bytearray, ticks: int) -> None:
-        """An error, as some pollers tell it."""
+        """Take an error, which some pollers report as READ."""
         self.on_event(WRITE, scratch, ticks)
 
     def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
-        """The attempt has ended (connect(2), EINPROGRESS)."""
+        """Take the result of the attempt (connect(2), EINPROGRESS)."""
         sock = self._release()
         assert sock is not None
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -127,7 +127,7 @@ class Connector(Endpoint):
         self._next()
 
     def _give_up(self) -> None:
-        """This address does not answer; there may be others."""
+        """Leave an address that does not answer for the next one."""
         sock = self._release()
         assert sock is not None
         sock.close()
@@ -146,7 +146,8 @@ class Connector(Endpoint):
         self._stream.abort(error)
 
     def finish(self, error: Exception | None) -> ConnectError | None:
-        """The stream is connected, or lost: release everything. Returns what to tell the observer of `error`."""
+        """Release everything: the stream is connected, or it is lost because of `error`. Returns what to tell its
+        observer."""
         self._deadline.cancel()
         sock = self._release()
         if sock is not None:

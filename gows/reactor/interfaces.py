@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Sock(Protocol):
-    """The part of a non-blocking `socket.SocketType` that the reactor uses; a stand-in must behave alike."""
+    """A non-blocking `socket.SocketType`, as far as the reactor uses one; a stand-in must behave alike."""
 
     @property
     def family(self) -> int: ...
@@ -49,61 +49,63 @@ class Observer(Protocol):
 
     @property
     def high_water(self) -> int:
-        """Bytes queued from which on `drained` is owed."""
+        """Return the bytes queued from which on `drained` is to be called."""
         return 262144
 
     @property
     def low_water(self) -> int:
-        """Bytes queued at which the owed `drained` is called."""
+        """Return the bytes queued at which `drained` is called."""
         return 65536
 
     def connected(self, stream: Any) -> None:
-        """Outgoing streams only: the connection is made, its TLS handshake included. What was written before goes out
-        now. `stream`: the Stream."""
+        """Take note that the connection is made, its TLS handshake included. Outgoing streams only; `stream` is the
+        Stream. What was written before goes out now."""
         return
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
-        """`buf[:n]` came in. `buf` is the loop's scratch buffer: valid until this returns, not to be resized."""
+        """Take `buf[:n]`, which came in. `buf` is the loop's scratch buffer: it is valid until this returns, and must
+        not be resized."""
         raise NotImplementedError
 
     def eof_received(self) -> None:
-        """The peer sends nothing more. Writing is still possible; by default the stream is left as it is."""
+        """Take note that the peer sends nothing more. Writing is still possible; by default the stream is left as it
+        is."""
         return
 
     def blocked(self) -> None:
-        """The kernel took only a part of the queue; `stalled_for` counts from now on."""
+        """Take note that the kernel took only a part of the queue; `stalled_for` counts from now on."""
         return
 
     def drained(self) -> None:
-        """The queue fell to `low_water` after it had reached `high_water`."""
+        """Take note that the queue fell to `low_water` after it had reached `high_water`."""
         return
 
     def deadline_reached(self) -> None:
-        """The deadline set with `set_deadline` has come. It is off now; set the next one here."""
+        """Act on the deadline that was set with `set_deadline`. It is off now; set the next one here."""
         return
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The stream is over: exactly once, and last. `error` is None after an orderly close. The descriptor closes
-        after it."""
+        """Take note that the stream is over: called exactly once, and last. `error` is None after an orderly close. The
+        descriptor closes after it."""
         return
 
 
 class Endpoint:
-    """Base of streams, listeners, connection attempts and the wake-up: the loop calls these, in its thread."""
+    """Base of whatever owns a descriptor: streams, listeners, connection attempts and the wake-up. Loop thread."""
 
     __slots__ = ()
 
     def on_readable(self, scratch: bytearray, ticks: int) -> None:
-        """READ alone was reported, which is nearly always so: read once into `scratch`. `ticks` is the loop's coarse
-        time."""
+        """Read once into `scratch`: the poller reported READ alone, as it nearly always does. `ticks` is the loop's
+        coarse time."""
         raise NotImplementedError
 
     def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
-        """Anything else was reported."""
+        """Act on any other report of the poller."""
         raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
-        """A call above raised `error`, which the loop has logged."""
+        """Act on an `error` that one of the methods above raised, and that the loop has logged."""
         raise NotImplementedError
 
     def disown(self) -> None:
@@ -113,9 +115,9 @@ class Endpoint:
 
 
 class Transport(Endpoint):
-    """Base of streams: what the loop knows of them. Loop thread, unless it says otherwise.
+    """Base of streams: an endpoint that sends, and that comes to an end. Loop thread, unless a method says otherwise.
 
-    `sock`: None until the connection is made. `observer`: its owner. `deadline`: the tick at which `on_deadline` is
+    `sock`: None until the connection is made. `observer`: the owner. `deadline`: the tick at which `on_deadline` is
     due, 0 for none.
     """
 
@@ -128,7 +130,7 @@ class Transport(Endpoint):
 
     @property
     def blocked(self) -> bool:
-        """Whether the kernel takes no more for now. Any thread."""
+        """Return whether the kernel takes no more for now. Any thread."""
         raise NotImplementedError
 
     def untaken(self) -> int:
@@ -144,7 +146,7 @@ class Transport(Endpoint):
         raise NotImplementedError
 
     def on_deadline(self) -> None:
-        """The deadline has come."""
+        """Act on the deadline, which has come."""
         raise NotImplementedError
 
     def settle(self, error: Exception | None) -> None:
@@ -152,7 +154,7 @@ class Transport(Endpoint):
         raise NotImplementedError
 
     def abort(self, error: Exception | None = None) -> None:
-        """Have it end at once, because of `error`. Any thread."""
+        """End at once, because of `error`. Any thread."""
         raise NotImplementedError
 
 
@@ -160,14 +162,15 @@ class Attempt(Protocol):
     """A connection that is being made. Loop thread."""
 
     def finish(self, error: Exception | None, /) -> Exception | None:
-        """Release everything: the stream is connected, or was lost. Returns what to tell its observer."""
+        """Release everything: the stream is connected, or it is lost because of `error`. Returns what to tell its
+        observer."""
 
 
 class Accepting(Protocol):
     """Where connections are accepted."""
 
     def close(self) -> None:
-        """Stop to accept. Any thread."""
+        """Stop accepting. Any thread."""
 
     def remove_file(self) -> None:
         """Remove the file of a Unix-domain socket."""

@@ -32,15 +32,15 @@ _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Listener:
-    """Where a loop accepts connections. Made by `Loop.listen`.
+    """Accepts connections for a loop. Made by `Loop.listen`.
 
     `address` is where it is bound: (host, port) with the real port, or the path of a Unix-domain socket; `addresses`
-    all of them, for a name may stand for several.
+    has all of them, for a name may stand for several.
 
-    When the process or the system has no descriptor left, connections would wait in the kernel's queue, and the
-    poller would report them over and over. The listener therefore keeps one descriptor in reserve: it gives that up,
-    accepts and closes what waits, so that those peers are told at once, and then does not accept for 0.1 s, doubling
-    to 1 s as long as it lasts.
+    When the process or the system has no descriptor left, connections would wait in the kernel's queue, and the poller
+    would report them over and over. The listener therefore keeps one descriptor in reserve: it gives that up, accepts
+    and closes what waits, so that those peers are told at once, and then does not accept for 0.1 s, doubling to 1 s as
+    long as there is none.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Listener:
 
     @property
     def paused(self) -> bool:
-        """Whether `pause` was called last. Any thread."""
+        """Return whether `pause` was called last. Any thread."""
         return self._paused
 
     def resume(self) -> None:
@@ -91,8 +91,8 @@ class Listener:
         self.loop.run_soon(self._watch)
 
     def close(self) -> None:
-        """Stop listening; a Unix-domain socket's file goes away. Connections that were accepted live on. Any thread;
-        idempotent."""
+        """Stop listening, and remove the file of a Unix-domain socket. Connections that were accepted live on. Any
+        thread; idempotent."""
         if not self.closed:
             self.closed = True
             self.loop.run_soon(self._close)
@@ -106,7 +106,7 @@ class Listener:
         self._watch()
 
     def _watch(self) -> None:
-        """Watch for connections, or stop to, as things stand."""
+        """Watch for connections, unless the listener is paused, closed or backing off."""
         wanted = not (self._paused or self._timer is not None or self.closed)
         for acceptor in self._acceptors:
             acceptor.watch(wanted)
@@ -142,7 +142,7 @@ class Listener:
             os.unlink(self._path)  # only our own file: another process may have replaced it
 
     def accept(self, sock: Sock) -> bool:
-        """Take what waits, up to the budget of a turn; whether more may wait."""
+        """Accept waiting connections, up to the budget of a turn. Returns whether more may wait."""
         loop, accept = self.loop, self.loop.sockets.accept
         for _ in range(self.accepts_per_turn):
             if self._paused or not self._acceptors:  # on_accept may have found that it is enough
@@ -180,7 +180,7 @@ class Listener:
         self.loop.take_in(stream)
 
     def _no_room(self, sock: Sock, error: OSError) -> None:
-        """No descriptor is left: turn away who waits, then leave the kernel alone for a while."""
+        """Turn away the connections that wait, for no descriptor is left; then do not accept for a while."""
         loop = self.loop
         refused = self._turn_away(sock)
         first = not self._back_off
@@ -196,7 +196,7 @@ class Listener:
         self._watch()
 
     def hold_off(self) -> None:
-        """Leave the kernel alone for a moment."""
+        """Do not accept for FIRST_BACK_OFF seconds."""
         if self._timer is None and not self.closed:
             self._timer = self.loop.call_later(FIRST_BACK_OFF, self._retry)
             self._watch()
@@ -236,7 +236,7 @@ the socket first, with a ResourceWarning, before the loop closes it."""
 
 
 class _Acceptor(Endpoint):
-    """One listening socket."""
+    """Owns one listening socket."""
 
     __slots__ = ("_watched", "fd", "listener", "sock")
 
@@ -275,7 +275,7 @@ class _Acceptor(Endpoint):
         self.sock.close()
 
     def fail(self, error: Exception) -> None:
-        """Logged; the next connection may fare better. Not at once, for this one may be still in the queue."""
+        """Back off: the error was logged, the next connection may do better, and this one may still be in the queue."""
         self.listener.hold_off()
 
 

@@ -56,7 +56,7 @@ _live: weakref.WeakSet[BaseLoop] = weakref.WeakSet()
 
 
 def _disown_all() -> None:
-    """In a forked process (fork(2)) the parent's threads do not go on, nor do the loops that they turned."""
+    """Disown the loops that run, in a forked process (fork(2)): the parent's threads do not go on there."""
     for loop in live_loops():
         if loop.running:
             loop.disown()
@@ -67,7 +67,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def live_loops() -> list[BaseLoop]:
-    """The loops of this process that were made and not closed: for tests and for looking after leaks. Any thread."""
+    """Return the loops of this process that were made and not closed, for tests and for finding leaks. Any thread."""
     return list(_live)
 
 
@@ -192,7 +192,7 @@ class BaseLoop:
         self._run()
 
     def start(self, name: str = "gows-loop") -> None:
-        """`run` in a daemon thread of that name; returns at once. Raises as `run`."""
+        """Call `run` in a daemon thread of that name; returns at once. Raises as `run` does."""
         self._begin()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
@@ -216,7 +216,7 @@ class BaseLoop:
         return self._finished.wait(timeout)
 
     def run_once(self, timeout: float | None = None) -> int:
-        """One turn, which sleeps `timeout` seconds at most (None: until something happens). Returns the number of
+        """Take one turn, which sleeps `timeout` seconds at most (None: until something happens). Returns the number of
         events.
 
         For tests and for embedding: always the same thread, which then counts as the loop's.
@@ -264,7 +264,7 @@ class BaseLoop:
         _live.discard(self)
 
     def __del__(self) -> None:
-        """One that was made, does not run and was never closed is let go of, with what it has: a server that was not
+        """Release a loop that was made, does not run and was never closed, such as that of a server that was not
         started. No observer is told."""
         if getattr(self, "_closed", True) or self.running or sys.is_finalizing():
             return
@@ -283,11 +283,11 @@ class BaseLoop:
 
     @property
     def running(self) -> bool:
-        """Whether `run()` is going on, here or in a thread."""
+        """Return whether `run()` is going on, here or in a thread."""
         return not self._finished.is_set()
 
     def in_loop(self) -> bool:
-        """Whether the caller is in the loop's thread."""
+        """Return whether the caller is in the loop's thread."""
         return threading.get_ident() == self._thread_id
 
     def check_thread(self) -> None:
@@ -296,7 +296,7 @@ class BaseLoop:
             raise AssertionError(f"{threading.current_thread().name} is not the thread of the loop")
 
     def guard(self, held: Callable[[], bool]) -> None:
-        """Have `may_wait` forbid it also to a thread in which `held()` is true: it has a lock that others need."""
+        """Have `may_wait` answer False also in a thread in which `held()` is true: it has a lock that others need."""
         self._guards.append(held)
 
     def holds_lock(self) -> bool:
@@ -348,7 +348,7 @@ class BaseLoop:
             self._clean.copy().run(fn, *args)
 
     def _abort_all(self) -> None:
-        """End every stream, and what their observers ask for when they hear of it."""
+        """End every stream, and do the jobs that their observers ask for meanwhile."""
         self._run_jobs()  # an adopted socket may still wait to be taken in
         while self.live_streams or self._attempts or self._settling:
             for endpoint in self.streams:
@@ -362,8 +362,8 @@ class BaseLoop:
     # ------------------------------------------------------------------ a turn
 
     def disown(self) -> None:
-        """Let go of everything in a forked child, in which this loop does not turn: close its copies of the
-        descriptors, or connections that the parent ends would live on."""
+        """Release everything in a forked child, in which this loop does not turn: close its copies of the descriptors,
+        or connections that the parent ends would live on."""
         self._closed = self._refusing = self._stopping = True
         self._finished = threading.Event()
         self._finished.set()
@@ -405,7 +405,7 @@ class BaseLoop:
         return len(events)
 
     def _patience(self, timeout: float | None) -> float | None:
-        """How long the poller may sleep."""
+        """Return how many seconds the poller may sleep; None: until something happens."""
         if self._jobs or self.dirty or self._settling or self._stopping:
             return 0.0
         patience = self.pool.patience()
@@ -505,21 +505,22 @@ class BaseLoop:
         return timer
 
     def time(self) -> float:
-        """Seconds of the loop's clock. Any thread."""
+        """Return the seconds of the loop's clock. Any thread."""
         return self._clock()
 
     def now(self) -> int:
-        """The present tick, exactly; `ticks` is the one at which the turn began."""
+        """Return the present tick, exactly; `ticks` is the one at which the turn began."""
         # a hair more, so that a clock that stands exactly at a deadline has reached it in floating point too
         return int((self._clock() - self._base) * TICKS_PER_SECOND + 1e-6)
 
     def due(self, seconds: float) -> int:
-        """The first tick at which `seconds` have gone by; a future one, so that what re-arms itself cannot spin."""
+        """Return the first tick at which `seconds` have gone by: a future one, so that what sets itself again cannot
+        spin."""
         return int((self._clock() - self._base + seconds) * TICKS_PER_SECOND + 1e-6) + 1
 
     @property
     def active_timers(self) -> int:
-        """How many timers are still to fire. Loop thread, or when it does not run."""
+        """Return how many timers are still to fire. Loop thread, or when it does not run."""
         return self.wheel.active_timers
 
     def check_open(self) -> None:
@@ -530,7 +531,7 @@ class BaseLoop:
     # ------------------------------------------------------------------ for endpoints
 
     def next_lock(self) -> Lock:
-        """A lock for a new stream."""
+        """Return the lock for a new stream."""
         self._lock_number = number = (self._lock_number + 1) % LOCKS
         return self._locks[number]
 
@@ -541,7 +542,7 @@ class BaseLoop:
         self.wakeup.wake()
 
     def place(self, fd: int, endpoint: Endpoint) -> None:
-        """Events of `fd` go to `endpoint`. Loop thread."""
+        """Give events of `fd` to `endpoint`. Loop thread."""
         if DEBUG:
             self.check_thread()
         streams = self.streams
@@ -550,13 +551,13 @@ class BaseLoop:
         streams[fd] = endpoint
 
     def displace(self, fd: int) -> None:
-        """Events of `fd` go to nobody. Loop thread."""
+        """Give events of `fd` to nobody. Loop thread."""
         if DEBUG:
             self.check_thread()
         self.streams[fd] = None
 
     def take_in(self, stream: Transport) -> None:
-        """A stream has its descriptor: watch it. Loop thread."""
+        """Watch a stream that has got its descriptor. Loop thread."""
         if DEBUG:
             self.check_thread()
         assert stream.sock is not None
@@ -568,7 +569,8 @@ class BaseLoop:
             stream.abort(error)
 
     def connection_made(self, stream: Transport) -> bool:
-        """A stream may be used. Whether it is an outgoing one. Loop thread."""
+        """End the attempt that made a stream's connection. Returns whether there was one: it is an outgoing stream.
+        Loop thread."""
         if DEBUG:
             self.check_thread()
         attempt = self._attempts.pop(stream, None)
@@ -578,7 +580,7 @@ class BaseLoop:
         return True
 
     def connection_over(self, stream: Transport, error: Exception | None) -> Exception | None:
-        """A stream is being closed: forget it. Returns what to tell its observer. Loop thread."""
+        """Forget a stream that is being closed. Returns the error to tell its observer. Loop thread."""
         if DEBUG:
             self.check_thread()
         attempt = self._attempts.pop(stream, None)

@@ -17,7 +17,7 @@ _IPV6 = 1 << 128  # so that the number of an IPv6 address is none of an IPv4 add
 
 
 def ip_number(address: PeerAddress) -> int | None:
-    """The IP address of a peer as a number; None for a Unix-domain socket, and for a peer that has gone."""
+    """Return the IP address of a peer as a number; None for a Unix-domain socket, and for a peer that is gone."""
     if not isinstance(address, tuple):
         return None
     host = address[0]
@@ -30,7 +30,7 @@ def ip_number(address: PeerAddress) -> int | None:
 
 
 def subnet(number: int, ipv4_prefix: int, ipv6_prefix: int) -> int:
-    """The number of the network that the address `number` lies in."""
+    """Return the number of the network in which the address `number` lies."""
     return number >> (128 - ipv6_prefix) if number & _IPV6 else number >> (32 - ipv4_prefix)
 
 
@@ -40,7 +40,8 @@ class Networks:
     __slots__ = ("_by_shift", "_unix")
 
     def __init__(self, networks: Iterable[NetworkLike]) -> None:
-        """Each is "10.0.0.0/8", "::1" or the like, or "unix" for Unix-domain sockets. Raises ValueError, TypeError."""
+        """`networks`: each is "10.0.0.0/8", "::1" or the like, or "unix" for Unix-domain sockets. Raises ValueError,
+        TypeError."""
         if isinstance(networks, str):
             raise TypeError("networks must be a sequence of strings, not one string")
         self._unix = False
@@ -74,5 +75,5 @@ class Networks:
 
     @property
     def everybody(self) -> bool:
-        """Whether all of IPv4, or all of IPv6, is in it."""
+        """Return whether all of IPv4, or all of IPv6, is in it."""
         return (False, 32) in self._by_shift or (True, 128) in self._by_shift

@@ -39,8 +39,8 @@ class Poller(ABC):
         """Begin to watch `fd` for `mask` (READ, WRITE or both). Raises OSError when the kernel cannot watch it."""
 
     def register_shared(self, fd: int) -> None:
-        """Begin to watch `fd` for READ, where other processes watch it, too: of those who sleep at least one is to be
-        told. Who was told and does not read leaves it to nobody."""
+        """Begin to watch `fd` for READ, where other processes watch it, too. At least one of those that sleep is told;
+        a process that was told and does not read leaves the event to nobody."""
         self.register(fd, READ)
 
     @abstractmethod
@@ -67,7 +67,8 @@ class Poller(ABC):
 
 
 class EpollPoller(Poller):
-    """epoll(7) with a bounded batch. The kernel keeps the ready list as a ring, so that small batches are fair."""
+    """Uses epoll(7), with a bounded batch. The kernel keeps the ready list as a ring, so that small batches are
+    fair."""
 
     name = "epoll"
 
@@ -95,7 +96,7 @@ class EpollPoller(Poller):
 
 
 class SelectorPoller(Poller):
-    """Any class of `selectors`: kqueue, poll, select, /dev/poll.
+    """Uses any class of `selectors`: kqueue, poll, select, /dev/poll.
 
     They report everything that is ready, always in the same order; the batch therefore begins after the last
     descriptor of the batch before, so that each gets its turn.
@@ -151,7 +152,7 @@ _SELECTORS = {
 
 
 def available_pollers() -> list[str]:
-    """The names that `make_poller` takes on this platform, best first."""
+    """Return the names that `make_poller` takes on this platform, best first."""
     names = ["epoll"] if hasattr(select, "epoll") else []
     return names + [name for name, selector in _SELECTORS.items() if hasattr(selectors, selector)]
 

@@ -28,12 +28,12 @@ MUCH = 16384
 
 
 class Progress:
-    """What the streams of one loop had sent and their peers had taken, when it was last looked at. Loop thread."""
+    """Remembers what the streams of one loop had sent, and their peers had taken, at the last look. Loop thread."""
 
     __slots__ = ("_answers", "_closing", "_now", "_sockets", "_taken")
 
     def __init__(self, sockets: SocketLayer, now: Callable[[], int]) -> None:
-        """`now`: returns the present tick."""
+        """`now()` returns the present tick."""
         self._sockets = sockets
         self._now = now
         self._taken: dict[Transport, tuple[int, int]] = {}  # the kernel's count, and the tick at which it last grew
@@ -63,19 +63,21 @@ class Progress:
             self._taken[stream] = taken, before[1]
 
     def last(self, stream: Transport) -> int | None:
-        """The tick at which the peer was last seen to have taken something, 0 for never; None: nothing waits. Any
-        thread."""
+        """Return the tick at which the peer was last seen to have taken something, 0 for never; None: nothing waits.
+        Any thread."""
         found = self._taken.get(stream)
         return None if found is None else found[1]
 
     def begin_close(self, stream: Transport) -> None:
-        """Nothing more will be sent: what is left now is what the peer has to take."""
+        """Note what the peer has still to take: nothing more will be sent."""
         self._closing[stream] = stream.untaken(), 0.0
 
     def goes_on(self, stream: Transport, seconds: float) -> bool:
-        """Whether the peer has taken enough in the `seconds` since this, or `begin_close`, was called. If neither was,
-        it has so many seconds more when there is much to take. What it took beyond `LEAST_RATE` counts for the
-        `CARRIED` seconds after: the window of a slow peer opens in lumps, of 64 kB on loopback."""
+        """Return whether the peer has taken enough in the `seconds` since `begin_close`, or this, was called.
+
+        If neither was, it has so many seconds more when there is much to take. What it took beyond `LEAST_RATE` counts
+        for the `CARRIED` seconds after: the window of a slow peer opens in lumps, of 64 kB on loopback.
+        """
         before = self._closing.get(stream)
         left = stream.untaken()
         if before is None:
@@ -87,7 +89,7 @@ class Progress:
         return ahead >= 0.0
 
     def begin_answer(self, stream: Transport) -> None:
-        """The kernel takes no more: the time begins in which the peer has to take enough, see `too_slow`."""
+        """Begin the time in which the peer has to take enough (`too_slow`): the kernel takes no more."""
         if stream.sock is not None:
             self._answers[stream] = self._sockets.acknowledged(stream.sock), self._now()
 
@@ -107,7 +109,7 @@ class Progress:
         return before > 0 and count - before < LEAST_RATE * seconds
 
     def forget(self, stream: Transport) -> None:
-        """The stream has ended."""
+        """Forget a stream that has ended."""
         if self._taken or self._closing or self._answers:
             self._taken.pop(stream, None)
             self._closing.pop(stream, None)

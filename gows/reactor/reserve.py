@@ -34,7 +34,7 @@ class Reserve:
     def __init__(
         self, loop: BaseLoop, listeners: Iterable[Listener], size: int, on_pause: Callable[[], object]
     ) -> None:
-        """`listeners` are those that it pauses; the caller may add to them. `on_pause` is told each time."""
+        """`listeners` are those that are paused; the caller may add to them. `on_pause` is called at each pause."""
         self._loop = loop
         self._listeners = listeners
         self._size = size
@@ -45,13 +45,13 @@ class Reserve:
         self._logged_at = -math.inf
 
     def accepted(self, fd: int) -> None:
-        """A listener has accepted the connection `fd`."""
+        """Take note that a listener has accepted the connection `fd`."""
         self._left -= 1
         if self._left < 0 or fd >= self._brink:
             self._look()
 
     def _free(self) -> int:
-        """How many descriptors may still be taken; below 0 when the reserve was."""
+        """Return how many descriptors may still be taken; below 0 when some of the reserve are taken."""
         sockets, streams = self._loop.sockets, self._loop.streams
         self._brink = max(sockets.descriptor_limit() - self._size, LEAST_CONNECTIONS)  # it may be raised while we run
         lowest = sockets.take_reserve()

@@ -13,8 +13,8 @@ _loop: Loop | None = None
 
 
 def shared_loop() -> Loop:
-    """The loop that the whole process shares. Made and started at first use; after it was closed, and in a forked
-    process, a new one. Any thread."""
+    """Return the loop that the whole process shares. It is made and started at first use; after it was closed, and in a
+    forked process, a new one is. Any thread."""
     global _loop
     with _lock:
         if _loop is None or not _loop.running:
@@ -28,8 +28,8 @@ def shared_loop() -> Loop:
 
 
 def _forget() -> None:
-    """In a forked process (fork(2)) none of the parent's threads goes on: neither the loop's, nor one that held the
-    lock."""
+    """Forget loop and lock in a forked process (fork(2)): none of the parent's threads goes on there, neither the
+    loop's nor one that held the lock."""
     global _lock, _loop
     _lock = checked_lock(threading.RLock, "shared loop")
     _loop = None

@@ -50,31 +50,31 @@ class Target(NamedTuple):
 
 
 class SocketLayer:
-    """The sockets of the operating system."""
+    """Makes the sockets of the operating system."""
 
     def make_wakeup(self) -> Wakeup:
-        """What ends a loop's sleep."""
+        """Return what ends a loop's sleep."""
         return Wakeup()
 
     def take_reserve(self) -> int:
-        """A descriptor to give up when there are no others left; -1 when there is none even now."""
+        """Return a descriptor to give up when there are no others left; -1 when there is none even now."""
         try:
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return -1
 
     def drop_reserve(self, fd: int) -> None:
-        """Give it up."""
+        """Close the descriptor that `take_reserve` returned."""
         if fd >= 0:
             os.close(fd)
 
     def descriptor_limit(self) -> int:
-        """How many descriptors this process may have open."""
+        """Return how many descriptors this process may have open."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
     def resolve(self, address: Address) -> list[Target]:
-        """The socket addresses of `address`, best first. May block on a name server. Raises OSError
+        """Return the socket addresses of `address`, best first. May block on a name server. Raises OSError
         (socket.gaierror)."""
         if address.path is not None:
             return [Target(socket.AF_UNIX, address.path)]
@@ -82,7 +82,7 @@ class SocketLayer:
         return [Target(family, sockaddr) for family, _, _, _, sockaddr in found]
 
     def is_numeric(self, address: Address) -> bool:
-        """Whether `resolve` needs no name server."""
+        """Return whether `resolve` needs no name server."""
         if address.path is not None:
             return True
         try:
@@ -117,7 +117,8 @@ class SocketLayer:
         return taken
 
     def accept(self, listener: Sock) -> Sock:
-        """A connection that waits at `listener`. Raises BlockingIOError when there is none, OSError as accept(2)."""
+        """Return a connection that waits at `listener`. Raises BlockingIOError when there is none, OSError as
+        accept(2)."""
         # socket.accept() of the C type: that of socket.socket would make two more objects and system calls a
         # connection
         fd, _ = listener._accept()  # type: ignore[attr-defined]
@@ -137,8 +138,8 @@ class SocketLayer:
             pass
 
     def held(self, sock: Sock) -> int:
-        """Bytes sent that the kernel still holds, since the peer's host has not taken them; 0 where it does not tell.
-        Any thread."""
+        """Return how many sent bytes the kernel still holds, since the peer's host has not taken them; 0 where it does
+        not tell. Any thread."""
         try:
             if _OUTQ is not None:
                 return int.from_bytes(fcntl.ioctl(sock.fileno(), _OUTQ, bytes(4)), sys.byteorder)
@@ -256,7 +257,7 @@ def _bind_tcp(family: int, sockaddr: Any, backlog: int, reuse_port: bool, *, v6o
 
 
 def _listen_unix(path: str, backlog: int, mode: int | None) -> socket.SocketType:
-    """Bind at `path`; the file that a dead process left there is replaced, that of a living one is not."""
+    """Bind at `path`. The file that a dead process left there is replaced, that of a living one is not."""
     remove_stale(path)
     sock = _new_socket(socket.AF_UNIX)
     try:

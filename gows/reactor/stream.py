@@ -88,7 +88,7 @@ class _NoObserver(Observer):
     __slots__ = ()
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
-        """Nothing comes any more."""
+        """Never called."""
 
 
 NO_OBSERVER = _NoObserver()
@@ -97,7 +97,7 @@ NO_OBSERVER = _NoObserver()
 class Stream(Transport):
     """A connection of a loop. Made by listeners, `Loop.connect` and `Loop.adopt`, not by hand.
 
-    Public attributes: `loop`; `observer`, which is told what happens; `lock`, to be held around `write_locked`;
+    Public attributes: `loop`; `observer`, the owner; `lock`, to be held around methods whose name ends in `_locked`;
     `queued`, the bytes that wait to be sent; `seen`, the loop's tick of the last byte that came in.
     """
 
@@ -119,13 +119,13 @@ class Stream(Transport):
 
     @property
     def closed(self) -> bool:
-        """Whether `close` or `abort` was called or the connection was lost. Any thread."""
+        """Return whether `close` or `abort` was called or the connection was lost. Any thread."""
         return self._state & (CLOSING | ABORTED | LOST) != 0
 
     @property
     def peer_address(self) -> tuple[str, int] | str | None:
-        """(host, port), or the path of a Unix-domain socket; None once the socket is gone. Looked up when asked for,
-        unless `name_peer` told it. Any thread."""
+        """Return (host, port), or the path of a Unix-domain socket; None once the socket is gone. It is looked up at
+        each call, unless `name_peer` told it. Any thread."""
         if self.loop.peer_names:
             name = self.loop.peer_names.get(self)
             if name is not None:
@@ -136,35 +136,37 @@ class Stream(Transport):
             return None
 
     def name_peer(self, address: tuple[str, int] | str) -> None:
-        """Have `peer_address` be this from now on: the socket's peer only passes the bytes on. Any thread."""
+        """Set what `peer_address` returns from now on: the peer of the socket is a proxy. Any thread."""
         with self.lock:
             if not self._state & LOST:  # else nobody would forget it
                 self.loop.peer_names[self] = address
 
     @property
     def local_address(self) -> tuple[str, int] | str | None:
-        """Our end, as `peer_address`."""
+        """Return our end, in the shape of `peer_address`."""
         try:
             return None if self.sock is None else socket_address(self.sock.getsockname())
         except OSError:
             return None
 
     def silent_for(self) -> float:
-        """Seconds since a byte last came in, to a tenth; 0.0 for a connection that was just made. Loop thread."""
+        """Return the seconds since a byte last came in, to a tenth; 0.0 for a connection that was just made. Loop
+        thread."""
         if DEBUG:
             self.loop.check_thread()
         return (self.loop.ticks - self.seen) / TICKS_PER_SECOND
 
     def stalled_for(self) -> float:
-        """Seconds for which the kernel has taken nothing of a waiting queue, nor the peer anything of what the kernel
-        holds, as far as `Loop.progress` has looked; 0.0 when nothing waits. Any thread."""
+        """Return the seconds for which the kernel has taken nothing of a waiting queue, nor the peer anything of what
+        the kernel holds, as far as `Loop.progress` has looked; 0.0 when nothing waits. Any thread."""
         last = self.loop.progress.last(self)
         if self._state & BLOCKED:
             last = max(last or 0, self._progress)
         return 0.0 if last is None else max(0, self.loop.now() - last) / TICKS_PER_SECOND
 
     def untaken(self) -> int:
-        """Bytes that the peer's host has not taken: what is queued, and what the kernel holds. Any thread."""
+        """Return how many bytes the peer's host has not taken: what is queued, and what the kernel holds. Any
+        thread."""
         sock = self.sock
         return self.queued if sock is None else self.queued + self.loop.sockets.held(sock)
 
@@ -172,20 +174,19 @@ class Stream(Transport):
 
     @property
     def blocked(self) -> bool:
-        """Whether the kernel takes no more for now. Any thread."""
+        """Return whether the kernel takes no more for now. Any thread."""
         return self._state & BLOCKED != 0
 
     def owe_drained_locked(self) -> None:
-        """Have `drained` called when the queue has fallen to the low-water mark, however little is queued now. Lock
-        held, and something queued."""
+        """Have `drained` called when the queue has fallen to the low-water mark, however little is queued now.
+        Something must be queued."""
         if DEBUG:
             check_owned(self.lock)
         self._state |= DRAIN_OWED
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue `data`; never blocks. What is not `bytes`, and might change, is copied. What is written after
-        `close`,
-        `abort` or the loss of the connection is dropped. Raises TypeError for what are no bytes."""
+        """Queue `data`; never blocks. What is not `bytes`, and might change, is copied. What is written after `close`,
+        `abort` or the loss of the connection is dropped. Raises TypeError for what is no bytes. Any thread."""
         if type(data) is not bytes:
             data = bytes(memoryview(data))
         if data:
@@ -193,7 +194,7 @@ class Stream(Transport):
                 self.write_locked(data)
 
     def write_locked(self, data: bytes) -> None:
-        """The same for a caller that holds `lock`, and has at least a byte."""
+        """Queue `data`, as `write` does. At least one byte."""
         if DEBUG:
             check_owned(self.lock)
         state = self._state
@@ -213,13 +214,13 @@ class Stream(Transport):
                 loop.wakeup.wake()
 
     def cork_locked(self) -> None:
-        """From now on writes only queue. Lock held."""
+        """Only queue from now on what is written."""
         if DEBUG:
             check_owned(self.lock)
         self._state |= CORKED
 
     def uncork_locked(self) -> None:
-        """Send what was queued meanwhile, in one go. Idempotent. Lock held."""
+        """Send what was queued since the cork, in one go. Idempotent."""
         if DEBUG:
             check_owned(self.lock)
         self._state &= ~CORKED
@@ -227,7 +228,7 @@ class Stream(Transport):
             self.flush_locked()
 
     def uncork_later_locked(self) -> None:
-        """Have the loop send at the end of its turn what was queued meanwhile. Lock held.
+        """Have the loop send at the end of its turn what was queued since the cork.
 
         A send lets the interpreter lock go, and the loop takes it: a worker that has more to do would then wait for it
         after each send. Measured with 1,000 echoing connections: 38 us instead of 59 a message.
@@ -239,7 +240,7 @@ class Stream(Transport):
             self._mark_dirty_locked(state)
 
     def _mark_dirty_locked(self, state: int) -> None:
-        """The loop flushes this stream at the end of its turn. Lock held."""
+        """Have the loop send at the end of its turn."""
         if DEBUG:
             check_owned(self.lock)
         self._state = state | DIRTY
@@ -249,17 +250,17 @@ class Stream(Transport):
             loop.wakeup.wake()
 
     def cork(self) -> None:
-        """From now on writes only queue."""
+        """Only queue from now on what is written. Any thread."""
         with self.lock:
             self.cork_locked()
 
     def uncork(self) -> None:
-        """Send what was queued meanwhile, in one go. Idempotent."""
+        """Send what was queued since the cork, in one go. Any thread; idempotent."""
         with self.lock:
             self.uncork_locked()
 
     def flush(self) -> None:
-        """Send now what is queued, in one go, even when corked."""
+        """Send now what is queued, in one go, even when corked. Any thread."""
         lock = self.lock
         lock.acquire()
         try:
@@ -268,7 +269,8 @@ class Stream(Transport):
             lock.release()
 
     def flush_locked(self) -> None:
-        """The same for a caller that holds `lock`. Observers are not called in here, but later by the loop."""
+        """Send now what is queued, in one go, even when corked. Observers are not called in here, but later by the
+        loop."""
         if DEBUG:
             check_owned(self.lock)
         out = self._out
@@ -290,7 +292,7 @@ class Stream(Transport):
                 self._queue_sent_locked()
 
     def flush_dirty(self) -> None:
-        """The end of a turn in which something was written. Loop thread."""
+        """Send what was queued in this turn, unless corked. Loop thread."""
         if DEBUG:
             self.loop.check_thread()
         lock = self.lock
@@ -303,7 +305,7 @@ class Stream(Transport):
             lock.release()
 
     def shutdown_write(self) -> None:
-        """Half-close: FIN goes out behind what is queued, and later writes are dropped. Any thread; idempotent."""
+        """Half-close: send FIN behind what is queued, and drop later writes. Any thread; idempotent."""
         with self.lock:
             if self._state & NO_WRITE:
                 return
@@ -316,7 +318,7 @@ class Stream(Transport):
     # ------------------------------------------------------------------ sending; lock held
 
     def _send_pieces_locked(self, out: list[bytes | memoryview]) -> int:
-        """One send of as much of the queue as is reasonable. Raises OSError."""
+        """Send as much of the queue as is reasonable for one call. Raises OSError."""
         if DEBUG:
             check_owned(self.lock)
         assert self.sock is not None
@@ -325,7 +327,7 @@ class Stream(Transport):
         return self.sock.send(out[0]) if len(out) == 1 else self.sock.sendmsg(out[:MAX_PIECES])
 
     def _sent_some_locked(self, out: list[bytes | memoryview], sent: int) -> None:
-        """The kernel took a part of the queue."""
+        """Remove from the queue the part that the kernel took, and wait with the rest."""
         if DEBUG:
             check_owned(self.lock)
         if self.queued >= self.observer.high_water:
@@ -337,7 +339,7 @@ class Stream(Transport):
         self._block_locked(sent)
 
     def _block_locked(self, sent: int) -> None:
-        """The rest waits until the kernel takes more."""
+        """Wait with the rest of the queue until the kernel takes more."""
         if DEBUG:
             check_owned(self.lock)
         state = self._state
@@ -348,7 +350,7 @@ class Stream(Transport):
             self.loop.call_soon(self._await_write)
 
     def _queue_sent_locked(self) -> None:
-        """Nothing is queued any more."""
+        """Take the steps that waited for an empty queue: `drained`, FIN."""
         if DEBUG:
             check_owned(self.lock)
         if self._state & DRAIN_OWED:
@@ -357,13 +359,14 @@ class Stream(Transport):
             self._send_fin_locked()
 
     def _schedule_drained_locked(self) -> None:
+        """Have the loop call the observer's `drained`."""
         if DEBUG:
             check_owned(self.lock)
         self._state &= ~DRAIN_OWED
         self.loop.call_soon(self._report_drained)
 
     def _send_fin_locked(self) -> None:
-        """Our FIN, behind everything."""
+        """Send our FIN, behind everything."""
         if DEBUG:
             check_owned(self.lock)
         assert self.sock is not None
@@ -379,14 +382,18 @@ class Stream(Transport):
             self.loop.schedule(self, None)
 
     def _clear_queue_locked(self) -> None:
+        """Drop what is queued."""
         if DEBUG:
             check_owned(self.lock)
         self._out = None
         self.queued = 0
 
     def _send_failed_locked(self, error: OSError) -> None:
-        """The peer is gone, but what it sent before may still be unread, its reason for instance. While the observer
-        reads, the end of that is the end of the stream; the queue is lost in any case."""
+        """Act on a failed send.
+
+        The peer is gone, but what it sent before may still be unread, its reason for instance. While the observer
+        reads, the end of that is the end of the stream; the queue is lost in any case.
+        """
         if DEBUG:
             check_owned(self.lock)
         if self._state & (PAUSED | EOF_RECEIVED | CLOSING) or not isinstance(
@@ -400,6 +407,7 @@ class Stream(Transport):
                 self._schedule_drained_locked()
 
     def _abort_locked(self, error: Exception | None, flags: int) -> None:
+        """End the stream because of `error`; `flags` are added to its state."""
         if DEBUG:
             check_owned(self.lock)
         if self._state & (ABORTED | LOST):
@@ -411,7 +419,7 @@ class Stream(Transport):
     # ------------------------------------------------------------------ sending; loop thread
 
     def _await_write(self) -> None:
-        """The queue was blocked on some thread: watch for the moment at which it can go on."""
+        """Watch for the moment at which a queue that was blocked, on whatever thread, can go on."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
@@ -427,7 +435,7 @@ class Stream(Transport):
             self.observer.drained()
 
     def _on_writable(self) -> None:
-        """The kernel takes more."""
+        """Send on: the kernel takes more."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
@@ -441,7 +449,8 @@ class Stream(Transport):
     # ------------------------------------------------------------------ reading; loop thread
 
     def on_readable(self, scratch: bytearray, ticks: int) -> None:
-        """The hot path: one read of what has come, level-triggered, so that a turn is bounded."""
+        """Read once what has come, and hand it to the observer. The poller is level-triggered, so one read bounds a
+        turn. The hot path."""
         if DEBUG:
             self.loop.check_thread()
         if self._state & NO_DATA:
@@ -463,7 +472,7 @@ class Stream(Transport):
             self._on_eof()
 
     def on_event(self, mask: int, scratch: bytearray, ticks: int) -> None:
-        """WRITE, or an error: it is found again by the next call on the socket, and reported from there."""
+        """Act on WRITE, or on an error: the next call on the socket finds it again, and reports it."""
         if DEBUG:
             self.loop.check_thread()
         if self._state & BLOCKED:
@@ -472,12 +481,12 @@ class Stream(Transport):
             self.on_readable(scratch, ticks)
 
     def pause_reading(self) -> None:
-        """No `data_received` from now on. Any thread; idempotent. Costs nothing unless something comes in."""
+        """Call `data_received` no more for now. Any thread; idempotent. Costs nothing unless something comes in."""
         with self.lock:
             self._state |= PAUSED
 
     def resume_reading(self) -> None:
-        """Deliver again. Any thread; idempotent."""
+        """Call `data_received` again. Any thread; idempotent."""
         with self.lock:
             state = self._state
             self._state = state & ~PAUSED
@@ -492,7 +501,7 @@ class Stream(Transport):
                 self._watch_locked(self._state & WATCHED | READ)
 
     def _on_unwanted(self, scratch: bytearray) -> None:
-        """Something came that the observer does not want, or not now."""
+        """Stop watching for data that the observer does not take now; read and discard what comes after `close`."""
         if self._state & (ABORTED | LOST):
             return
         if self._state & CLOSING:
@@ -503,7 +512,7 @@ class Stream(Transport):
                     self._watch_locked(self._state & WRITE)
 
     def _discard(self, scratch: bytearray) -> None:
-        """We are closing: read on, so that the kernel does not answer with RST, until the peer's FIN."""
+        """Read until the peer's FIN, though we are closing, so that the kernel does not answer with RST."""
         assert self.sock is not None
         try:
             n = self.sock.recv_into(scratch)
@@ -520,7 +529,7 @@ class Stream(Transport):
                 self.abort()
 
     def _on_eof(self) -> None:
-        """The peer's FIN."""
+        """Act on the peer's FIN."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
@@ -537,7 +546,7 @@ class Stream(Transport):
         self.observer.eof_received()
 
     def _watch_locked(self, mask: int) -> None:
-        """Tell the poller, if it does not know yet. Lock held."""
+        """Tell the poller what to watch for, if it does not know yet."""
         if DEBUG:
             check_owned(self.lock)
         watched = self._state & WATCHED
@@ -574,7 +583,7 @@ class Stream(Transport):
             self.loop.wheel.add_descriptor(self.sock.fileno(), self.deadline)
 
     def on_deadline(self) -> None:
-        """The loop: the deadline has come."""
+        """Act on the deadline: the observer's, or that of `close`."""
         if DEBUG:
             self.loop.check_thread()
         state = self._state
@@ -589,7 +598,7 @@ class Stream(Transport):
             self.abort(TimeoutError("the peer did not take what was queued before the close"))
 
     def _extend_timeout(self, seconds: float) -> bool:
-        """Whether the peer took enough since this was asked last, and so has as many seconds again."""
+        """Give the peer `seconds` more if it has taken enough since the last call. Returns whether it has."""
         if self._state & (ABORTED | LOST) or not self.loop.progress.goes_on(self, seconds):
             return False
         if self._state & LINGERING:
@@ -600,7 +609,7 @@ class Stream(Transport):
     # ------------------------------------------------------------------ the beginning and the end
 
     def attach(self) -> None:
-        """The loop: the descriptor is ours, begin to watch it. Loop thread."""
+        """Begin to watch the descriptor, which is ours and has its place in the loop. Loop thread."""
         if DEBUG:
             self.loop.check_thread()
         assert self.sock is not None
@@ -611,7 +620,7 @@ class Stream(Transport):
                 self._watch_locked(self._state & WATCHED | READ)
 
     def establish(self, sock: Sock) -> None:
-        """The connection attempt for this stream succeeded. Loop thread."""
+        """Take `sock`, which the connection attempt has connected. Loop thread."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
@@ -622,7 +631,7 @@ class Stream(Transport):
             self.established()
 
     def established(self) -> None:
-        """The observer may talk. Loop thread."""
+        """Tell the observer of an outgoing stream that it may talk, and send what was written before. Loop thread."""
         if DEBUG:
             self.loop.check_thread()
         if self.loop.connection_made(self):
@@ -654,7 +663,7 @@ class Stream(Transport):
             self._abort_locked(error, RESET)
 
     def fail(self, error: Exception) -> None:
-        """The observer raised."""
+        """Abort, since the observer raised `error`."""
         self.abort(error)
 
     def disown(self) -> None:
@@ -664,7 +673,7 @@ class Stream(Transport):
             self.sock.close()
 
     def settle(self, error: Exception | None) -> None:
-        """The loop, at the end of a turn: take the next step towards the end."""
+        """Take the next step towards the end, at the end of a turn. Loop thread."""
         if DEBUG:
             self.loop.check_thread()
         state = self._state
@@ -692,9 +701,8 @@ class Stream(Transport):
             self._begin_timeout(LINGER_TIMEOUT, CLOSE_TIMER_SET | LINGERING)
 
     def _begin_timeout(self, seconds: float, flags: int) -> None:
-        """The next step has to come within `seconds`. Until then read on, for the peer may be unable to read
-        before it has
-        written, and FIN is not to be missed."""
+        """Begin the `seconds` within which the next step has to come, and set `flags`. Until then read on, for the peer
+        may be unable to read before it has written, and FIN is not to be missed."""
         self._set_deadline(seconds)
         if (
             not flags & LINGERING
@@ -708,7 +716,7 @@ class Stream(Transport):
                 self._watch_locked(self._state & WATCHED | READ)
 
     def _end(self, error: Exception | None) -> None:
-        """The end: tell the observer, then close the descriptor."""
+        """End the stream: tell the observer, then close the descriptor."""
         fault: Exception | None = None
         with self.lock:
             try:
@@ -724,7 +732,8 @@ class Stream(Transport):
         self._tell_lost(error)
 
     def _tell_lost(self, error: Exception | None) -> None:
-        """Every step once, also when this is called again because a signal handler raised amid them."""
+        """Call `connection_lost` and close the descriptor. Each step is done once, also when this is called again
+        because a signal handler raised amid them."""
         error = self.loop.connection_over(self, error)
         observer, self.observer = self.observer, NO_OBSERVER
         try:

@@ -37,18 +37,18 @@ class Timer:
         self._args = args
 
     def cancel(self) -> None:
-        """See to it that the function is not called, and let go of it. Any thread; idempotent; harmless
-        afterwards."""
+        """Prevent the call, and let go of the function. Any thread; idempotent; harmless afterwards."""
         self._fn = None
         self._args = ()
 
     @property
     def active(self) -> bool:
-        """Whether the function is still to be called."""
+        """Return whether the function is still to be called."""
         return self._fn is not None
 
     def take(self) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
-        """The function, to be called now, and its arguments; None when it was cancelled or taken before."""
+        """Return the function, to be called now, and its arguments; None for the function when it was cancelled or
+        taken before."""
         fn, args = self._fn, self._args
         self.cancel()
         return fn, args
@@ -121,11 +121,11 @@ class TimingWheel:
 
     @property
     def active_timers(self) -> int:
-        """How many timers are still to be called."""
+        """Return how many timers are still to be called."""
         return sum(timer.active for bucket in self._timers.values() for timer in bucket)
 
     def _open(self, tick: int) -> None:
-        """A bucket is about to be made for `tick`."""
+        """Note that there will be a bucket for `tick`."""
         if tick not in self._descriptors and tick not in self._timers:
             heapq.heappush(self._heap, tick)
             if tick < self.next_due:

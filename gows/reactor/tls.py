@@ -49,9 +49,10 @@ NO_CIPHER = TLS_DEFERRED | EOF_RECEIVED | CLOSING | ABORTED | LOST  # what comes
 
 
 class TLSStream(Stream):
-    """A connection under TLS. For observers it is a Stream; `ssl_object` tells about the session.
+    """A connection under TLS. For observers it is a Stream; `ssl_object` has the session.
 
-    When it is `deferred`, something else comes first: the observer gets it as it is, until it calls `start_tls`.
+    When it is `deferred`, something else comes first, such as the header of a proxy: the observer gets that as it is,
+    until it calls `start_tls`.
     """
 
     __slots__ = ("_cipher", "_incoming", "_outgoing", "ssl_object")
@@ -78,14 +79,14 @@ class TLSStream(Stream):
     # ------------------------------------------------------------------ handshake; loop thread
 
     def establish(self, sock: Sock) -> None:
-        """The connection attempt succeeded; the handshake comes next."""
+        """Take `sock`, which the connection attempt has connected. The handshake comes next. Loop thread."""
         if DEBUG:
             self.loop.check_thread()
         self.sock = sock
         self.loop.take_in(self)
 
     def attach(self) -> None:
-        """Watch, even when paused: the handshake has to be read."""
+        """Begin to watch the descriptor, even when paused: the handshake has to be read."""
         super().attach()
         with self.lock:
             if not self._state & (ABORTED | LOST):
@@ -94,7 +95,7 @@ class TLSStream(Stream):
             self._handshake()
 
     def start_tls(self, data: bytes) -> None:
-        """The handshake begins, of which `data` came already. Of a deferred stream, once; loop thread."""
+        """Begin the handshake of a deferred stream, of which `data` came already. Once; loop thread."""
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
@@ -104,7 +105,7 @@ class TLSStream(Stream):
             self._deliver(self.loop.scratch, NOTHING)
 
     def _handshake(self) -> bool:
-        """Take the handshake one step on. Whether it is over, and well."""
+        """Take the next step of the handshake. Returns whether it has succeeded."""
         with self.lock:
             if self._state & (CLOSING | ABORTED | LOST):
                 return False
@@ -124,7 +125,7 @@ class TLSStream(Stream):
     # ------------------------------------------------------------------ reading; loop thread
 
     def on_readable(self, scratch: bytearray, ticks: int) -> None:
-        """One read of enciphered bytes; then everything that can be deciphered, for no event would tell of the
+        """Read enciphered bytes once; then hand over everything that can be deciphered, for no event would tell of the
         rest."""
         if DEBUG:
             self.loop.check_thread()
@@ -158,7 +159,7 @@ class TLSStream(Stream):
             self._deliver(scratch, memoryview(cipher)[:n])
 
     def _read_plain(self, scratch: bytearray, ticks: int) -> None:
-        """One read of what comes before TLS."""
+        """Read once what comes before TLS."""
         try:
             n = self.sock.recv_into(scratch)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
@@ -188,8 +189,8 @@ class TLSStream(Stream):
             self.flush()
 
     def _decipher_locked(self, scratch: bytearray, cipher: memoryview) -> tuple[int, memoryview, bool]:
-        """Fill the scratch buffer. How far, what of `cipher` was not needed for it, and whether there may be more. Lock
-        held."""
+        """Decipher into the scratch buffer. Returns how many bytes are in it, what of `cipher` was not needed for them,
+        and whether there may be more."""
         if DEBUG:
             check_owned(self.lock)
         filled, size = 0, len(scratch)
@@ -223,7 +224,7 @@ class TLSStream(Stream):
         return filled, cipher, True
 
     def resume_reading(self) -> None:
-        """Deliver again, first what was deciphered but not delivered. Any thread; idempotent."""
+        """Call `data_received` again, first with what was deciphered but not handed over. Any thread; idempotent."""
         paused = self._state & PAUSED
         super().resume_reading()
         if paused:
@@ -260,7 +261,7 @@ class TLSStream(Stream):
             self._send_failed_locked(error)
 
     def _encipher_locked(self) -> list[bytes]:
-        """Take a portion of the queue; its records."""
+        """Encipher a portion of the queue, and remove it there. Returns the records."""
         if DEBUG:
             check_owned(self.lock)
         out = self._out
@@ -283,7 +284,7 @@ class TLSStream(Stream):
         return pieces
 
     def _send_locked(self) -> None:
-        """One send of enciphered bytes."""
+        """Send enciphered bytes once."""
         if DEBUG:
             check_owned(self.lock)
         assert self._cipher is not None
@@ -313,7 +314,7 @@ class TLSStream(Stream):
         self._cipher = None
 
     def _send_fin_locked(self) -> None:
-        """close_notify (RFC 8446 §6.1), then FIN."""
+        """Send close_notify (RFC 8446 §6.1), then FIN."""
         if DEBUG:
             check_owned(self.lock)
         if not self._state & CLOSE_NOTIFY_SENT:

@@ -52,7 +52,7 @@ def _tell(endpoint: Endpoint, mask: int, scratch: bytearray, ticks: int) -> None
 
 
 def flush(dirty: deque[Transport], failed: Failed) -> None:
-    """One send for each stream that was written to until now."""
+    """Send once for each stream that was written to until now."""
     for _ in range(len(dirty)):
         stream = dirty.popleft()
         try:

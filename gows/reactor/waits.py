@@ -31,7 +31,7 @@ def inner_lock(name: str) -> Any:
 
 
 def holds_inner_lock() -> bool:
-    """Return whether the calling thread has one of them."""
+    """Return whether the calling thread has a lock that `inner_lock` made."""
     for each in _inner:
         lock = each()
         if lock is not None and lock._is_owned():  # what `threading.Condition` calls

@@ -11,11 +11,11 @@ from gows.reactor.interfaces import Endpoint
 
 
 class Wakeup(Endpoint):
-    """A descriptor that becomes readable by `wake()`: an eventfd(2), elsewhere a socket pair.
+    """Owns a descriptor that becomes readable by `wake()`: an eventfd(2), elsewhere a socket pair.
 
-    The loop says `arm()` before it looks at its queues for the last time and sleeps, and `disarm()` when it is awake.
-    Another thread fills a queue first and then looks at `armed`: so either the loop sees the queue, or the thread
-    sees `armed`. A loop that is awake costs the others no system call.
+    The loop calls `arm()` before it looks at its queues for the last time and sleeps, and `disarm()` when it is awake.
+    Another thread fills a queue first and then looks at `armed`: so either the loop sees the queue, or the thread sees
+    `armed`. A loop that is awake costs the others no system call.
     """
 
     __slots__ = ("_lock", "_peer", "_socket", "armed", "fd")
@@ -35,11 +35,11 @@ class Wakeup(Endpoint):
             self.fd = self._socket.fileno()
 
     def arm(self) -> None:
-        """The loop is about to sleep."""
+        """Note that the loop is about to sleep."""
         self.armed = True
 
     def disarm(self) -> None:
-        """The loop is awake."""
+        """Note that the loop is awake."""
         self.armed = False
 
     def wake(self) -> None:
@@ -56,7 +56,7 @@ class Wakeup(Endpoint):
                 os.eventfd_write(self.fd, 1)
 
     def on_readable(self, scratch: bytearray, ticks: int) -> None:
-        """Make the descriptor quiet again."""
+        """Read the descriptor, so that it is not readable any more."""
         if self._socket is not None:
             self._socket.recv_into(scratch)
         else:

@@ -40,10 +40,11 @@ class Task(Protocol):
     already."""
 
     def run(self) -> None:
-        """The work. What it raises is logged."""
+        """Do the work. What it raises is logged."""
 
     def stalled(self) -> None:
-        """Loop thread, once a run at most: `run` has been going for two looks. It may end at the same moment."""
+        """Take note that `run` has been going on for two looks. Loop thread, once a run at most; `run` may end at the
+        same moment."""
 
 
 def current_task() -> Task | None:
@@ -73,7 +74,7 @@ def call(fn: Callable[..., object], *args: object) -> None:
 
 
 class InlinePool:
-    """`workers=0`: tasks run in the loop's thread, in the turn in which they were submitted. They must not block."""
+    """Runs tasks in the loop's thread (`workers=0`), in the turn in which they were submitted. They must not block."""
 
     inline = True
 
@@ -89,34 +90,36 @@ class InlinePool:
         self._wake()
 
     def kick(self) -> None:
-        """The loop, once a turn: run what was submitted until now. What those submit waits for the next turn."""
+        """Run what was submitted until now, once a turn. What is submitted meanwhile waits for the next turn. Loop
+        thread."""
         tasks = self.tasks
         for _ in range(len(tasks)):
             self._isolated(run_task, tasks.popleft())
 
     def patience(self) -> float | None:
-        """How long the loop may sleep, in seconds."""
+        """Return how many seconds the loop may sleep; None: for ever."""
         return 0.0 if self.tasks else None
 
     def in_worker(self) -> bool:
-        """Whether the caller is one of the workers: there are none."""
+        """Return False: there are no workers."""
         return False
 
     def step_aside(self, *, beyond: bool = False) -> bool:
-        """Nobody may wait here."""
+        """Return False: nobody may wait in the loop's thread."""
         return False
 
     def step_back(self) -> None:
-        """Never called, for nobody has stepped aside."""
+        """Do nothing; never called, for no task has stepped aside."""
 
     def stop(self, timeout: float) -> bool:
-        """Run what is left. True: nothing is running any more."""
+        """Run what is left. Returns True: nothing is running any more."""
         self.kick()
         return True
 
 
 class WorkerPool:
-    """`workers` daemon threads, started when first needed; those that wait for somebody outside do not count."""
+    """Runs tasks on `workers` daemon threads, started when first needed; those that wait for somebody outside do not
+    count."""
 
     inline = False
 
@@ -141,8 +144,8 @@ class WorkerPool:
         self._wake()
 
     def kick(self) -> None:
-        """The loop, once a turn: hand over the turn's batch with one wake-up, and look after the busy ones from time
-        to time."""
+        """Hand over the turn's batch with one wake-up, and look after the busy workers from time to time. Loop thread,
+        once a turn."""
         if self.tasks and not any(worker.getting_on() for worker in self.workers) and self._rouse():
             if not self._watching:
                 self._watch()
@@ -153,20 +156,20 @@ class WorkerPool:
             self._watch()
 
     def in_worker(self) -> bool:
-        """Whether the caller is one of the workers. Any thread."""
+        """Return whether the caller is one of the workers. Any thread."""
         worker = getattr(_here, "worker", None)
         return worker is not None and worker.pool is self
 
     def patience(self) -> float | None:
-        """How long the loop may sleep, in seconds: until the next look, or for ever (None) when no worker needs
-        one. Not at all when a task came since `kick`, from a thread that found the loop awake."""
+        """Return how many seconds the loop may sleep: until the next look, or for ever (None) when no worker needs one.
+        0.0 if a task came since `kick`, from a thread that found the loop awake."""
         if self._watching:
             return LOOK_INTERVAL
         return 0.0 if self.tasks and self._spare() else None
 
     def stop(self, timeout: float) -> bool:
-        """Let the workers finish what is queued and end. False: after `timeout` seconds some task was still running;
-        its thread is left behind, and does not keep the process alive."""
+        """Let the workers finish what is queued and end. Returns False if some task is still running after `timeout`
+        seconds; its thread is left behind, and does not keep the process alive."""
         if DEBUG:
             check_unlocked("wait for the workers")
         self.stopping = True
@@ -183,9 +186,12 @@ class WorkerPool:
     # ------------------------------------------------------------------ a worker, in a task
 
     def step_aside(self, *, beyond: bool = False) -> bool:
-        """The task is going to wait for somebody outside: another thread may take this one's place. `step_back` must
-        follow. False: too many wait already, so this one must not. `beyond`: it may, for another one was woken and
-        steps back as soon as it runs."""
+        """Let another thread take the place of the caller's, whose task is going to wait for somebody outside;
+        `step_back` must follow.
+
+        Returns False if too many wait already: then this one must not. `beyond`: it may, for another one was woken and
+        steps back as soon as it runs.
+        """
         with self._lock:
             if self.size >= self._limit and not beyond:
                 return False
@@ -195,7 +201,8 @@ class WorkerPool:
         return True
 
     def step_back(self) -> None:
-        """The task goes on. A thread that is one too many now ends as soon as it has nothing to do."""
+        """Take the place again: the task goes on. A thread that is one too many now ends as soon as it has nothing to
+        do."""
         self._note(aside=False)
         with self._lock:
             self.size -= 1
@@ -203,13 +210,14 @@ class WorkerPool:
             self._wake_idle()
 
     def _note(self, *, aside: bool) -> None:
-        """Another worker is woken at once for one that stands aside, not at its second look."""
+        """Note whether the caller's worker has stepped aside. Another is then woken at once, and not at its second
+        look."""
         worker: _Worker | None = getattr(_here, "worker", None)
         if worker is not None:
             worker.aside = aside
 
     def surplus(self, worker: _Worker) -> bool:
-        """Whether this idle worker is one too many; it is forgotten then, and must end."""
+        """Forget `worker`, which is idle, if it is one too many. Returns whether it is, and must end."""
         with self._lock:
             if len(self.workers) <= self.size:
                 return False
@@ -219,7 +227,8 @@ class WorkerPool:
     # ------------------------------------------------------------------ loop thread
 
     def _rouse(self) -> bool:
-        """One more worker, if there is one. The last that went idle: its stack may still be in the cache."""
+        """Wake one more worker, or start one. Returns False if all that may run do. The last that went idle comes
+        first: its stack may still be in the cache."""
         if self._wake_idle():
             return True
         with self._lock:
@@ -239,7 +248,7 @@ class WorkerPool:
         return True
 
     def _wake_idle(self) -> bool:
-        """Any thread."""
+        """Wake the worker that went idle last. Returns False if none is idle. Any thread."""
         try:
             worker = self.idle.pop()
         except IndexError:
@@ -253,7 +262,7 @@ class WorkerPool:
         self._next_look = time.monotonic() + LOOK_INTERVAL
 
     def _look(self) -> None:
-        """Two milliseconds have gone by: do the workers get on?"""
+        """Find out whether the workers make progress; rouse another if none does. Every two milliseconds."""
         self._next_look = time.monotonic() + LOOK_INTERVAL
         finished = sum(worker.finished for worker in self.workers)
         if self.tasks and finished == self._finished_before:
@@ -263,13 +272,13 @@ class WorkerPool:
         self._watching = len(unheard) > 0 or (len(self.tasks) > 0 and self._spare())
 
     def _spare(self) -> bool:
-        """Whether there is, or could be, a worker more."""
+        """Return whether there is, or could be, a worker more."""
         return len(self.idle) > 0 or len(self.workers) < self.size
 
 
 class _Worker:
-    """One thread. The loop reads its counters, it alone writes them (but `awake`, which is the loop's while it is
-    idle)."""
+    """Runs tasks in one thread. The loop reads its counters; the worker alone writes them (but `awake`, which is the
+    loop's while the worker is idle)."""
 
     __slots__ = ("aside", "awake", "finished", "gate", "pool", "seen", "started", "task", "thread", "told")
 
@@ -287,11 +296,11 @@ class _Worker:
         self.thread.start()
 
     def getting_on(self) -> bool:
-        """Whether it will take the next task soon, as far as one can tell."""
+        """Return whether it will take the next task soon, as far as one can tell."""
         return self.awake and not self.aside and (self.finished == self.started or self.told != self.started)
 
     def look(self) -> bool:
-        """Tell a run that is still going on at its second look. Whether another look is due."""
+        """Tell a run that is still going on at its second look. Returns whether another look is due."""
         task, run = self.task, self.started
         if task is None or run == self.told:
             return self.awake and task is None
