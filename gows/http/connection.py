@@ -34,7 +34,7 @@ from gows.printable import show_address, show_path
 from gows.protocol.handshake import response_error
 from gows.reactor.interfaces import Observer
 from gows.reactor.networks import PeerAddress
-from gows.reactor.progress import LOOKS
+from gows.reactor.progress import CHECKS_PER_TIMEOUT
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
 from gows.reactor.workers import WorkerPool
@@ -46,7 +46,7 @@ access_logger = logging.getLogger("gows.access")
 MAX_STASH = 65536
 """Bytes put aside while a request is answered; then the connection is not read from."""
 WRITE_TIMEOUT = 30.0
-"""Seconds in which the peer must take something of an answer that waits for it, be it from the kernel; and LEAST_RATE
+"""Seconds in which the peer must take something of an answer that waits for it, be it from the kernel; and MIN_RATE
 on the average."""
 HIGH_WATER = 262144
 """Bytes queued above which a body in pieces waits, and the next pipelined request."""
@@ -177,7 +177,7 @@ class HttpConnection(Observer):
             self.stream.observer.blocked()
         elif self._phase in _AT_WORK:
             self.stream.loop.progress.begin_answer(self.stream)
-            self.stream.set_deadline(WRITE_TIMEOUT / LOOKS)
+            self.stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT)
 
     def drained(self) -> None:
         """There is room for more of the body."""
@@ -243,7 +243,7 @@ class HttpConnection(Observer):
             self._phase = _BUSY
             self._request = Request(parser.head, parser.body, self)
             # what is queued of earlier answers goes on being timed: `blocked` is not called for it again
-            stream.set_deadline(WRITE_TIMEOUT / LOOKS if stream.queued else None)
+            stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT if stream.queued else None)
             if self.app.answers_at_once(self._request):
                 stream.loop.call_soon(self.run)  # not here: of many that are pipelined, each would call the next
             else:
@@ -281,7 +281,7 @@ class HttpConnection(Observer):
                 stream.owe_drained_locked()
             self._phase = _ANSWERED if full else _IDLE
         if full:
-            stream.set_deadline(WRITE_TIMEOUT / LOOKS)
+            stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT)
             return
         stream.set_deadline(self.app.keep_alive_timeout)
         self._parser.reset()
@@ -337,7 +337,7 @@ class HttpConnection(Observer):
         if stalled >= WRITE_TIMEOUT or (stream.queued and stream.loop.progress.too_slow(stream, WRITE_TIMEOUT)):
             stream.abort(TimeoutError("the peer did not take the answer"))
         elif stream.queued:
-            stream.set_deadline(min(WRITE_TIMEOUT - stalled, WRITE_TIMEOUT / LOOKS))
+            stream.set_deadline(min(WRITE_TIMEOUT - stalled, WRITE_TIMEOUT / CHECKS_PER_TIMEOUT))
 
     # ------------------------------------------------------------------ answering (worker, or the loop)
 

@@ -382,7 +382,7 @@ class BaseLoop:
             check_unlocked("wait for events")
         wakeup, pool = self.wakeup, self.pool
         wakeup.arm()  # whoever fills a queue from now on wakes us, so look at the queues after this
-        events = self.poller.poll(self._patience(timeout))
+        events = self.poller.poll(self._max_sleep(timeout))
         wakeup.disarm()
         on_turn = self.on_turn
         began = 0.0 if on_turn is None else self._clock()
@@ -404,13 +404,13 @@ class BaseLoop:
             on_turn(self._clock() - began)
         return len(events)
 
-    def _patience(self, timeout: float | None) -> float | None:
+    def _max_sleep(self, timeout: float | None) -> float | None:
         """Return how many seconds the poller may sleep; None: until something happens."""
         if self._jobs or self.dirty or self._settling or self._stopping:
             return 0.0
-        patience = self.pool.patience()
-        if patience is not None and (timeout is None or patience < timeout):
-            timeout = patience
+        max_sleep = self.pool.max_sleep()
+        if max_sleep is not None and (timeout is None or max_sleep < timeout):
+            timeout = max_sleep
         if self.wheel.next_due != NEVER:
             due = max(0.0, self._base + self.wheel.next_due / TICKS_PER_SECOND - self._clock())
             if timeout is None or due < timeout:

@@ -15,16 +15,16 @@ from gows.reactor.interfaces import Transport
 from gows.reactor.sockets import SocketLayer
 from gows.reactor.timers import TICKS_PER_SECOND
 
-LEAST_RATE = 2048
+MIN_RATE = 2048
 """Bytes a second that a peer must take of an HTTP answer, and of what was sent before a close, on the average of each
-timeout. One that takes a byte now and then would otherwise hold the memory, and the descriptor, for as long as it
+timeout. A peer that takes a byte now and then would otherwise hold the memory, and the descriptor, for as long as it
 likes."""
-LOOKS = 8
-"""Looks in the time after which a peer that takes nothing is given up: how exactly that time is kept."""
-CARRIED = 30.0
-"""Seconds for which it counts that a peer took more than that."""
-MUCH = 16384
-"""Bytes that the kernel holds from which on they are a reason for a late answer to a ping."""
+CHECKS_PER_TIMEOUT = 8
+"""How often it is looked, within a timeout, whether the peer takes anything: so exactly the timeout is kept."""
+CREDIT_SECONDS = 30.0
+"""Seconds for which it counts in a peer's favour that it took more than MIN_RATE."""
+LARGE_BACKLOG = 16384
+"""Bytes held by the kernel from which on they explain a late answer to a ping."""
 
 
 class Progress:
@@ -55,7 +55,7 @@ class Progress:
         taken = sockets.acknowledged(stream.sock)
         if before is None:
             self._taken[stream] = taken, 0
-        elif not stream.blocked and taken - before[0] < MUCH and not sockets.held(stream.sock):
+        elif not stream.blocked and taken - before[0] < LARGE_BACKLOG and not sockets.held(stream.sock):
             del self._taken[stream]  # it has all, and had little to take
         elif taken > before[0]:
             self._taken[stream] = taken, self._now()
@@ -72,20 +72,20 @@ class Progress:
         """Note what the peer has still to take: nothing more will be sent."""
         self._closing[stream] = stream.untaken(), 0.0
 
-    def goes_on(self, stream: Transport, seconds: float) -> bool:
+    def is_fast_enough(self, stream: Transport, seconds: float) -> bool:
         """Return whether the peer has taken enough in the `seconds` since `begin_close`, or this, was called.
 
-        If neither was, it has so many seconds more when there is much to take. What it took beyond `LEAST_RATE` counts
-        for the `CARRIED` seconds after: the window of a slow peer opens in lumps, of 64 kB on loopback.
+        If neither was, it has so many seconds more when there is much to take. What it took beyond `MIN_RATE` counts
+        for the `CREDIT_SECONDS` seconds after: the window of a slow peer opens in lumps, of 64 kB on loopback.
         """
         before = self._closing.get(stream)
         left = stream.untaken()
         if before is None:
             self._closing[stream] = left, 0.0
-            return left >= MUCH
+            return left >= LARGE_BACKLOG
         last, ahead = before
-        ahead += last - left - LEAST_RATE * seconds
-        self._closing[stream] = left, min(ahead, LEAST_RATE * CARRIED)
+        ahead += last - left - MIN_RATE * seconds
+        self._closing[stream] = left, min(ahead, MIN_RATE * CREDIT_SECONDS)
         return ahead >= 0.0
 
     def begin_answer(self, stream: Transport) -> None:
@@ -94,7 +94,7 @@ class Progress:
             self._answers[stream] = self._sockets.acknowledged(stream.sock), self._now()
 
     def too_slow(self, stream: Transport, seconds: float) -> bool:
-        """Return whether the peer took less than LEAST_RATE in a time of `seconds`. `begin_answer` begins the first,
+        """Return whether the peer took less than MIN_RATE in a time of `seconds`. `begin_answer` begins the first,
         and each that has ended the next. Only where the kernel counts the bytes: more may have been sent meanwhile."""
         found = self._answers.get(stream)
         if found is None or stream.sock is None:
@@ -106,7 +106,7 @@ class Progress:
             return False
         self.begin_answer(stream)
         count = self._answers[stream][0]
-        return before > 0 and count - before < LEAST_RATE * seconds
+        return before > 0 and count - before < MIN_RATE * seconds
 
     def forget(self, stream: Transport) -> None:
         """Forget a stream that has ended."""

@@ -61,7 +61,7 @@ from gows.reactor.timers import TICKS_PER_SECOND
 logger = logging.getLogger("gows")
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds of an orderly close in which the peer must take a part of what is queued, or all (`LEAST_RATE`)."""
+"""Seconds of an orderly close in which the peer must take a part of what is queued, or all (`MIN_RATE`)."""
 LINGER_TIMEOUT = 2.0
 """Seconds to wait for the peer's FIN after ours; again while the peer takes what the kernel still holds."""
 LINGER_BYTES = 1 << 20
@@ -599,7 +599,7 @@ class Stream(Transport):
 
     def _extend_timeout(self, seconds: float) -> bool:
         """Give the peer `seconds` more if it has taken enough since the last call. Returns whether it has."""
-        if self._state & (ABORTED | LOST) or not self.loop.progress.goes_on(self, seconds):
+        if self._state & (ABORTED | LOST) or not self.loop.progress.is_fast_enough(self, seconds):
             return False
         if self._state & LINGERING:
             self._progress = 0

@@ -96,7 +96,7 @@ class InlinePool:
         for _ in range(len(tasks)):
             self._isolated(run_task, tasks.popleft())
 
-    def patience(self) -> float | None:
+    def max_sleep(self) -> float | None:
         """Return how many seconds the loop may sleep; None: for ever."""
         return 0.0 if self.tasks else None
 
@@ -146,7 +146,7 @@ class WorkerPool:
     def kick(self) -> None:
         """Hand over the turn's batch with one wake-up, and look after the busy workers from time to time. Loop thread,
         once a turn."""
-        if self.tasks and not any(worker.getting_on() for worker in self.workers) and self._rouse():
+        if self.tasks and not any(worker.makes_progress() for worker in self.workers) and self._rouse():
             if not self._watching:
                 self._watch()
         elif self._watching:
@@ -160,7 +160,7 @@ class WorkerPool:
         worker = getattr(_here, "worker", None)
         return worker is not None and worker.pool is self
 
-    def patience(self) -> float | None:
+    def max_sleep(self) -> float | None:
         """Return how many seconds the loop may sleep: until the next look, or for ever (None) when no worker needs one.
         0.0 if a task came since `kick`, from a thread that found the loop awake."""
         if self._watching:
@@ -268,8 +268,8 @@ class WorkerPool:
         if self.tasks and finished == self._finished_before:
             self._rouse()
         self._finished_before = finished
-        unheard = [worker for worker in self.workers if worker.look()]
-        self._watching = len(unheard) > 0 or (len(self.tasks) > 0 and self._spare())
+        unreported = [worker for worker in self.workers if worker.look()]
+        self._watching = len(unreported) > 0 or (len(self.tasks) > 0 and self._spare())
 
     def _spare(self) -> bool:
         """Return whether there is, or could be, a worker more."""
@@ -280,7 +280,7 @@ class _Worker:
     """Runs tasks in one thread. The loop reads its counters; the worker alone writes them (but `awake`, which is the
     loop's while the worker is idle)."""
 
-    __slots__ = ("aside", "awake", "finished", "gate", "pool", "seen", "started", "task", "thread", "told")
+    __slots__ = ("aside", "awake", "finished", "gate", "pool", "reported", "seen", "started", "task", "thread")
 
     def __init__(self, pool: WorkerPool, number: int) -> None:
         self.pool = pool
@@ -290,24 +290,24 @@ class _Worker:
         self.started = 0
         self.finished = 0
         self.seen = -1  # the run that was going on at the last look
-        self.told = -1  # the run that was told that it stalls
+        self.reported = -1  # the run whose task was told (`stalled`) that it takes long
         self.task: Task | None = None
         self.thread = threading.Thread(target=self._work, name=f"gows-worker-{number}", daemon=True)
         self.thread.start()
 
-    def getting_on(self) -> bool:
+    def makes_progress(self) -> bool:
         """Return whether it will take the next task soon, as far as one can tell."""
-        return self.awake and not self.aside and (self.finished == self.started or self.told != self.started)
+        return self.awake and not self.aside and (self.finished == self.started or self.reported != self.started)
 
     def look(self) -> bool:
         """Tell a run that is still going on at its second look. Returns whether another look is due."""
         task, run = self.task, self.started
-        if task is None or run == self.told:
+        if task is None or run == self.reported:
             return self.awake and task is None
         if run != self.seen:
             self.seen = run
             return True
-        self.told = run
+        self.reported = run
         try:
             task.stalled()
         except Exception:

@@ -17,7 +17,7 @@ import math
 from random import random
 
 from gows.options import AcceptOptions
-from gows.reactor.progress import LOOKS, MUCH
+from gows.reactor.progress import CHECKS_PER_TIMEOUT, LARGE_BACKLOG
 from gows.reactor.stream import Stream
 from gows.reactor.timers import TICKS_PER_SECOND
 
@@ -75,7 +75,7 @@ class Heartbeat:
             due = min(due, self.read_timeout - silent)
         if self.write_timeout is not None and stream.blocked:
             # sooner than the timeout: what the peer takes of the kernel's buffer shows between two looks
-            due = min(due, self.write_timeout - stream.stalled_for(), self.write_timeout / LOOKS)
+            due = min(due, self.write_timeout - stream.stalled_for(), self.write_timeout / CHECKS_PER_TIMEOUT)
         return None if due == math.inf else max(due, 0.0)
 
     def look(self, stream: Stream, pinged: int) -> tuple[int, int]:
@@ -103,7 +103,7 @@ class Heartbeat:
                 return WAIT, min(ticks, pinged + round((late + 1.0) * TICKS_PER_SECOND))
         if silent < self.ping_interval * (1.0 - _spread(stream)):
             return WAIT, 0
-        progress.begin(stream, least=MUCH)
+        progress.begin(stream, least=LARGE_BACKLOG)
         return SEND_PING, ticks
 
     def _patience(self) -> float:

@@ -301,7 +301,7 @@ class Session:
         if self.connection.state is not ConnectionState.OPEN:
             if self._flags & LEAVING:
                 close_timeout = context.options.close_timeout
-                if stream.loop.progress.goes_on(stream, close_timeout):
+                if stream.loop.progress.is_fast_enough(stream, close_timeout):
                     stream.set_deadline(close_timeout)
                 else:
                     stream.abort()

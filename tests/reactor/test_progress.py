@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from gows.reactor.progress import CARRIED, LEAST_RATE, MUCH, Progress
+from gows.reactor.progress import CREDIT_SECONDS, LARGE_BACKLOG, MIN_RATE, Progress
 
 SECONDS = 5.0
-LEAST = int(LEAST_RATE * SECONDS)
+LEAST = int(MIN_RATE * SECONDS)
 
 
 class Left:
@@ -31,7 +31,7 @@ def course(*taken: int, begun: bool = True, left: int = 10_000_000) -> list[bool
     said = []
     for size in taken:
         stream.left -= size
-        said.append(progress.goes_on(stream, SECONDS))
+        said.append(progress.is_fast_enough(stream, SECONDS))
     progress.forget(stream)
     assert not progress._closing
     return said
@@ -50,9 +50,9 @@ def course(*taken: int, begun: bool = True, left: int = 10_000_000) -> list[bool
 )
 def test_the_least_rate_is_an_average(taken: tuple[int, ...], said: list[bool]) -> None:
     assert course(*taken) == said
-    assert CARRIED == 6 * SECONDS
+    assert CREDIT_SECONDS == 6 * SECONDS
 
 
 def test_where_nothing_was_looked_at_much_has_so_long_again() -> None:
     assert course(0, 0, begun=False) == [True, False]
-    assert course(0, begun=False, left=MUCH - 1) == [False]
+    assert course(0, begun=False, left=LARGE_BACKLOG - 1) == [False]

@@ -76,7 +76,7 @@ def test_who_waits_after_a_task_that_took_long_holds_up_nobody() -> None:
         assert isinstance(pool, WorkerPool)
         slow, waiter, quick = Slow(), Waiter(pool), Quick()
         pool.submit(slow)
-        wait_until(lambda: pool.workers and pool.workers[0].told == 1 and not pool._watching)
+        wait_until(lambda: pool.workers and pool.workers[0].reported == 1 and not pool._watching)
         pool.submit(waiter)
         pool.submit(quick)
         slow.go_on.set()
@@ -117,7 +117,7 @@ def test_a_task_that_waits_in_the_queue_is_taken_up_when_somebody_steps_aside(lo
     pool.submit(quick)
     for task in busy:
         assert task.told.wait(5)
-    wait_until(lambda: pool.patience() is None)
+    wait_until(lambda: pool.max_sleep() is None)
     busy[0].pool = pool
     busy[0].go_on.set()
     assert quick.ended.wait(5)

@@ -73,7 +73,7 @@ def four() -> Iterator[Pooled]:
 def test_no_thread_before_there_is_work(four: Pooled) -> None:
     four.pool.kick()
     assert four.threads() == 0
-    assert four.pool.patience() is None
+    assert four.pool.max_sleep() is None
 
 
 def test_no_thread_to_be_had(four: Pooled, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -89,7 +89,7 @@ def test_no_thread_to_be_had(four: Pooled, monkeypatch: pytest.MonkeyPatch, capl
         four.pool.kick()
         four.pool.kick()
         four.pool._look()
-        assert four.pool.patience() == LOOK_INTERVAL
+        assert four.pool.max_sleep() == LOOK_INTERVAL
     assert caplog.text.count("can't start new thread") == 1
     four.until(lambda: job.runs)
 
@@ -143,7 +143,7 @@ def test_all_workers_blocked_is_waited_out_without_looking(four: Pooled) -> None
         for job in [*blocked, waiting]:
             four.pool.submit(job)
         four.until(lambda: all(job.stalls for job in blocked))
-        four.until(lambda: four.pool.patience() is None)
+        four.until(lambda: four.pool.max_sleep() is None)
         assert waiting.runs == 0
         assert four.threads() == 4
     finally:
@@ -157,7 +157,7 @@ def test_work_that_comes_while_others_block_starts_at_once(four: Pooled) -> None
     blocked = Job(lambda: go_on.wait(10))
     try:
         four.pool.submit(blocked)
-        four.until(lambda: blocked.stalls and four.pool.patience() is None)
+        four.until(lambda: blocked.stalls and four.pool.max_sleep() is None)
         job = Job()
         four.pool.submit(job)
         four.pool.kick()
@@ -190,7 +190,7 @@ def test_a_task_is_told_once_that_it_stalls(four: Pooled) -> None:
     for _ in range(5):
         four.pool.kick()
     go_on.set()
-    four.until(lambda: four.pool.patience() is None)
+    four.until(lambda: four.pool.max_sleep() is None)
     assert job.stalls == 1
 
 
@@ -198,9 +198,9 @@ def test_the_loop_looks_while_somebody_works_and_then_no_more(four: Pooled) -> N
     go_on = threading.Event()
     four.pool.submit(Job(lambda: go_on.wait(10)))
     four.pool.kick()
-    assert four.pool.patience() == LOOK_INTERVAL
+    assert four.pool.max_sleep() == LOOK_INTERVAL
     go_on.set()
-    four.until(lambda: four.pool.patience() is None)
+    four.until(lambda: four.pool.max_sleep() is None)
 
 
 def test_a_stalled_that_raises_is_logged(four: Pooled, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,7 @@ from gows import (
     accept,
 )
 from gows.reactor import WRITE, Stream
-from gows.reactor.progress import LOOKS, Progress
+from gows.reactor.progress import CHECKS_PER_TIMEOUT, Progress
 from tests.support import wire
 from tests.support.fakes.lock import MeddlingLock
 from tests.support.stage import Actor, Echo, Stage
@@ -303,7 +303,7 @@ def test_write_timeout_drops_a_peer_that_stopped_reading(make_stage: MakeStage) 
     last = stage.now
     assert handler.calls == ["on_open"]
     stage.run_until(lambda: handler.close_code)
-    assert 29.9 <= stage.now - last <= 30 + 30 / LOOKS + 0.5, "it is looked at so often"
+    assert 29.9 <= stage.now - last <= 30 + 30 / CHECKS_PER_TIMEOUT + 0.5, "it is looked at so often"
     assert (handler.close_code, handler.calls) == (1006, ["on_open", "on_close"])
     assert "write timeout" in handler.close_reason
     guest.wait(lambda: guest.end)

@@ -38,7 +38,7 @@ class HeldPool:
         while self.tasks and not self.held:
             self.tasks.popleft().run()
 
-    def patience(self) -> float | None:
+    def max_sleep(self) -> float | None:
         return None
 
     def in_worker(self) -> bool:
