@@ -1,4 +1,4 @@
-"""What a server knows of its connections in other processes: RemoteConnection, and the messages behind it.
+"""Remote: the connections of a server in other processes, as RemoteConnections, and the messages behind them.
 
 On the bus there are `broadcast` and `act` (something is to be done with one connection), both a header of
 JSON, a line feed, and the message; and questions: `connections`, `count`, `address`, `topics` and `subscribers`. A
@@ -41,12 +41,12 @@ _DESCRIPTOR_BITS = 24
 
 
 def pack(header: dict[str, Any], data: bytes) -> bytes:
-    """A header and a message as they travel on the bus."""
+    """Return a header and a message as they travel on the bus."""
     return json.dumps(header, separators=(",", ":")).encode() + b"\n" + data
 
 
 def unpack(packet: bytes) -> tuple[dict[str, Any], bytes]:
-    """The reverse."""
+    """Return the header and the message that `pack` packed."""
     header, _, data = packet.partition(b"\n")
     return json.loads(header), data
 
@@ -69,7 +69,7 @@ class RemoteConnection:
         self.process = process
         """The name of its process."""
         self.number = number
-        """What it goes by there."""
+        """Its number there."""
         self.subprotocol = subprotocol
         """The subprotocol agreed on, or None."""
         self.group = group
@@ -77,8 +77,8 @@ class RemoteConnection:
 
     @property
     def remote_addr(self) -> SocketAddress | None:
-        """The peer's address, as `WebSocket.remote_addr`; None once it has ended. Its process is asked when this is
-        first read, which takes a fraction of a millisecond, and a second at most."""
+        """Return the peer's address, as `WebSocket.remote_addr`; None once the connection has ended. The first time it
+        asks the other process, which takes a fraction of a millisecond, and a second at most."""
         if self._address is None:
             answer = self._bus.ask("address", b"%d" % self.number, ASK_TIMEOUT, to=self.process)
             address = json.loads(answer.get(self.process, b"null"))
@@ -87,7 +87,7 @@ class RemoteConnection:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed here, or its process is gone. Nobody is asked: it may have ended in another way."""
+        """Return whether it was closed here, or its process is gone. It may have ended in another way."""
         return self._closed or self.process not in self._bus.peers
 
     def write_message(self, opcode: Opcode | int, data: Data, compress: bool = True, key: Hashable = None) -> None:
@@ -141,13 +141,13 @@ class RemoteConnection:
         self._act({"do": kind}, payload)
 
     def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
-        """Have it closed in order. Raises InvalidCloseCodeError as `WebSocket.close_handshake`."""
+        """Close it in order. Raises InvalidCloseCodeError as `WebSocket.close_handshake`."""
         encode_close_body(code, text)
         self._closed = True
         self._act({"do": "close", "code": int(code), "text": text})
 
     def close(self) -> None:
-        """Have it ended at once."""
+        """End it at once."""
         self._closed = True
         self._act({"do": "end"})
 
@@ -159,7 +159,7 @@ class RemoteConnection:
 
 
 class Remote:
-    """A server's side of the bus."""
+    """Sends messages of a server to its other processes, and answers theirs."""
 
     def __init__(
         self, bus: Bus, loop: Loop, owner: object, fanout: Fanout, subscriptions: Subscriptions, publisher: Publisher
@@ -195,20 +195,20 @@ class Remote:
         return header
 
     def topics(self) -> dict[str, int]:
-        """What the connections of the other processes have subscribed to, and how many of them. Waits a second at
-        most."""
+        """Return by topic or pattern how many connections of the other processes have subscribed to it. Waits a second
+        at most."""
         counts: Counter[str] = Counter()
         for answer in self.bus.ask("topics", timeout=ASK_TIMEOUT).values():
             counts.update(json.loads(answer))
         return dict(counts)
 
     def subscribers(self, topic: str) -> int:
-        """How many connections of the other processes get what is published to `topic`."""
+        """Return how many connections of other processes get what is published to `topic`. Waits a second at most."""
         answers = self.bus.ask("subscribers", topic.encode(), ASK_TIMEOUT)
         return sum(int(answer) for answer in answers.values())
 
     def connections(self) -> list[RemoteConnection]:
-        """The open WebSockets of the other processes. Waits for them, a second at most."""
+        """Return the open WebSockets of the other processes. Waits a second at most."""
         return [
             RemoteConnection(self.bus, process, number, subprotocol, group)
             for process, answer in sorted(self.bus.ask("connections", timeout=ASK_TIMEOUT).items())
@@ -217,7 +217,7 @@ class Remote:
         ]
 
     def count(self) -> int:
-        """How many those are."""
+        """Return how many open WebSockets the other processes have. Waits a second at most."""
         return sum(int(answer) for answer in self.bus.ask("count", timeout=ASK_TIMEOUT).values())
 
     # ------------------------------------------------------------------ bus thread
@@ -229,7 +229,7 @@ class Remote:
         self._send(sender, header, partial(self._fanout.send, message, everybody))
 
     def _send(self, sender: str, header: dict[str, Any], send: Callable[[WebSocket | None], object]) -> None:
-        """What another process sends to many, but one of ours if it says so."""
+        """Send what another process sends to many, but not to the connection of ours that the header excludes."""
         process, number = header.get("exclude", ("", 0))
         exclude = self._numbers.find(number) if process == self.bus.name else None
         try:
@@ -266,7 +266,7 @@ class Remote:
             logger.debug("%r: %s", ws, error)
 
     def _connections(self, sender: str, packet: bytes) -> bytes:
-        """A list for each kind of connection: its subprotocol, its group, the numbers."""
+        """Return a list for each kind of connection: its subprotocol, its group, the numbers."""
         found: dict[tuple[str | None, str], list[int]] = {}
         for fd, ws in enumerate(self._everybody):
             if ws is not None and not ws.closed:
@@ -291,7 +291,7 @@ class Numbers:
         self._seen: list[int] = []  # … and how many before
 
     def give(self, fd: int, ws: WebSocket) -> int:
-        """The number of `ws`, which has this descriptor."""
+        """Return the number of `ws`, which has this descriptor."""
         with self._lock:
             known, seen = self._known, self._seen
             if fd >= len(known):
@@ -305,7 +305,7 @@ class Numbers:
             return seen[fd] << _DESCRIPTOR_BITS | fd
 
     def find(self, number: int) -> WebSocket | None:
-        """Whose number it is, if it is still there."""
+        """Return the connection with a number; None: it has ended."""
         fd = number & (1 << _DESCRIPTOR_BITS) - 1
         with self._lock:
             if fd >= len(self._known) or self._seen[fd] != number >> _DESCRIPTOR_BITS:

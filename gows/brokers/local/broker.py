@@ -22,8 +22,8 @@ CLOSE_TIMEOUT = 2.0
 
 
 class LocalBroker(Broker):
-    """See `Broker`. What is kept is acknowledged when a second process has it, as long as there is one. What is not is
-    not acknowledged: it is with all processes that read what is sent to them."""
+    """See `Broker`. What is kept is acknowledged when a second process has it, as long as there is one. What is not
+    kept is not acknowledged: all processes that read what is sent to them get it."""
 
     def __init__(self) -> None:
         self._bus: Bus | None = None
@@ -41,15 +41,15 @@ class LocalBroker(Broker):
         bus.on_leave.append(self._on_leave)
 
     def start(self) -> None:
-        """Get to know what the others keep. The bus is started by who made it."""
+        """Learn what the other processes keep. The caller has started the bus."""
         if self._bus is not None and self._kept is not None:
             with self.events.lock:
                 self._kept.open()
             self._bus.wait(self._kept.synced, SYNC_TIMEOUT)
 
     def close(self) -> None:
-        """Have acknowledged what was published, for two seconds at most. The bus is closed by who made it; until then
-        other processes may need us."""
+        """Wait until what was published is acknowledged, two seconds at most. The caller closes the bus; until then
+        other processes may need this one."""
         if self._bus is not None and self._kept is not None:
             self._bus.wait(self._kept.settled, CLOSE_TIMEOUT)
             with self.events.lock:
@@ -99,10 +99,10 @@ class LocalBroker(Broker):
                 self._kept.after_pending(call, owner)
 
     def subscribe(self, topic: str) -> None:
-        """All is heard always."""
+        """Do nothing: each process receives all topics."""
 
     def unsubscribe(self, topic: str) -> None:
-        """All is heard always."""
+        """Do nothing: each process receives all topics."""
 
     def send_to_peers(self, data: bytes, to: str | None = None) -> None:
         if self._bus is not None:
@@ -146,6 +146,6 @@ class LocalBroker(Broker):
 
 
 def home_of(topic: str, names: Iterable[str]) -> str:
-    """The process that numbers a topic: the one of `names` that hashes highest with it (rendezvous hashing), so that
-    few topics move when one comes or goes."""
+    """Return the process that numbers a topic: that of `names` which hashes highest with it (rendezvous hashing), so
+    that few topics move when a process comes or goes."""
     return max(names, key=lambda name: (hashlib.blake2b(f"{name}\n{topic}".encode(), digest_size=8).digest(), name))

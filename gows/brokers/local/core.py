@@ -24,9 +24,9 @@ LAG_LIMIT = 0.5
 FOLLOW_TIMEOUT = 2.0
 """Seconds that a subscriber waits for a history that is on its way here."""
 AHEAD_TIMEOUT = 0.2
-"""Seconds that one waits who has seen more than we."""
+"""Seconds that a subscriber waits that has seen more than this process."""
 MAX_FOLLOWERS = 1000
-"""Subscribers that wait at most; others are answered with what there is."""
+"""Subscribers that may wait; others are answered with what there is."""
 DOUBLE = 2.0
 """Seconds between two deaths that count as one: what only those two had is lost."""
 TICK = 0.25
@@ -37,31 +37,31 @@ Message = dict[str, Any]
 
 
 class Peers(Protocol):
-    """What is needed of the bus."""
+    """What KeptTopics needs of the bus."""
 
     name: str
 
     def send(self, kind: str, data: bytes, to: str | None = None) -> bool:
-        """Send to all, or to one; False: it was lost for somebody."""
+        """Send to all, or to the process `to`. Returns False if it was lost for a process."""
 
     def now(self) -> float:
-        """Seconds of a clock that all processes share."""
+        """Return the time by a clock that all processes share, in seconds."""
 
     def call_soon(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Call it later, in the bus's thread."""
+        """Call `call(*arguments)` later, in the bus's thread."""
 
     def call_later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> None:
-        """Call it after so many seconds, in the bus's thread."""
+        """Call `call(*arguments)` after `seconds`, in the bus's thread."""
 
 
 class KeptCore(ABC):
     """The state of one process. The publish lock guards every call."""
 
     def __init__(self, peers: Peers, events: BrokerEvents, home_of: Callable[[str, Iterable[str]], str]) -> None:
-        """`home_of(topic, names)`: who becomes the home of a topic that has none."""
+        """`home_of(topic, names)`: which process becomes the home of a topic that has none."""
         self.name = peers.name
         self.up: set[str] = set()
-        """The other processes that hear us, and that we hear."""
+        """The other processes, with a connection in both directions."""
         self.synced = threading.Event()
         """Set while nothing is on its way here that others have."""
         self.synced.set()
@@ -69,7 +69,7 @@ class KeptCore(ABC):
         """Set while nothing waits to be acknowledged."""
         self.settled.set()
         self.waiting = 0
-        """Bytes of what does."""
+        """Bytes of publications that wait to be acknowledged."""
         self._peers = peers
         self._events = events
         self._home_of = home_of
@@ -108,7 +108,7 @@ class KeptCore(ABC):
 
     @abstractmethod
     def _tick(self) -> None:
-        """Look at what is under way. Timer."""
+        """Look at what is under way, by a timer."""
 
     # ------------------------------------------------------------------ topics
 
@@ -127,7 +127,7 @@ class KeptCore(ABC):
             self._drop(name)
 
     def _forgotten(self, name: str) -> None:
-        """The history has given up a topic."""
+        """Forget a topic that the history has dropped to make room."""
         self._forgot = True
         self._drop(name)
 
@@ -137,7 +137,7 @@ class KeptCore(ABC):
             del self._topics[name]
 
     def _reset(self, topic: Topic, position: Position, *, lost: bool) -> None:
-        """The topic stands there, whatever came before."""
+        """Let a topic stand at a position, whatever came before."""
         topic.position = position
         self._events.history.begin(topic.name, position)
         if lost:
@@ -146,7 +146,7 @@ class KeptCore(ABC):
     def _append(
         self, topic: Topic, envelope: Envelope, origin: Origin, *, age: float = 0.0, fill: bool = False
     ) -> None:
-        """Keep what follows our last one, and let subscribers here have it, if it is not only there to `fill` up."""
+        """Keep the message that follows our last one, and deliver it, unless it only fills the history (`fill`)."""
         topic.position = envelope.publication.position
         topic.accepted = origin.ballot
         topic.has_seen(origin.publisher, origin.number)
@@ -157,7 +157,7 @@ class KeptCore(ABC):
             self._events.receive(envelope._replace(origin=origin))
 
     def _is_sure(self, topic: Topic) -> bool:
-        """Whether we have everything that the last home of a topic may have let anybody have, or others here do."""
+        """Return whether this process has everything of a topic that its last home may have delivered to anyone."""
         home = topic.accepted.name
         if topic.behind:
             return False
@@ -174,19 +174,20 @@ class KeptCore(ABC):
         )
 
     def _ack(self, topic: Topic) -> None:
-        """Tell the home how far we are."""
+        """Tell the home of a topic how far this process is."""
         home, position = topic.promised, topic.position
         if position is not None and topic.settled and home.name in self.up:
             self._acks.setdefault(home.name, {})[topic.name] = (home.number, *position)
             self._flush_soon()
 
     def _note_lag(self, home: str, at: float) -> None:
-        """A message of a home has come that it sent at a time."""
+        """Note when a home sent a message that has come now: a late one means that it may not count us."""
         self._heard_at[home] = at
         if self._peers.now() - at > LAG_LIMIT:
             self._unsure.add(home)
 
     def _standings(self, names: Iterable[str]) -> list[Any]:
+        """Return where topics stand here, as it travels."""
         found = []
         for name in names:
             topic = self._topics.get(name)
@@ -215,14 +216,14 @@ class KeptCore(ABC):
             call()
 
     def _is_coming(self, name: str) -> bool:
-        """Whether something of a topic is on its way here."""
+        """Return whether something of a topic is on its way here."""
         if name in self._fetches:
             return True
         topic = self._topics.get(name)
         return (topic is None or topic.position is None) and bool(self._greeting) and not is_pattern(name.split("."))
 
     def _can_answer(self, name: str, since: Since) -> bool:
-        """Whether there is nothing that a subscriber is to wait for: a history that is on its way here, or messages
+        """Return whether a subscriber need not wait: neither for a history that is on its way here, nor for messages
         that it got from a process which had them a moment earlier."""
         if self._is_coming(name):
             return False
@@ -232,7 +233,7 @@ class KeptCore(ABC):
         return True
 
     def _answer_followers(self) -> None:
-        """Answer those that need not wait, each connection's in order."""
+        """Answer the subscribers that need not wait any more, those of each connection in order."""
         if not self._followers:
             return
         now = self._peers.now()
@@ -258,6 +259,7 @@ class KeptCore(ABC):
             self._events.lock.after_release(_log_failure, follower.topic, error)
 
     def _check_synced(self) -> None:
+        """Set or clear `synced`, and answer subscribers."""
         if self._greeting or self._fetches:
             self.synced.clear()
         else:
@@ -296,7 +298,7 @@ class KeptCore(ABC):
             self._send(peer, {"do": "done", "topics": numbers})
 
     def _arm(self) -> None:
-        """Look at what is under way, after a while."""
+        """Start the timer that looks at what is under way."""
         if not self._ticking:
             self._ticking = True
             self._later(TICK, self._tick)

@@ -12,24 +12,24 @@ from gows.brokers.local.sync import PAGE, KeptSync, is_newer, read_position
 from gows.topics.publication import Position
 
 RETRY = 0.05
-"""Seconds until somebody is asked again that has not heard of a death yet."""
+"""Seconds until a process is asked again that does not know yet that another one has died."""
 
 
 class KeptHome(KeptSync):
-    """Of one process."""
+    """Numbers the topics of which this process is the home."""
 
     @abstractmethod
     def _look_for_home(self, topic: str, round_: int) -> None:
-        """The process that our messages were sent to is not their home."""
+        """Find the home of a topic anew: the process that our messages were sent to is not it."""
 
     @abstractmethod
     def _finish(self, topic: str, number: int, error: Exception | None) -> None:
-        """One of ours is acknowledged, or never will be."""
+        """End a publication of ours: it is acknowledged, or has failed."""
 
     # ------------------------------------------------------------------ numbering
 
     def _requested(self, request: Request, topic: Topic) -> None:
-        """Somebody wants us to number a message."""
+        """Number a message, or refer its publisher to the home of the topic."""
         elsewhere = topic.promised.name != self.name and topic.promised.name in self.up
         if elsewhere or not topic.follows(request):
             self._refer(topic, request)
@@ -41,7 +41,7 @@ class KeptHome(KeptSync):
             self._claim(topic, [request])
 
     def _refer(self, topic: Topic, request: Request) -> None:
-        """Another process is the home."""
+        """Tell a publisher that another process is the home."""
         if request.sender == self.name:
             self._look_for_home(topic.name, request.round)
         else:
@@ -49,7 +49,7 @@ class KeptHome(KeptSync):
             self._send(request.sender, message)
 
     def _record(self, topic: Topic, request: Request) -> None:
-        """Give it a position, and send it to all."""
+        """Give a message a position, and send it to all."""
         before = topic.seen.get(request.publisher, 0)
         if request.number <= before:
             if not any(item.request[1:3] == request[1:3] for item in topic.tail):  # else it is confirmed with that
@@ -83,11 +83,11 @@ class KeptHome(KeptSync):
             self._confirm(topic)
 
     def _others_count(self) -> bool:
-        """Whether some other process is to have a message before it is acknowledged."""
+        """Return whether another process must have a message before it is acknowledged."""
         return not self.up <= self._lagging
 
     def _confirm(self, topic: Topic, upto: int | None = None) -> None:
-        """These are not lost any more, as long as one process dies at a time."""
+        """Deliver and acknowledge messages up to an offset: another process has them, so no single death loses them."""
         tail = topic.tail
         while tail and (upto is None or tail[0].position.offset <= upto):
             item = tail.popleft()
@@ -102,6 +102,7 @@ class KeptHome(KeptSync):
         self._answer_followers()
 
     def _confirmed(self, request: Request, topic: str) -> None:
+        """Acknowledge a message to its publisher."""
         if request.sender == self.name:
             self._finish(topic, request.number, None)
         else:
@@ -109,7 +110,7 @@ class KeptHome(KeptSync):
             self._flush_soon()
 
     def _follow_home(self, topic: Topic, ballot: Ballot, *, settled: bool) -> None:
-        """Another process is the home, or about to become it."""
+        """Take another process for the home, or for the one that is about to become it."""
         requests = topic.take_back()
         if topic.claim is not None:
             requests += topic.claim.requests
@@ -192,8 +193,8 @@ class KeptHome(KeptSync):
         self._diverged(self._topic(message["topic"]))
 
     def _diverged(self, topic: Topic) -> None:
-        """Another process numbered the topic as well, and that is given up. The positions that it gave mean something
-        else here, or what had them is lost: the home begins another epoch."""
+        """Have another epoch begun: another process numbered the topic as well, and its messages are given up. Its
+        positions mean something else here, or what had them is lost."""
         if not topic.active:
             if topic.promised.name in self.up:
                 self._send(topic.promised.name, {"do": "gap", "topic": topic.name})
@@ -201,8 +202,8 @@ class KeptHome(KeptSync):
         self._renew([topic])
 
     def _doubt(self) -> None:
-        """A process is gone that was there without us, or that has not said what it had of late: it may have numbered
-        topics by itself, of which nobody has heard."""
+        """Begin other epochs where needed: a process is gone that was there without us, or has not said what it had. It
+        may have numbered topics by itself, and nobody else knows of it."""
         self._uncertain = True
         active: list[Topic] = []
         for topic in self._topics.values():
@@ -214,7 +215,7 @@ class KeptHome(KeptSync):
             self._renew(active[at : at + PAGE])
 
     def _renew(self, topics: list[Topic]) -> None:
-        """Begin another epoch of topics of which we are the home, and say so."""
+        """Begin another epoch of topics of which this process is the home, and tell all."""
         taken = []
         for topic in topics:
             taken.append(topic.take_back())
@@ -229,7 +230,7 @@ class KeptHome(KeptSync):
     # ------------------------------------------------------------------ becoming the home
 
     def _claim(self, topic: Topic, requests: Iterable[Request], since: float | None = None) -> None:
-        """Ask the others for a topic."""
+        """Claim a topic: ask all others where it stands, to become its home."""
         topic.promised = Ballot(topic.promised.number + 1, self.name)
         topic.settled = topic.active = False
         topic.claim = Claim(self.up, requests, self._peers.now() if since is None else since)
@@ -243,7 +244,7 @@ class KeptHome(KeptSync):
         return {"do": "claim", "topic": topic.name, "n": topic.promised.number}
 
     def _claiming(self) -> list[Topic]:
-        """The topics that we ask the others for."""
+        """Return the topics that this process claims."""
         topics = (self._topics[name] for name in sorted(self._claims))
         return [topic for topic in topics if topic.claim is not None and not topic.claim.fetching]
 
@@ -262,7 +263,7 @@ class KeptHome(KeptSync):
         self._send(sender, {**answer, "topic": topic.name, "n": message["n"]})
 
     def _claimed(self, message: Message) -> Topic | None:
-        """The topic of an answer, if we still wait for it."""
+        """Return the topic of an answer to a claim, if that still waits for it."""
         topic = self._topics.get(message["topic"])
         if topic is None or topic.claim is None or topic.claim.fetching or topic.promised.number != message["n"]:
             return None
@@ -305,7 +306,7 @@ class KeptHome(KeptSync):
             self._claim(topic, topic.claim.requests, topic.claim.since)
 
     def _look_at_claim(self, topic: Topic, *, out_of_time: bool = False) -> None:
-        """Become the home, if all have answered."""
+        """Become the home of a topic, if all have answered."""
         claim = topic.claim
         assert claim is not None
         if not self._open or claim.fetching or ((claim.waiting or claim.unseen) and not out_of_time):
@@ -332,7 +333,7 @@ class KeptHome(KeptSync):
             self._become_home(topic)
 
     def _begin_epoch(self, topic: Topic) -> None:
-        """What there is may not be all: number on in another epoch, with what is kept of the one before."""
+        """Go on in another epoch, with what is kept of the one before: something may be missing."""
         assert topic.position is not None
         topic.accepted = topic.promised
         topic.position = Position(self._events.history.new_epoch(), topic.position.offset)
@@ -355,7 +356,7 @@ class KeptHome(KeptSync):
             self._record(topic, request)
 
     def open(self) -> None:
-        """We know by now who else is there: from now on we may become the home of topics."""
+        """Allow this process to become the home of topics: by now it knows the others."""
         self._open = True
         for topic in self._claiming():
             self._look_at_claim(topic)

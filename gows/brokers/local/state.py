@@ -24,8 +24,8 @@ NO_BALLOT = Ballot(0, "")
 
 
 class Origin(NamedTuple):
-    """Where an entry of the history comes from: the term in which it was numbered, who published it, and the number by
-    which that knows it."""
+    """Where an entry of the history comes from: the term in which it was numbered, the process that published it, and
+    its number there."""
 
     ballot: Ballot
     publisher: str
@@ -34,7 +34,7 @@ class Origin(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Somebody wants a message to be numbered."""
+    """A message that its publisher wants to be numbered."""
 
     sender: str
     publisher: str
@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 
 class Unconfirmed(NamedTuple):
-    """A message that we have numbered, and of which no other process has said that it has it."""
+    """A message that is numbered here, and that no other process has confirmed."""
 
     envelope: Envelope
     request: Request
@@ -59,14 +59,14 @@ class Unconfirmed(NamedTuple):
 
     @property
     def position(self) -> Position:
-        """Where it stands."""
+        """Return its position."""
         position = self.envelope.publication.position
         assert position is not None
         return position
 
 
 class Answer(NamedTuple):
-    """What another process says of a topic that we want to be the home of."""
+    """The answer of another process to a claim: where the topic stands there."""
 
     accepted: Ballot
     position: Position | None
@@ -74,7 +74,7 @@ class Answer(NamedTuple):
 
 
 class Claim:
-    """We ask the others for a topic, to become its home."""
+    """A claim: this process asks all others for a topic, to become its home."""
 
     __slots__ = ("answers", "fetching", "is_sure", "last", "requests", "since", "unseen", "waiting")
 
@@ -91,13 +91,13 @@ class Claim:
             self.add(request)
 
     def add(self, request: Request) -> None:
-        """Have it numbered once we are the home."""
+        """Add a request, which is numbered once this process is the home."""
         self.requests.append(request)
         self.last[request.publisher] = request.number
 
 
 class Topic:
-    """One topic, as this process sees it."""
+    """A topic, as this process knows it."""
 
     __slots__ = (
         "accepted",
@@ -117,56 +117,56 @@ class Topic:
     def __init__(self, name: str) -> None:
         self.name = name
         self.position: Position | None = None
-        """Of the latest that we have, and that is confirmed."""
+        """The position of the latest message that is here and confirmed."""
         self.accepted = NO_BALLOT
-        """The term in which that was numbered."""
+        """The term in which the latest message was numbered."""
         self.promised = NO_BALLOT
-        """The highest term that we have heard of: we take nothing of lower ones."""
+        """The highest term that is known: messages of lower ones are refused."""
         self.settled = False
-        """Whether that has a home that numbers; else somebody is about to become it."""
+        """Whether the home of that term numbers; else a process is about to become it."""
         self.active = False
-        """Whether we are that home."""
+        """Whether this process is that home."""
         self.claim: Claim | None = None
         self.tail: deque[Unconfirmed] = deque()
         self.seen: dict[str, int] = {}
-        """The last number of each publisher."""
+        """By publisher, the number of its last message."""
         self.foreign = ""
-        """An epoch of somebody who did not know that there is another."""
+        """An epoch in which another process went on, since it did not know of ours."""
         self.behind = False
-        """Whether we were about to fetch something from a process that is gone."""
+        """Whether something was to be fetched from a process that is gone."""
         self.sound = True
-        """Whether nobody had more than we got, as far as whom we fetched it from knew."""
+        """Whether the process that this was fetched from knew of none that had more."""
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Return whether nothing is under way."""
         return not self.tail and self.claim is None
 
     @property
     def last(self) -> Position | None:
-        """The position of the latest that we have."""
+        """Return the position of the latest message that is here."""
         return self.tail[-1].position if self.tail else self.position
 
     @property
     def last_ballot(self) -> Ballot:
-        """The term of that."""
+        """Return the term in which that was numbered."""
         return self.promised if self.tail else self.accepted
 
     def has_seen(self, publisher: str, number: int) -> None:
-        """A message of this number is in the topic."""
+        """Note that the message of a publisher with this number is in the topic."""
         before = self.seen.pop(publisher, 0)
         self.seen[publisher] = max(number, before)
         while len(self.seen) > MAX_PUBLISHERS:
             del self.seen[next(iter(self.seen))]
 
     def follows(self, request: Request) -> bool:
-        """Whether a request comes after all earlier ones of its publisher: some may have been sent on to another home,
-        and will come again."""
+        """Return whether a request comes after all earlier ones of its publisher: some may have been sent on to another
+        home, and will come again."""
         last = 0 if self.claim is None else self.claim.last.get(request.publisher, 0)
         return request.before <= max(last, self.seen.get(request.publisher, 0))
 
     def take_back(self) -> list[Request]:
-        """Forget what we have numbered and nobody has confirmed; the requests, in order."""
+        """Forget what was numbered here and not confirmed. Returns the requests, in order."""
         requests = [item.request for item in self.tail]
         while self.tail:
             item = self.tail.pop()
@@ -191,7 +191,7 @@ class Post:
 
 
 class Outbox:
-    """Those of one topic, in order."""
+    """The publications of ours to one topic that are not acknowledged, in order."""
 
     __slots__ = ("home", "posts", "round")
 
@@ -202,7 +202,7 @@ class Outbox:
 
 
 class Fetch:
-    """We ask another process for what it has of a topic, and we do not."""
+    """A fetch: another process is asked for what it has of a topic, and this one does not."""
 
     __slots__ = ("asked_at", "fill", "peer", "seen", "then")
 
@@ -215,7 +215,7 @@ class Fetch:
 
 
 class Follower(NamedTuple):
-    """A connection that waits to be subscribed, or, without a topic, a call that waits for that."""
+    """A connection that waits to be subscribed; without a topic, a call that waits for those before it."""
 
     owner: object
     topic: str

@@ -30,19 +30,19 @@ _LENGTHS = struct.Struct("!II")
 
 
 class KeptSync(KeptCore):
-    """Digests, beats and fetches of one process."""
+    """Compares topics with other processes, and fetches what is missing here."""
 
     @abstractmethod
     def _follow_home(self, topic: Topic, ballot: Ballot, *, settled: bool) -> None:
-        """Another process is the home, or about to become it."""
+        """Take another process for the home, or for the one that is about to become it."""
 
     @abstractmethod
     def _claim(self, topic: Topic, requests: Iterable[Request], since: float | None = None) -> None:
-        """Ask the others for a topic."""
+        """Claim a topic: ask all others where it stands, to become its home."""
 
     @abstractmethod
     def _become_home(self, topic: Topic) -> None:
-        """Nothing is missing here any more of a topic that we claim."""
+        """Become the home of a topic that is claimed, and of which nothing is missing here."""
 
     # ------------------------------------------------------------------ where topics stand
 
@@ -52,6 +52,7 @@ class KeptSync(KeptCore):
         self._send_page(peer)
 
     def _send_page(self, peer: str) -> None:
+        """Send a process the next page of our digest, if there is one."""
         names = self._pages.get(peer)
         if names is not None:
             page = list(islice(names, PAGE))
@@ -61,7 +62,7 @@ class KeptSync(KeptCore):
             self._send(peer, {**message, "at": self._peers.now(), "in": sorted(self.up - self._lagging)})
 
     def on_peer_missed(self, name: str) -> None:
-        """It did not read, and has missed some of what we sent."""
+        """Send a digest to a process that did not read, and missed something."""
         if name in self.up:
             self._send_digest(name)
 
@@ -75,7 +76,7 @@ class KeptSync(KeptCore):
             self._check_synced()
 
     def _note_count(self, home: str, message: Message) -> None:
-        """A process says whether it waits for us before it lets others have a message."""
+        """Note whether a process waits for this one before it delivers a message."""
         if self._peers.now() - message["at"] <= LAG_LIMIT and self.name in message["in"]:
             self._unsure.discard(home)
         else:
@@ -95,7 +96,7 @@ class KeptSync(KeptCore):
         self._answer_followers()
 
     def _beat(self) -> None:
-        """Timer: compare positions, and say who does not count."""
+        """Send where topics stand that changed, and which processes count, by a timer."""
         if self._closed or not self.up:
             self._beating = False
             return
@@ -114,7 +115,7 @@ class KeptSync(KeptCore):
     # ------------------------------------------------------------------ fetching
 
     def _want(self, topic: Topic, peer: str) -> None:
-        """Have from a process what it has of a topic, and we do not."""
+        """Fetch from a process what it has of a topic, and this one does not."""
         if peer not in self.up:  # it is gone, and this is the last that came of it
             topic.behind = True
             return
@@ -126,7 +127,7 @@ class KeptSync(KeptCore):
         self._fetch(topic, peer, [])
 
     def _fetch(self, topic: Topic, peer: str, then: list[str]) -> None:
-        """Do so, and see afterwards whether others have more."""
+        """Fetch from a process, and then from those in `then`, which may have more."""
         self._fetches[topic.name] = Fetch(peer, then)
         self._fetch_queues.setdefault(peer, deque()).append(topic.name)
         self._check_synced()
@@ -134,7 +135,7 @@ class KeptSync(KeptCore):
         self._pump(peer)
 
     def _pump(self, peer: str) -> None:
-        """Ask for the next ones."""
+        """Ask a process for the next topics that wait."""
         queue = self._fetch_queues.get(peer)
         while queue and self._asked.get(peer, 0) < WINDOW:
             name = queue.popleft()
@@ -198,7 +199,7 @@ class KeptSync(KeptCore):
         self._send(sender, answer, b"".join(chunk))
 
     def _pack(self, entry: Entry, now: float) -> bytes:
-        """An entry as it travels."""
+        """Return an entry as it travels."""
         origin = entry.origin
         expires = entry.publication.bare.expires
         envelope = Envelope(
@@ -228,7 +229,7 @@ class KeptSync(KeptCore):
             self._fetched(topic, fetch)
 
     def _take(self, topic: Topic, fetch: Fetch, message: Message, body: bytes) -> bool:
-        """Keep a chunk. Whether there is more."""
+        """Keep a chunk of entries. Returns whether there is more."""
         last, start = topic.position, Position(message["epoch"], message["start"])
         if message["reset"] or last is None or last.epoch != start.epoch or last.offset < start.offset:
             fetch.fill = last is None
@@ -268,7 +269,7 @@ class KeptSync(KeptCore):
         return bool(message["more"])
 
     def _fetched(self, topic: Topic, fetch: Fetch, *, failed: bool = False) -> None:
-        """We have what a process had, or never will."""
+        """End a fetch: this process has what the other had, or it failed."""
         del self._fetches[topic.name]
         if fetch.fill and self._events.has_subscribers(topic.name):  # what they have not seen of that, nobody knows
             self._events.report_lost_locked(topic.name, topic.position)
@@ -288,7 +289,7 @@ class KeptSync(KeptCore):
         self._check_synced()
 
     def _drop_fetches(self, peer: str) -> None:
-        """A process is gone that was to tell us something."""
+        """End the fetches from a process that is gone."""
         self._fetch_queues.pop(peer, None)
         self._asked.pop(peer, None)
         dropped = [name for name, fetch in self._fetches.items() if fetch.peer == peer]
@@ -301,18 +302,19 @@ class KeptSync(KeptCore):
 
 
 def read_position(value: list[Any] | None) -> Position | None:
+    """Return a position as it travels; None: there is none."""
     return None if value is None else Position(*value)
 
 
 def is_newer(accepted: Ballot, position: Position | None, than: Ballot, its: Position | None) -> bool:
-    """Whether somebody who stands at `position` has more than another one."""
+    """Return whether a process with `accepted` and `position` has more than one with `than` and `its`."""
     if position is None or its is None:
         return its is None and position is not None
     return (accepted, position.offset) > (than, its.offset)
 
 
 def _unpack(body: bytes) -> Iterator[tuple[list[Any], bytes]]:
-    """The entries of a chunk, as `_pack` made them."""
+    """Yield the entries of a chunk, as `_pack` made them."""
     at = 0
     while at < len(body):
         head, size = _LENGTHS.unpack_from(body, at)
@@ -322,5 +324,5 @@ def _unpack(body: bytes) -> Iterator[tuple[list[Any], bytes]]:
 
 
 def parts(names: list[str], size: int) -> Iterator[list[str]]:
-    """Cut a list up."""
+    """Return a list in parts of a size."""
     return (names[at : at + size] for at in range(0, len(names), size))

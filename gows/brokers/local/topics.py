@@ -10,7 +10,7 @@ something may be missing that nobody has any more, begins another one, of which 
 A publisher numbers its messages. When the home changes it sends what was not acknowledged again; the numbers are kept
 with the history, so the new home knows what it has already.
 
-Nothing in here waits, has a thread, or looks at a clock of its own: it is driven by what the bus tells, and by timers.
+Nothing in here waits, has a thread, or looks at a clock of its own: the bus's callbacks and timers drive it.
 The publish lock guards every call. What is sent, each a header of JSON, a line feed, and a body:
 
 | `do` | from, to | |
@@ -55,17 +55,17 @@ FETCH_TIMEOUT = 5.0
 MAX_WAITING = 16 << 20
 """Bytes of publications that may wait to be acknowledged."""
 ROOM = 16 << 10
-"""Bytes that what is said of an entry takes at most, beside its topic's name."""
+"""Bytes that the header of an entry has at most, beside its topic's name."""
 
 
 class KeptTopics(KeptHome):
-    """Those of one process: what it publishes, and everything that it hears."""
+    """Publishes to topics that are kept, and handles the messages of other processes."""
 
     # ------------------------------------------------------------------ publisher
 
     def publish(self, envelope: Envelope, done: Done) -> bool:
-        """Have a message numbered and sent. True: that was it; else `done` will be called. Raises BrokerError,
-        QueueFullError when too much waits, ValueError for what is too large."""
+        """Have a message numbered and sent. Returns True if all is done, False if `done` will be called. Raises
+        BrokerError, QueueFullError if too much waits, ValueError for what is too large."""
         topic = envelope.publication.topic
         if self._closed:
             raise BrokerError("the bus was closed")
@@ -98,14 +98,14 @@ class KeptTopics(KeptHome):
         return False
 
     def _route(self, topic: str) -> str:
-        """Who is, or should be, the home."""
+        """Return the process that is the home of a topic, or should be."""
         known = self._topics.get(topic)
         if known is not None and (known.promised.name in self.up or known.promised.name == self.name):
             return known.promised.name
         return self._home_of(topic, [self.name, *self.up])
 
     def _pass_on(self, topic: str, outbox: Outbox, post: Post) -> None:
-        """Send it to the home, or number it."""
+        """Send a publication to the home, or number it here."""
         if outbox.home is None:
             return
         if outbox.home == self.name:
@@ -119,7 +119,7 @@ class KeptTopics(KeptHome):
             self._finish(topic, post.number, error)
 
     def _reroute(self, topic: str) -> None:
-        """Send everything that is not acknowledged to the present home."""
+        """Send everything of a topic that is not acknowledged to its present home."""
         outbox = self._outboxes.get(topic)
         if outbox is not None and outbox.home is None:
             outbox.home = self._route(topic)
@@ -130,7 +130,7 @@ class KeptTopics(KeptHome):
                 self._pass_on(topic, outbox, post)
 
     def _look_for_home(self, topic: str, round_: int) -> None:
-        """The process that our messages were sent to is not their home."""
+        """Find the home of a topic anew: the process that our messages were sent to is not it."""
         outbox = self._outboxes.get(topic)
         if outbox is not None and outbox.home is not None and outbox.round == round_:
             outbox.home = None
@@ -140,7 +140,7 @@ class KeptTopics(KeptHome):
                 self._later(RETRY, self._reroute, topic)
 
     def _finish(self, topic: str, number: int, error: Exception | None) -> None:
-        """One of ours is acknowledged, or never will be."""
+        """End a publication of ours: it is acknowledged, or has failed."""
         outbox = self._outboxes.get(topic)
         post = None if outbox is None else outbox.posts.pop(number, None)
         if outbox is None or post is None:
@@ -157,13 +157,13 @@ class KeptTopics(KeptHome):
             self._events.lock.after_release(post.done, error)
 
     def give_up(self) -> None:
-        """Wait no longer for what is not acknowledged."""
+        """End all publications that are not acknowledged."""
         for topic, outbox in list(self._outboxes.items()):
             for number in list(outbox.posts):
                 self._finish(topic, number, BrokerError("the bus was closed: others may have the message, or not"))
 
     def leave(self) -> None:
-        """Say that we go, and take nothing any more."""
+        """Tell all that this process leaves, and take nothing any more."""
         self._flush()
         if self.up:
             self._send(None, {"do": "bye"})
@@ -198,7 +198,7 @@ class KeptTopics(KeptHome):
     # ------------------------------------------------------------------ other processes
 
     def on_peer_up(self, name: str) -> None:
-        """Another process hears us, and we hear it."""
+        """Exchange digests with a process that has come, and claim topics there, too."""
         self.up.add(name)
         self._gone.pop(name, None)
         self._byes.discard(name)
@@ -218,7 +218,7 @@ class KeptTopics(KeptHome):
             self._later(BEAT, self._beat)
 
     def on_peer_down(self, name: str) -> None:
-        """It is gone, or cut off."""
+        """Take back what was under way with a process that is gone, or cut off."""
         if name not in self.up:  # we were stopped while it was there
             self._doubt()
             return
@@ -289,7 +289,7 @@ class KeptTopics(KeptHome):
             self._arm()
 
     def _give_up(self, name: str, number: int) -> None:
-        """One of ours was not acknowledged in time."""
+        """End a publication of ours that was not acknowledged in time."""
         topic = self._topics.get(name)
         if topic is not None and topic.claim is not None:
             kept = [each for each in topic.claim.requests if each[1:3] != (self._publisher, number)]
@@ -304,7 +304,7 @@ class KeptTopics(KeptHome):
     # ------------------------------------------------------------------ what comes
 
     def on_packet(self, sender: str, packet: bytes) -> None:
-        """Another process says something."""
+        """Handle a message of another process."""
         head, _, body = packet.partition(b"\n")
         message = json.loads(head)
         do = message["do"]
