@@ -163,6 +163,9 @@ def try_one(name: str) -> list[str]:
                 elif cuts_off:
                     assert not quiet(port, 2.5 * TIMEOUT), "the proxy has no timeout"
                     seen.append("without pings it does not")
+                else:
+                    assert quiet(port, 2.5 * TIMEOUT), "the proxy has a timeout"
+                    seen.append("without pings too")
             finally:
                 for process in reversed(running):
                     process.terminate()
