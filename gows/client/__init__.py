@@ -4,7 +4,8 @@ url           ws://, wss:// and their forms for Unix-domain sockets
 request       the arguments of `connect`, checked: what every attempt needs
 opening       one attempt: TCP, TLS, the opening handshake
 blocking      BlockingWebSocket: for programs that call `recv()`
-reconnect     ReconnectingClient: attempt after attempt
+retry         Reconnect: whether to try again, and when
+reconnect     ReconnectingClient: one connection after the other
 exit          what is sent, and closed, when the program ends
 connecting    `connect`
 subscription  TopicSubscription, and the answers that a TopicClient waits for
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from gows.client.blocking import BlockingWebSocket
 from gows.client.connecting import connect
-from gows.client.reconnect import Reconnect, ReconnectingClient
+from gows.client.reconnect import ReconnectingClient
+from gows.client.retry import Reconnect
 
 __all__ = ["BlockingWebSocket", "Reconnect", "ReconnectingClient", "connect"]

@@ -11,8 +11,9 @@ from typing import Literal, overload
 from gows.client.blocking import BlockingWebSocket
 from gows.client.exit import flush_at_exit
 from gows.client.opening import Opening, refuse_in_loop
-from gows.client.reconnect import Reconnect, ReconnectingClient
-from gows.client.request import HeaderRule, Plan, Url, changes, make_plan
+from gows.client.reconnect import ReconnectingClient
+from gows.client.request import ClientRequest, HeaderRule, Url, changes, make_request
+from gows.client.retry import Reconnect
 from gows.errors import ConnectTimeoutError, GowsError, LoopClosedError
 from gows.options import AcceptOptions
 from gows.protocol.connection import Connection
@@ -144,7 +145,7 @@ def connect(
     if wait:
         refuse_in_loop(loop, "connect() without wait=False")
     make = partial(
-        make_plan,
+        make_request,
         url,
         loop,
         options=options,
@@ -155,16 +156,16 @@ def connect(
         ssl_context=ssl_context,
         timeout=timeout,
     )
-    plan = make()
+    request = make()
     flush_at_exit(loop)
     if handler is None:
-        return _open(plan, Handler(), BlockingWebSocket)
+        return _open(request, Handler(), BlockingWebSocket)
     if reconnect:
         policy = reconnect if isinstance(reconnect, Reconnect) else Reconnect()
-        client = ReconnectingClient(plan, handler, policy, make if changes(url, headers) else None)
+        client = ReconnectingClient(request, handler, policy, make if changes(url, headers) else None)
         try:
             if wait:
-                _open(plan, handler, client.make)
+                _open(request, handler, client.make)
             else:
                 client.start()
             return client
@@ -172,26 +173,28 @@ def connect(
             client.halt()
             raise
     if wait:
-        return _open(plan, handler, WebSocket)
-    Opening(plan, handler, Opening.report).start()
+        return _open(request, handler, WebSocket)
+    Opening(request, handler, Opening.report).start()
     return None
 
 
 def _open(
-    plan: Plan, handler: Handler, make: Callable[[Stream, Connection, SessionContext, str | None], WebSocket]
+    request: ClientRequest,
+    handler: Handler,
+    make: Callable[[Stream, Connection, SessionContext, str | None], WebSocket],
 ) -> WebSocket:
     """Make one attempt and wait for its outcome. What is not returned is closed."""
     outcome: SimpleQueue[WebSocket | GowsError] = SimpleQueue()
-    opening = Opening(plan, handler, lambda _, error: outcome.put(error), make=make, opened=outcome.put)
+    opening = Opening(request, handler, lambda _, error: outcome.put(error), make=make, opened=outcome.put)
     try:
         opening.start()
         with stepping_aside():
-            result = outcome.get(timeout=plan.timeout + _GRACE)
+            result = outcome.get(timeout=request.timeout + _GRACE)
         if not isinstance(result, GowsError):
             return result
     except Empty:
         opening.cancel()
-        raise ConnectTimeoutError(f"no connection within {plan.timeout:g} s: the loop is not running") from None
+        raise ConnectTimeoutError(f"no connection within {request.timeout:g} s: the loop is not running") from None
     except LoopClosedError:
         raise
     except BaseException:  # KeyboardInterrupt, perhaps after the connection was made

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from gows.client.request import Plan
+from gows.client.request import ClientRequest
 from gows.errors import (
     ConnectError,
     ConnectionClosedError,
@@ -81,8 +81,8 @@ class Opening(Observer):
         "_make",
         "_opened",
         "_parser",
-        "_plan",
         "_refusal",
+        "_request",
         "_stream",
     )
 
@@ -90,14 +90,14 @@ class Opening(Observer):
 
     def __init__(
         self,
-        plan: Plan,
+        request: ClientRequest,
         handler: Handler,
         failed: Callable[[Opening, GowsError], object],
         *,
         make: Callable[[Stream, Connection, SessionContext, str | None], WebSocket] = WebSocket,
         opened: Callable[[WebSocket], object] | None = None,
     ) -> None:
-        self._plan = plan
+        self._request = request
         self._handler = handler
         self._failed = failed
         self._make = make
@@ -111,12 +111,12 @@ class Opening(Observer):
 
     def start(self) -> None:
         """Begin. Any thread; returns at once."""
-        self._plan.context.loop.call_soon(self._start)
+        self._request.context.loop.call_soon(self._start)
 
     def cancel(self) -> None:
         """Give up: the attempt fails, or the connection that it made is dropped. Any thread; returns at once."""
         try:
-            self._plan.context.loop.call_soon(self._cancel)
+            self._request.context.loop.call_soon(self._cancel)
         except LoopClosedError:  # and with it every connection
             pass
 
@@ -126,19 +126,19 @@ class Opening(Observer):
         self._fail(ConnectError(f"connecting to {self._place()} was given up"))
 
     def _websocket(self, params: DeflateParams | None = None, subprotocol: str | None = None) -> WebSocket:
-        context = self._plan.context
+        context = self._request.context
         return self._make(self._stream, context.connection(params), context, subprotocol)
 
     def _start(self) -> None:
-        plan, loop = self._plan, self._plan.context.loop
-        self._due = loop.now() + round(plan.timeout * TICKS_PER_SECOND)
+        request, loop = self._request, self._request.context.loop
+        self._due = loop.now() + round(request.timeout * TICKS_PER_SECOND)
         try:
             self._stream = loop.connect(
-                plan.url.address,
+                request.url.address,
                 self,
-                ssl_context=plan.ssl_context,
-                server_hostname=plan.url.server_hostname if plan.ssl_context is not None else None,
-                timeout=plan.timeout,
+                ssl_context=request.ssl_context,
+                server_hostname=request.url.server_hostname if request.ssl_context is not None else None,
+                timeout=request.timeout,
             )
         except Exception as error:  # nobody else would tell whoever waits for the outcome
             self._stream = Stream(loop, None, self)
@@ -150,7 +150,7 @@ class Opening(Observer):
     def connected(self, stream: Stream) -> None:
         """TCP and TLS are up: ask for the upgrade. A Unix-domain connection is made before `Loop.connect` returns."""
         self._stream = stream
-        stream.write(self._plan.request(self._key))
+        stream.write(self._request.encode(self._key))
         self._await(self._remaining())
 
     def data_received(self, buf: bytearray | bytes, n: int, /) -> None:
@@ -196,10 +196,10 @@ class Opening(Observer):
     # ------------------------------------------------------------------ the answer
 
     def _answered(self, head: ResponseHead) -> None:
-        plan, stream = self._plan, self._stream
+        request, stream = self._request, self._stream
         try:
             subprotocol, params = check_response(
-                head, self._key, subprotocols=plan.subprotocols, deflate_options=plan.deflate
+                head, self._key, subprotocols=request.subprotocols, deflate_options=request.deflate
             )
         except HandshakeError as error:
             if head.status == 101:
@@ -255,7 +255,7 @@ class Opening(Observer):
         """Tell the handler of the failure with `on_close`, as of a connection that ended before it opened. Loop
         thread."""
         if not hasattr(self, "_stream"):  # it was never begun
-            self._stream = Stream(self._plan.context.loop, None, self)
+            self._stream = Stream(self._request.context.loop, None, self)
         ws = self._websocket()
         ws.connection.receive_eof()
         ws.connection.close_reason = str(error)
@@ -266,13 +266,13 @@ class Opening(Observer):
         self._stream.set_deadline(max(seconds, 0.0))
 
     def _remaining(self) -> float:
-        return (self._due - self._plan.context.loop.now()) / TICKS_PER_SECOND
+        return (self._due - self._request.context.loop.now()) / TICKS_PER_SECOND
 
     def _late(self, what: str) -> ConnectTimeoutError:
-        return ConnectTimeoutError(f"{self._place()} {what} within {self._plan.timeout:g} s")
+        return ConnectTimeoutError(f"{self._place()} {what} within {self._request.timeout:g} s")
 
     def _place(self) -> str:
-        return str(self._plan.url.address)
+        return str(self._request.url.address)
 
 
 class _Body:

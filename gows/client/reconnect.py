@@ -1,26 +1,18 @@
-"""Reconnecting: when to try again, and the client that does.
-
-A server that restarts loses all its clients in one moment; if they all came back in one moment they would knock it over
-again. So every delay is random over its whole range ("full jitter"), the ranges grow with each failure, and what the
-server says is heeded: Retry-After on 429 and 503, and the close codes 1012 and 1013.
-"""
+"""ReconnectingClient: one connection after the other to the same server."""
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gows.client.opening import Opening, closed_error, refuse_in_callback, refuse_in_loop
-from gows.client.request import Plan
+from gows.client.request import ClientRequest
+from gows.client.retry import Reconnect
 from gows.codes import CloseCode
-from gows.errors import ConnectError, ConnectionClosedError, GowsError, HandshakeError, LoopClosedError
-from gows.http1.dates import parse_date
-from gows.options import check_answer, check_plain_function, check_seconds
+from gows.errors import ConnectError, ConnectionClosedError, GowsError, LoopClosedError
+from gows.options import check_answer
 from gows.protocol.connection import Connection
 from gows.protocol.frames import encode_close_body
 from gows.reactor.stream import Stream
@@ -33,106 +25,7 @@ from gows.session.websocket import WebSocket
 
 logger = logging.getLogger("gows")
 
-RESTART_DELAY = (5.0, 30.0)
-"""Seconds after 1012 (service restart) or 1013 (try again later): the registry of close codes asks for 5 to 30,
-randomized."""
-MAX_RETRY_AFTER = 3600.0
-"""Seconds; a Retry-After beyond an hour counts as an hour."""
-
 NEVER_OPENED = -1
-
-TOO_FAST = " a second"
-"""The end of the reason with which a server of ours closes (1008) a client that is over its rate; it says what 429
-does."""
-
-_TEMPORARY = frozenset({408, 425, 429})
-_FINAL_CODES = frozenset({CloseCode.POLICY_VIOLATION, *(4000 + status for status in range(400, 500))}) - frozenset(
-    4000 + status for status in _TEMPORARY
-)
-
-
-def is_temporary(error: GowsError) -> bool:
-    """Whether trying again may help. The default of `Reconnect.retry_if`.
-
-    Yes: the connection was lost or closed by the server, the server could not be reached, or it refused with 408, 425,
-    429 or 5xx. No: any other refusal (401, 403, 404, a redirect), an answer that is not a valid 101, and the close
-    codes that say the same of a connection that was up: 1008 (but when it was too fast for a server of ours), and 4400
-    to 4499 (4401: not authorized, and so on), but 4408, 4425 and 4429.
-    """
-    if isinstance(error, HandshakeError):
-        return error.status >= 500 or error.status in _TEMPORARY
-    if isinstance(error, ConnectionClosedError) and error.code in _FINAL_CODES:
-        return error.code == CloseCode.POLICY_VIOLATION and error.reason.endswith(TOO_FAST)
-    return isinstance(error, (ConnectError, ConnectionClosedError))
-
-
-@dataclass(frozen=True)
-class Reconnect:
-    """How a client comes back. Times are seconds. The delay after n failures in a row is random between 0 and
-    `min(maximum, initial * factor ** n)`."""
-
-    initial: float = 0.5
-    """Range of the delay after the loss of a connection that was up for `stable` seconds."""
-    maximum: float = 30.0
-    """Largest range."""
-    factor: float = 2.0
-    """Growth of the range with each failure."""
-    jitter: float = 1.0
-    """Random part of the delay: 1 all of it, 0 none (for tests only: clients without jitter come back in step)."""
-    stable: float = 10.0
-    """A connection that was up for so long makes the failures before it forgotten."""
-    attempts: int | None = None
-    """Give up after so many failures in a row; None: never."""
-    retry_if: Callable[[GowsError], bool] = is_temporary
-    """Whether to try again after a ConnectError, a HandshakeError, or a ConnectionClosedError (which has the close
-    code). Called on a worker."""
-
-    def __post_init__(self) -> None:
-        for name in ("initial", "maximum", "stable"):
-            check_seconds(name, getattr(self, name), optional=False)
-        for name in ("factor", "jitter"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-        if not self.factor >= 1:
-            raise ValueError(f"factor must be 1 or more, not {self.factor}")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter must be from 0 to 1, not {self.jitter}")
-        if self.attempts is not None:
-            if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):
-                raise TypeError(f"attempts must be an int or None, not {type(self.attempts).__name__}")
-            if self.attempts < 1:
-                raise ValueError(f"attempts must be 1 or more, or None, not {self.attempts}")
-        check_plain_function("retry_if", self.retry_if)
-
-    def delay(self, failures: int, error: GowsError | None = None) -> float:
-        """Seconds to wait after `failures` failures in a row (0: a stable connection was lost), the last of which was
-        `error`."""
-        try:
-            limit = min(self.maximum, self.initial * self.factor**failures)
-        except OverflowError:
-            limit = self.maximum
-        delay = limit - random.uniform(0.0, limit * self.jitter)
-        if isinstance(error, HandshakeError):
-            return retry_after(error) + delay
-        if isinstance(error, ConnectionClosedError) and error.code in (
-            CloseCode.SERVICE_RESTART,
-            CloseCode.TRY_AGAIN_LATER,
-        ):
-            high = min(self.maximum, RESTART_DELAY[1])
-            low = min(high / 2, RESTART_DELAY[0])  # random with a small maximum, too
-            return max(delay, random.uniform(low, high))
-        return delay
-
-
-def retry_after(error: HandshakeError) -> float:
-    """The seconds that Retry-After asks for (RFC 9110 §10.2.3: a number, or a date); 0.0 without it, or when it is
-    malformed."""
-    value = {name.lower(): value for name, value in error.headers}.get("retry-after", "")
-    if value.isdecimal():
-        return min(MAX_RETRY_AFTER, float(value))
-    date = parse_date(value)
-    return 0.0 if date is None else min(MAX_RETRY_AFTER, max(0.0, date - time.time()))
 
 
 class ReconnectingClient:
@@ -147,8 +40,8 @@ class ReconnectingClient:
     """
 
     # Exactly one of these holds, and its end starts the next step: `_opening` (an attempt runs), `_ws` (a connection
-    # is up), `_timer` (waiting), a worker makes a decision or a new plan (`_Decision`, `_Preparation`), or `_over` is
-    # set.
+    # is up), `_timer` (waiting), a worker makes a decision or a new request (`_Decision`, `_Preparation`), or `_over`
+    # is set.
 
     __slots__ = (
         "__weakref__",
@@ -159,8 +52,8 @@ class ReconnectingClient:
         "_opened_at",
         "_opening",
         "_over",
-        "_plan",
         "_policy",
+        "_request",
         "_stopping",
         "_timer",
         "_when_over",
@@ -169,12 +62,16 @@ class ReconnectingClient:
     )
 
     def __init__(
-        self, plan: Plan, handler: Handler, policy: Reconnect, fresh: Callable[[], Plan] | None = None
+        self,
+        request: ClientRequest,
+        handler: Handler,
+        policy: Reconnect,
+        fresh: Callable[[], ClientRequest] | None = None,
     ) -> None:
-        """`fresh`: makes the plan of each attempt but the first; the user's code, so for a worker."""
-        if not isinstance(plan, Plan):
+        """`fresh`: makes the request of each attempt but the first; the user's code, so for a worker."""
+        if not isinstance(request, ClientRequest):
             raise TypeError("a ReconnectingClient is made by gows.connect(…, reconnect=True)")
-        self._plan = plan
+        self._request = request
         self._fresh = fresh
         self._handler = handler
         self._policy = policy
@@ -199,7 +96,7 @@ class ReconnectingClient:
         """The connection that is up now. Raises ConnectionClosedError while there is none."""
         ws = self._ws
         if ws is None or ws.closed:
-            raise ConnectionClosedError(f"not connected to {self._plan.url.address}")
+            raise ConnectionClosedError(f"not connected to {self._request.url.address}")
         return ws
 
     @property
@@ -211,12 +108,12 @@ class ReconnectingClient:
     @property
     def place(self) -> str:
         """Where it connects to."""
-        return str(self._plan.url.address)
+        return str(self._request.url.address)
 
     @property
     def loop(self) -> Loop:
         """Where its connections live."""
-        return self._plan.context.loop
+        return self._request.context.loop
 
     @property
     def stopped(self) -> bool:
@@ -241,14 +138,14 @@ class ReconnectingClient:
         """
         if self._over.is_set() or (timeout is not None and timeout <= 0):
             return self._over.is_set()
-        refuse_in_loop(self._plan.context.loop, "wait()")
+        refuse_in_loop(self._request.context.loop, "wait()")
         refuse_in_callback(self, "wait()")
         with stepping_aside():
             return self._over.wait(timeout)
 
     def __repr__(self) -> str:
         state = "stopped" if self.stopped else "connected" if self.connected else "connecting"
-        return f"<ReconnectingClient {self._plan.url.address} {state}>"
+        return f"<ReconnectingClient {self._request.url.address} {state}>"
 
     # ------------------------------------------------------------------ the steps
 
@@ -268,15 +165,15 @@ class ReconnectingClient:
 
     def _open(self) -> None:
         """Lock held."""
-        self._opening = Opening(self._plan, self._handler, self._failed, make=self.make)
+        self._opening = Opening(self._request, self._handler, self._failed, make=self.make)
         self._opening.start()
 
     def prepare(self) -> None:
-        """Make the plan of the next attempt, and begin it. Worker."""
+        """Make the request of the next attempt, and begin it. Worker."""
         assert self._fresh is not None
         error: GowsError | None = None
         try:
-            plan = self._fresh()
+            request = self._fresh()
         except GowsError as failure:
             error = failure
         except Exception as failure:
@@ -286,12 +183,12 @@ class ReconnectingClient:
         if error is not None:
             with self._lock:
                 self._failures += 1
-            self.decide(error, Opening(self._plan, self._handler, self._failed, make=self.make))
+            self.decide(error, Opening(self._request, self._handler, self._failed, make=self.make))
             return
         with self._lock:
             over = self._stopping
             if not over:
-                self._plan = plan
+                self._request = request
                 try:
                     self._open()
                 except LoopClosedError:
@@ -317,7 +214,7 @@ class ReconnectingClient:
             if ws is not self._ws:
                 return
             self._ws = None
-            up = (self._plan.context.loop.now() - self._opened_at) / TICKS_PER_SECOND
+            up = (self._request.context.loop.now() - self._opened_at) / TICKS_PER_SECOND
             self._failures = 0 if up >= self._policy.stable else self._failures + 1
         self.decide(closed_error(ws), None)
 
@@ -326,13 +223,13 @@ class ReconnectingClient:
         with self._lock:
             self._opening = None
             self._failures += 1
-        self._plan.context.loop.pool.submit(_Decision(self, opening, error))
+        self._request.context.loop.pool.submit(_Decision(self, opening, error))
 
     def decide(self, error: GowsError, opening: Opening | None) -> None:
         """Try again, and when? `opening`: the attempt that failed; None when a connection ended. Worker."""
         again = not self._stopping and self._may_retry(error)
         delay = self._policy.delay(self._failures, error)
-        loop = self._plan.context.loop
+        loop = self._request.context.loop
         with self._lock:
             over = stopped = self._stopping
             if not stopped:
@@ -416,7 +313,7 @@ _registering = threading.Lock()
 
 
 class _Preparation:
-    """The task of making the plan of the next attempt."""
+    """The task of making the request of the next attempt."""
 
     __slots__ = ("client",)
 

@@ -1,4 +1,4 @@
-"""Plan: what every attempt of one client has in common."""
+"""ClientRequest: the arguments of `connect`, checked, as every attempt of one client uses them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gows.session.context import SessionContext, context_for
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Where and how to connect; checked. Made by `make_plan`."""
+class ClientRequest:
+    """Where and how to connect; checked. Made by `make_request`."""
 
     url: WebSocketUrl
     context: SessionContext
@@ -33,8 +33,8 @@ class Plan:
     ssl_context: ssl.SSLContext | None
     timeout: float
 
-    def request(self, key: str) -> bytes:
-        """The request of one attempt. Raises InvalidHeaderError for what may not be sent."""
+    def encode(self, key: str) -> bytes:
+        """Return the bytes of the request for one attempt. Raises InvalidHeaderError for what may not be sent."""
         return request_bytes(
             self.url.host,
             self.url.target,
@@ -55,7 +55,7 @@ def changes(url: Url, headers: HeaderRule | None) -> bool:
     return callable(url) or callable(headers) or isinstance(headers, Mapping)
 
 
-def make_plan(
+def make_request(
     url: Url,
     loop: Loop,
     *,
@@ -66,7 +66,7 @@ def make_plan(
     compression: bool | None,
     ssl_context: ssl.SSLContext | None,
     timeout: float,
-) -> Plan:
+) -> ClientRequest:
     """Check the arguments of `connect` (see there). Raises ValueError, TypeError, InvalidHeaderError."""
     for name, rule in (("url", url), ("headers", headers)):
         if callable(rule):
@@ -86,7 +86,7 @@ def make_plan(
         ssl_context = _checked(ssl_context or _default_ssl_context(), where.server_hostname)
     context = context_for(loop, options, Role.CLIENT)
     deflate = context.deflate_options if (options.compression if compression is None else compression) else None
-    plan = Plan(
+    request = ClientRequest(
         url=where,
         context=context,
         subprotocols=tuple(subprotocols) or tuple(options.subprotocols),
@@ -97,8 +97,8 @@ def make_plan(
         ssl_context=ssl_context,
         timeout=timeout,
     )
-    plan.request(new_key())  # raises now what could not be sent later
-    return plan
+    request.encode(new_key())  # raises now what could not be sent later
+    return request
 
 
 def _headers(url: WebSocketUrl, headers: HeaderSource | None, origin: str | None) -> tuple[tuple[str, str], ...]:

@@ -19,8 +19,8 @@ from gows.bytebuffer import ByteBuffer
 from gows.client.connecting import connect
 from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
-from gows.client.reconnect import Reconnect
 from gows.client.request import HeaderRule, Url
+from gows.client.retry import Reconnect
 from gows.client.subscription import Answer, Callback, Present, TopicSubscription
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
 from gows.debug import checked_lock

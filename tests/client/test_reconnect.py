@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gows.client import Reconnect, ReconnectingClient, connect
-from gows.client.reconnect import MAX_RETRY_AFTER, is_temporary, retry_after
+from gows.client.retry import MAX_RETRY_AFTER, is_temporary, retry_after
 from gows.errors import (
     ConnectError,
     ConnectionClosedError,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gows import ConnectionClosedError, Response, Server
-from gows.client.reconnect import is_temporary
+from gows.client.retry import is_temporary
 from gows.topics.publication import Position
 from tests.support import pattern_vectors
 from tests.support.topic_server import topic_server

@@ -15,7 +15,7 @@ import pytest
 import gows
 from gows import AcceptOptions, Request, Server, WebSocket
 from gows.client.blocking import BlockingWebSocket
-from gows.client.request import make_plan
+from gows.client.request import make_request
 from gows.protocol.connection import Role
 from gows.reactor import Loop
 from gows.server.accept import Agreement, _parse
@@ -342,7 +342,7 @@ def test_a_timeout_of_each_connections_own_is_let_go_with_it(loop: Loop) -> None
 
 def test_clients_with_options_made_for_each(loop: Loop) -> None:
     plans = [
-        make_plan(
+        make_request(
             "ws://127.0.0.1:9/",
             loop,
             options=AcceptOptions(compression=True, max_message_size=5000),
