@@ -3,7 +3,7 @@
 #   PYTHON=/path/to/python3.12   which Python to use (3.10 or newer; else the first good one on the PATH)
 #   VENV=.venv-3.12              where its environment goes (default .venv)
 #   ARGS="..."                   more words for what is run: make demo ARGS="--port 9000", make test ARGS="-k deflate"
-#   JOBS=0                       how many test files run at once, 0: one after the other (default 2)
+#   JOBS=0                       how many test files run at once, 0: one after the other (default 4: most of them wait)
 #
 #   GOWS_PURE=1              run plain Python, though the hot modules are compiled
 #
@@ -17,7 +17,8 @@
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 4
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check install
 
@@ -35,10 +36,10 @@ demo: $(VENV)/has-gows $(COMPILED) ## the chat page: open the address it prints 
 	@exec $(PY) -m gows demo $(ARGS)
 
 test: $(VENV)/has-test $(COMPILED) ## the test suite
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest $(SPREAD) $(ARGS)
 
 coverage: $(VENV)/has-test ## the test suite in plain Python, with coverage
-	@GOWS_PURE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
+	@GOWS_PURE=1 $(PY) -m pytest $(SPREAD) --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/has-lint ## formatting, lint, types
 	@status=0; \
