@@ -12,17 +12,17 @@ import gows
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "ByteBuffer": (lambda: gows.ByteBuffer(b"x"), "takes no arguments"),  # type: ignore[call-arg]
     "WebSocket": (lambda: gows.WebSocket("ws://localhost"), "argument"),  # type: ignore[call-arg,arg-type]
-    "WebSocket of others": (lambda: gows.WebSocket(*"abc"), r"gows.accept|gows.reactor.stream.Stream"),  # type: ignore[arg-type]
-    "BlockingWebSocket": (lambda: gows.BlockingWebSocket(*"abc"), r"gows.connect|Stream"),  # type: ignore[arg-type]
-    "MessageWriter": (lambda: gows.MessageWriter(*"abc"), r"next_writer|WebSocket"),  # type: ignore[arg-type]
+    "WebSocket of others": (lambda: gows.WebSocket(*"abc"), r"gows.accept|gows.reactor.stream.Stream"),
+    "BlockingWebSocket": (lambda: gows.BlockingWebSocket(*"abc"), r"gows.connect|Stream"),
+    "MessageWriter": (lambda: gows.MessageWriter(*"abc"), r"next_writer|WebSocket"),
     "Request": (lambda: gows.Request("/path"), "RequestHead"),  # type: ignore[arg-type]
     "Request of bytes": (lambda: gows.Request(b"GET / HTTP/1.1"), "RequestHead"),  # type: ignore[arg-type]
-    "RemoteConnection": (lambda: gows.RemoteConnection(*"abcde"), "Server.connections"),  # type: ignore[arg-type]
-    "TopicSubscription": (lambda: gows.TopicSubscription(*"abcdefg"), "TopicClient.subscribe"),  # type: ignore[arg-type]
-    "ReconnectingClient": (lambda: gows.ReconnectingClient(*"abc"), "gows.connect"),  # type: ignore[arg-type]
+    "RemoteConnection": (lambda: gows.RemoteConnection(*"abcde"), "Server.connections"),
+    "TopicSubscription": (lambda: gows.TopicSubscription(*"abcdefg"), "TopicClient.subscribe"),
+    "ReconnectingClient": (lambda: gows.ReconnectingClient(*"abc"), "gows.connect"),
     "Response of None": (lambda: gows.Response(None), "not NoneType"),  # type: ignore[arg-type]
     "Response of a number": (lambda: gows.Response(5), "not int"),  # type: ignore[arg-type]
-    "Response of a dict": (lambda: gows.Response({"a": 1}), "Response.json"),  # type: ignore[arg-type]
+    "Response of a dict": (lambda: gows.Response({"a": 1}), "Response.json"),  # type: ignore[dict-item]
     "Response's status": (lambda: gows.Response("", "200"), "status must be an int"),  # type: ignore[arg-type]
     "Reconnect.factor": (lambda: gows.Reconnect(factor="2"), "factor must be a number"),  # type: ignore[arg-type]
     "Reconnect.jitter": (lambda: gows.Reconnect(jitter=None), "jitter must be a number"),  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from gows.client.opening import closed_error
 from gows.client.url import parse_url
 from gows.errors import HandshakeError, HttpError
 from gows.printable import printable, show_address, show_path, show_url
+from tests.support.addresses import tcp
 from tests.support.processes import ROOT
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
@@ -107,7 +108,7 @@ def test_nothing_of_a_peers_makes_a_line_of_the_log(caplog: pytest.LogCaptureFix
     def view(request: gows.Request) -> str:
         raise RuntimeError("a fault")
 
-    port = server.listen("127.0.0.1:0")[1]
+    port = tcp(server.listen("127.0.0.1:0"))[1]
     server.start()
     try:
         for path in (b'/tmp/x\n1.2.3.4 "GET /admin HTTP/1.1" 200 5\n\x1b[2J', b"/tmp/\xff"):

@@ -64,7 +64,7 @@ def test_a_method_has_its_signature_and_its_docstring(kind: type, name: str, nod
 
 
 def test_help_shows_how_a_method_is_called() -> None:
-    text = pydoc.render_doc(gows.WebSocket.write_json, renderer=pydoc.plaintext)
+    text = pydoc.plain(pydoc.render_doc(gows.WebSocket.write_json))
     assert "write_json(self" in text
     assert "compress" in text
 

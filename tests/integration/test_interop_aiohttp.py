@@ -55,7 +55,7 @@ def with_their_client(
     server: OurServer,
     secure: bool,
     bits: int,
-    talk: Callable[[ClientWebSocketResponse], Awaitable[None]],
+    talk: Callable[[Any], Awaitable[None]],
     **settings: Any,
 ) -> None:
     async def run() -> None:

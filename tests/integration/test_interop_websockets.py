@@ -238,7 +238,7 @@ def their_server(secure: bool, settings: dict[str, Any] | None, subprotocols: An
     """Its URL."""
 
     async def started() -> Server:
-        return await serve(
+        server: Server = await serve(
             their_echo,
             "127.0.0.1",
             0,
@@ -249,6 +249,7 @@ def their_server(secure: bool, settings: dict[str, Any] | None, subprotocols: An
             max_size=None,
             close_timeout=SECONDS,
         )
+        return server
 
     async def stop() -> None:
         server.close()
