@@ -138,9 +138,9 @@ $(VENV)/has-bench: $(VENV)/can-build
 	@touch "$(VENV)/has-gows" "$@"
 
 $(VENV)/has-lint: $(VENV)/can-build
-	@echo "installing gows, ruff, mypy and pyright into $(VENV)"
+	@echo "installing gows, ruff, mypy, pyright and what the tests need into $(VENV) (about a minute)"
 	@$(PIP) --no-build-isolation --editable '.[lint]'
-	@touch "$(VENV)/has-gows" "$@"
+	@touch "$(VENV)/has-gows" "$(VENV)/has-test" "$@"
 
 # Nothing of gows is compiled for it: its sources are read, not run.
 $(VENV)/has-docs: $(VENV)/can-build
