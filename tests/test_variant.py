@@ -90,6 +90,20 @@ def test_slots_and_declared_fields_are_the_same(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize("name", from_python())
+def test_declared_constants_are_given_a_value(name: str) -> None:
+    """One that is not would be 0 in the compiled variant, without a word."""
+    path = ROOT.joinpath(*name.split("."))
+    declared = re.findall(r"^cdef \w+ ([A-Z_, ]+)(?:#.*)?$", path.with_suffix(".pxd").read_text("utf-8"), re.MULTILINE)
+    given = set()
+    for node in ast.walk(ast.parse(path.with_suffix(".py").read_text("utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            given.add(node.id)
+        elif isinstance(node, ast.alias):
+            given.add(node.asname or node.name)
+    assert {constant for line in declared for constant in line.strip().split(", ")} <= given
+
+
 def test_what_is_declared_is_found() -> None:
     pxd = "cdef class A(B):\n    cdef public int x, y\n    cdef object __weakref__\n    cdef long long z  # why\n"
     assert declared_classes(pxd + "    cdef f(self)\n    cpdef g(self)\n\ncdef h()\n    cdef int no\n") == {

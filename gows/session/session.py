@@ -1,64 +1,45 @@
 """Session: the one meeting place of Stream, Connection and Handler.
 
-Who touches what:
-
-- The loop thread calls the observer methods (`data_received` …) and is the only one that parses.
-- The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly
-  one task
-  is submitted, running, or held back by a full outgoing queue. It changes under `stream.lock` only.
-- Everything that sends encodes and queues in one step under `stream.lock`, so frames of several threads never
-  interleave.
-
-What arrived before a fault or a close is handled and answered first, because close, fault and loss travel through the
-inbox like messages. Only pings are answered ahead, by the loop: a busy handler must not look like a dead peer.
+A session has three layers, each a class, by the threads in which they work: `Sending` writes, in any thread;
+`Delivering` calls the handler, in a worker or in the loop; `Session` reads and keeps the deadlines, in the loop's
+thread, which calls the observer methods (`data_received` …) and is the only one that parses. `WebSocket` adds what
+users call.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import threading
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
-from gows.codes import CloseCause, CloseCode, Opcode
-from gows.debug import DEBUG, check_owned, check_unlocked
-from gows.errors import ConnectionClosedError, ProtocolError, QueueFullError, UsageError
-from gows.protocol.connection import Connection, ConnectionState, Role
-from gows.protocol.prepared import PreparedMessage
-from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT
+from gows.codes import CloseCause, CloseCode
+from gows.debug import DEBUG, check_unlocked
+from gows.errors import UsageError
+from gows.protocol.connection import Connection, ConnectionState
+from gows.protocol.states import BINARY, CHUNK, CLOSE, PING, PONG, TEXT
 from gows.reactor.sockets import FRESH
+from gows.reactor.stream import Stream
 from gows.session.context import SessionContext
+from gows.session.delivering import Delivering
 from gows.session.handler import Handler, check_handler
-from gows.session.heartbeat import DEAD, MAX_QUEUED_PONGS, SEND_PING, SILENT, STALLED
-from gows.session.receiving import EVENT_SIZE, SMALL, ReceiveError
+from gows.session.heartbeat import DEAD, SEND_PING, SILENT, STALLED
+from gows.session.receiving import EVENT_SIZE, SMALL
 from gows.session.states import (
     COUNTED,
-    DISMISS,
-    DISMISSED,
     DRAINED,
-    FINISHED,
     HALF_CLOSED,
     HELD,
     INBOX_FULL,
     LEAVING,
     LOST,
     LOST_EARLY,
-    MUTED,
+    OPCODES,
     OPENED,
-    PONG_UNIT,
     SPECIAL,
     UNSERVED,
     Event,
 )
-from gows.session.writer import MessageWriter
-
-if TYPE_CHECKING:
-    from gows.reactor.stream import Stream
 
 logger = logging.getLogger("gows")
-
-_OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
 
 _RUNNING = cast("list[Event]", ())
 """The inbox while callbacks run in the loop: nothing can come in meanwhile, so it needs no list."""
@@ -83,27 +64,11 @@ def _event_size(event: Event) -> int:
     return len(value[2]) + EVENT_SIZE if kind == CHUNK else EVENT_SIZE
 
 
-def _raise(error: BaseException) -> None:
-    raise error
-
-
-class Session:
+class Session(Delivering):
     """The engine's side of one connection, an Observer of its stream; `WebSocket` adds the user's side. Nothing here is
     called by users."""
 
-    __slots__ = (
-        "_cause",
-        "_flags",
-        "_inbox",
-        "_ping_tick",
-        "_request",
-        "_subprotocol",
-        "_writer",
-        "connection",
-        "context",
-        "handler",
-        "stream",
-    )
+    __slots__ = ("_ping_tick", "_subprotocol")
 
     def __init__(
         self,
@@ -113,17 +78,10 @@ class Session:
         subprotocol: str | None = None,
         request: object = None,
     ) -> None:
-        self.stream = stream
-        self.connection = connection
-        self.context = context
-        self.handler: Handler | None = None
+        self._init_sending(stream, connection, context)
+        self._init_delivering(request)
         self._subprotocol = subprotocol
-        self._request = request
-        self._inbox: list[Event] | None = None
-        self._flags = UNSERVED
-        self._cause: CloseCause | None = None  # the first that made it end
         self._ping_tick = 0  # the tick of a heartbeat ping that may still be unanswered; 0 for none
-        self._writer: MessageWriter | None = None
         context.traffic.accepted += 1
 
     # ------------------------------------------------------------------ observer of the stream (loop thread)
@@ -164,7 +122,7 @@ class Session:
                     break
                 left -= 1
                 traffic.received += 1
-                opcode = _OPCODES[buf[pos] & 0x0F]
+                opcode = OPCODES[buf[pos] & 0x0F]
                 pos += SMALL_HEAD + len(buffer._data)  # type: ignore[arg-type]
                 try:
                     on_message(self, opcode, buffer)  # type: ignore[arg-type]
@@ -224,12 +182,6 @@ class Session:
             self._count_held(0, rest, waiting=True)
         if not rest or not self._hold(rest):
             self.run()
-
-    def _end_began(self, events: list[Event]) -> None:
-        """The peer's close frame or fault is not handled at once: the time that a close may take begins, instead of
-        whatever deadline was set before."""
-        if events[-1][0] == CLOSE or events[-1][0] == FAIL:
-            self.arm()
 
     def eof_received(self) -> None:
         """The peer half-closed: it sends nothing more."""
@@ -401,11 +353,6 @@ class Session:
         self.stream.pause_reading()
         return True
 
-    def _pause_reading(self) -> None:
-        with self.stream.lock:
-            self._flags |= INBOX_FULL
-        self.stream.pause_reading()
-
     def _resume_reading(self) -> None:
         """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
         if DEBUG:
@@ -460,420 +407,3 @@ class Session:
     def held(self) -> int:
         """Return the bytes that are held of what is unfinished."""
         return self.connection.held()
-
-    def hold_off(self) -> None:
-        """Read no more until `read_on`: too much is held."""
-        self._pause_reading()
-
-    def read_on(self) -> None:
-        """Read on, for there is room."""
-        self._resume_reading()
-
-    def give_way(self, error: ReceiveError) -> None:
-        """Throw away what is unfinished, and end as for a fault of the peer's."""
-        if DEBUG:
-            self.context.loop.check_thread()
-        events: list[Event] = []
-        self.connection.fail(error, events)
-        self.context.receiving.note(self, 0, 0)
-        self._end_began(events)
-        self._enqueue(events)
-
-    # ------------------------------------------------------------------ inbox
-
-    def _answer_pings(self, events: list[Event]) -> list[Event]:
-        """Loop thread: pongs go out ahead of what the handler still has to do; returns what the handler is to hear."""
-        return [event for event in events if event[0] != PING or self._pinged(event[1])]
-
-    def _pinged(self, data: bytes) -> bool:
-        """Answer a ping at once; whether the handler wants to hear of it."""
-        stream = self.stream
-        with stream.lock:
-            if not stream.queued:
-                self._flags &= PONG_UNIT - 1
-            if self._flags < MAX_QUEUED_PONGS * PONG_UNIT and self.connection.state is ConnectionState.OPEN:
-                self._flags += PONG_UNIT
-                stream.write_locked(self.connection.encode_pong(data))
-        return self._overrides("on_ping")
-
-    def _overrides(self, name: str) -> bool:
-        """Whether the handler wants to hear of something."""
-        handler = self.handler
-        return getattr(type(handler), name) is not getattr(Handler, name) or name in getattr(handler, "__dict__", ())
-
-    def _enqueue(self, events: list[Event]) -> None:
-        """Loop thread: put events in the inbox, and see to it that a task runs."""
-        lock = self.stream.lock
-        lock.acquire()
-        inbox = self._inbox
-        if inbox is None:
-            self._inbox = events
-            lock.release()
-            self._submit()
-            return
-        inbox.extend(events)
-        full = not self._flags & INBOX_FULL and self._overfull_locked(
-            inbox
-        )  # the lock keeps the task from giving buffers back
-        if full:
-            self._flags |= INBOX_FULL
-        lock.release()
-        if full:
-            self.stream.pause_reading()
-
-    def _overfull_locked(self, inbox: list[Event]) -> bool:
-        """Return whether so much waits that reading has to pause."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        options = self.context.options
-        if len(inbox) >= options.inbox_messages:
-            return True
-        waiting = 0
-        for kind, value in inbox:
-            if kind == TEXT or kind == BINARY:
-                waiting += len(value)
-            elif kind == CHUNK:
-                waiting += len(value[2])
-        return waiting > options.max_message_size
-
-    def _submit(self) -> None:
-        loop = self.context.loop
-        if not self.context.inline:
-            loop.pool.submit(self)
-        elif loop.in_loop():
-            self.run()
-        else:
-            loop.call_soon(self.run)
-
-    def run(self) -> None:
-        """The task: deliver what the inbox holds. On a worker, or in the loop for `workers=0`; never two at once."""
-        stream = self.stream
-        lock = stream.lock
-        corked = not self.context.inline
-        lock.acquire()
-        if corked:
-            stream.cork_locked()
-        while True:
-            full = self._flags & INBOX_FULL
-            events = self.take_events_locked()
-            if not events:
-                break
-            lock.release()
-            rest = self._deliver(events)
-            held = bool(rest) and self._hold(rest)
-            lock.acquire()
-            if held:  # `drained` submits the task again, and may have done so by now: the inbox is not ours any more
-                full = 0
-                break
-        if corked:
-            if self.context.loop.pool.tasks:  # there is more to do than to send
-                stream.uncork_later_locked()
-            else:
-                stream.uncork_locked()
-        lock.release()
-        if full and not stream.closed:  # else the loop may be gone as well
-            self.context.loop.call_soon(self._resume_reading)
-
-    def take_events_locked(self) -> list[Event]:
-        """Take all that waits for the task; if there is nothing, the task is over, and so is INBOX_FULL: reading has
-        to be resumed if it was set."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        events = self._inbox
-        if events:
-            if self._flags & COUNTED:
-                self.context.receiving.took_locked(self)
-            self._inbox = []
-            return events
-        self._inbox = None
-        self._flags &= ~INBOX_FULL
-        if self._flags & COUNTED and not self.context.receiving.emptied_locked(self):
-            self._flags &= ~COUNTED
-        return []
-
-    def stalled(self) -> None:
-        """The pool found this task still running at its second look: what it wrote must not wait for its end."""
-        self.stream.uncork()
-
-    def _hold(self, rest: list[Event]) -> bool:
-        """Put events back; True when they have to wait until the outgoing queue has drained."""
-        stream = self.stream
-        with stream.lock:
-            stream.flush_locked()
-            self._inbox = rest + (self._inbox or [])
-            if stream.queued <= self.context.high_water or stream.closed:
-                return False
-            self._flags |= HELD
-            if self._flags & COUNTED:
-                self.context.receiving.put_back_locked(self)
-            stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
-            return True
-
-    # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
-
-    def _deliver(self, events: list[Event]) -> list[Event]:
-        """Run the callbacks of `events` in order; returns those for which the outgoing queue is too full."""
-        if self._flags & (MUTED | FINISHED):
-            return self._deliver_muted(events)
-        stream, high_water = self.stream, self.context.high_water
-        if stream.queued > high_water and not stream.closed:
-            return events
-        if DEBUG:
-            check_unlocked("call on_message")
-        on_message = self.handler.on_message  # type: ignore[union-attr]
-        waiting = iter(events)
-        for kind, value in waiting:
-            if kind == TEXT or kind == BINARY:
-                try:
-                    on_message(self, _OPCODES[kind], value)  # type: ignore[arg-type]
-                except BaseException as error:
-                    self._callback_failed("on_message", error)
-                    value.release()
-                    return self._deliver_muted(list(waiting))
-                buffer = value
-                if buffer._pool is None:
-                    buffer._data = None  # what release() would do, without the call
-                else:
-                    buffer.release()
-            else:
-                self._deliver_other(kind, value)
-                if self._flags & MUTED:
-                    return self._deliver_muted(list(waiting))
-            if stream.queued > high_water:
-                return list(waiting)
-        return []
-
-    def _deliver_muted(self, events: list[Event]) -> list[Event]:
-        """After a callback raised: messages are dropped, but how the connection ends is still to be found out."""
-        for kind, value in events:
-            if kind == TEXT or kind == BINARY:
-                value.release()
-            else:
-                self._deliver_other(kind, value)
-        return []
-
-    def _deliver_other(self, kind: int, value: Any) -> None:
-        if kind == CLOSE:
-            self._peer_closed(*value)
-        elif kind == FAIL:
-            self._peer_failed(value)
-        elif kind == HALF_CLOSED:
-            self.connection.end()
-            self.stream.close()
-            self._finish()
-        elif kind == LOST:
-            self._finish()
-        elif kind == OPENED:
-            self._call("on_open")
-            if not self.context.options.keep_request:
-                self._request = None
-        elif kind == CHUNK:
-            opcode, fin, buff = value
-            self._call("on_chunk", _OPCODES[opcode], fin, buff)
-            buff.release()
-        elif kind == DRAINED:
-            self._call("on_drain")
-        elif kind == DISMISS:
-            self.begin_close(*value)
-        elif kind == PONG:
-            self._call("on_pong", value)
-        elif not self.context.inline or self._pinged(value):
-            self._call("on_ping", value)
-
-    def _call(self, name: str, *args: Any) -> None:
-        if self._flags & (MUTED | FINISHED):
-            return
-        if DEBUG:
-            check_unlocked(f"call {name}")
-        callback: Callable[..., None] = getattr(self.handler, name)
-        try:
-            callback(self, *args)
-        except BaseException as error:
-            self._callback_failed(name, error)
-
-    def _callback_failed(self, name: str, error: BaseException) -> None:
-        """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011). Whatever it
-        is: SystemExit would end a worker, or the loop, and say nothing."""
-        if isinstance(error, ConnectionClosedError) and self.connection.state is not ConnectionState.OPEN:
-            logger.debug("%s of %r wrote after the connection had closed", name, self)  # nobody's fault: a race
-        else:
-            logger.error("%s of %r raised; closing the connection with 1011", name, self, exc_info=error)
-        with self.stream.lock:
-            self._flags |= MUTED
-        self.begin_close(CloseCode.INTERNAL_ERROR, "", CloseCause.HANDLER_ERROR)
-        self._pass_on(error)
-
-    def _pass_on(self, error: BaseException) -> None:
-        """Ctrl-C in a main thread that runs the loop is meant for the program: it ends the loop's run, soon."""
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            self.context.loop.call_soon(_raise, error)
-
-    # ------------------------------------------------------------------ closing
-
-    def _blame(self, cause: CloseCause) -> None:
-        """What made the connection end: the first to say so is right."""
-        if self._cause is None:
-            self._cause = cause
-
-    def begin_close(self, code: int, reason: str, cause: CloseCause = CloseCause.LOCAL) -> None:
-        """Send our close frame, if none was sent yet, and wait for the peer's, bounded by the close timeout. Any
-        thread."""
-        with self.stream.lock:
-            if self.connection.state is not ConnectionState.OPEN:
-                return
-            self.release_backlog_locked()
-            self.send_close_locked(code, reason, cause)
-        self.context.overflow.wake(self)
-        self.context.loop.call_soon(self.arm)
-
-    def send_close_locked(self, code: int, reason: str, cause: CloseCause) -> None:
-        """Queue our close frame. Raises what the encoder raises."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        self.stream.write_locked(self.connection.encode_close(code, reason))
-        self._blame(cause)
-
-    def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
-        """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
-        if DEBUG:
-            self.context.loop.check_thread()
-        with self.stream.lock:
-            self._flags |= DISMISSED
-            unserved = self.handler is None
-            waits = self._inbox is not None and not unserved
-            if waits:
-                self._inbox.append((DISMISS, (code, reason, cause)))  # type: ignore[union-attr]
-        if not waits:  # and nothing comes in between: that is the loop's doing, too
-            self.begin_close(code, reason, cause)
-        if unserved:  # nobody would read the answer
-            self.stream.close()
-
-    @property
-    def dismissed(self) -> bool:
-        """Whether `dismiss` was called."""
-        return self._flags & DISMISSED != 0
-
-    def _peer_closed(self, code: int, reason: str) -> None:
-        """The peer's close frame, in its turn: answer it with its code and reason, unless it is itself the answer
-        (RFC 6455 §5.5.1)."""
-        self._blame(CloseCause.PEER)
-        with self.stream.lock:
-            if self.connection.state is ConnectionState.CLOSE_RECEIVED:
-                self.stream.write_locked(self.connection.encode_close(code, reason))
-                self.stream.flush_locked()  # at once: on_close may be the sign for the process to end
-        if self.context.role is Role.SERVER:
-            self.stream.close()
-        else:  # the server closes the TCP connection first, so that TIME_WAIT is its (§7.1.1)
-            self.context.loop.call_soon(self.arm)
-        self._finish()
-
-    def _peer_failed(self, error: ProtocolError) -> None:
-        """The peer broke the protocol: tell it, and read no more (RFC 6455 §7.1.7)."""
-        self._blame(error.cause)
-        with self.stream.lock:
-            if self.connection.state is ConnectionState.FAILED:
-                self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))
-                self.stream.flush_locked()
-        self.connection.close_code, self.connection.close_reason = error.close_code, error.reason
-        self.stream.close()
-        self._finish()
-
-    def _finish(self) -> None:
-        """on_close: exactly once, after everything else."""
-        with self.stream.lock:
-            if self._flags & FINISHED:
-                return
-            self._flags |= FINISHED
-        if DEBUG:
-            check_unlocked("call on_close")
-        self._blame(CloseCause.LOST)
-        assert self._cause is not None
-        self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause._name_.lower())
-        try:
-            self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
-        except BaseException as error:
-            logger.exception("on_close of %r raised", self)
-            self._pass_on(error)
-
-    # ------------------------------------------------------------------ outgoing queue
-
-    def send_prepared(self, message: PreparedMessage) -> bool:
-        """Queue a message that is made for many; whether it was. The overflow policy decides as for any other, but
-        nothing is raised, and nobody waits: who is closed, or too slow, does not get it. Any thread."""
-        stream, context = self.stream, self.context
-        lock = stream.lock
-        lock.acquire()
-        try:
-            if stream.queued > context.mark and not self.make_room_locked(
-                message.opcode, message.data, message.compress, message.key, expires=message.expires, wait=False
-            ):
-                return self in context.overflow.backlogs
-            if self._writer is None:
-                frame = message.encode(self.connection)
-                stream.write_locked(frame)
-                self.count_sent(frame)
-            else:
-                return self._writer.defer_locked(message.opcode, message.data, message.compress)
-        except (ConnectionClosedError, QueueFullError):
-            return False
-        finally:
-            lock.release()
-        return True
-
-    def send_text(self, text: str) -> bool:
-        """Queue a text message of the engine's own. Raises as `WebSocket.write_string`, but never waits: the policy
-        "block" refuses, with QueueFullError. False: the policy dropped it. Any thread, whatever locks it has."""
-        stream, data = self.stream, text.encode()
-        with stream.lock:
-            if stream.queued > self.context.mark and not self.make_room_locked(TEXT, data, wait=False):
-                return self in self.context.overflow.backlogs
-            return self.queue_locked(TEXT, data, True)
-
-    def end_writer_locked(self) -> None:
-        """Forget the writer of a message in pieces, for it has ended."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        self._writer = None
-
-    def count_sent(self, frame: bytes) -> None:
-        """A message goes out, the last part of it in `frame`."""
-        size = len(frame)  # no call within an increment: other threads may have their turn after it
-        traffic = self.context.traffic
-        traffic.sent += 1
-        traffic.sent_bytes += size
-
-    def queue_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
-        """Queue a message, or have it wait for the end of one that is being written in pieces. False: the overflow
-        policy dropped it there."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        if self._writer is not None:
-            return self._writer.defer_locked(opcode, data, compress)
-        frame = self.connection.encode_message(opcode, data, compress)
-        self.stream.write_locked(frame)
-        self.count_sent(frame)
-        return True
-
-    def make_room_locked(
-        self,
-        opcode: int = 0,
-        data: Any = b"",
-        compress: bool = True,
-        key: Hashable = None,
-        deferred: int = 0,
-        expires: float = math.inf,
-        wait: bool = True,
-    ) -> bool:
-        """With the queue over `context.mark`: find out whether there is room for a message, and else apply the overflow
-        policy (see `Policy.make_room_locked`)."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        return self.context.policy.make_room_locked(self, opcode, data, compress, key, deferred, expires, wait)
-
-    def release_backlog_locked(self) -> None:
-        """Queue what was kept back, for something follows it that must not overtake it."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        overflow = self.context.overflow
-        if self in overflow.backlogs:
-            overflow.release_locked(self)

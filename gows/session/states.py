@@ -25,6 +25,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
+from gows.codes import Opcode
 from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT, ConnectionState
 
 Event = tuple[int, Any]
@@ -34,6 +35,9 @@ HALF_CLOSED = 17  # the peer half-closed without a close frame
 LOST = 18  # the stream is gone
 DRAINED = 19  # the outgoing queue fell to the low-water mark
 DISMISS = 20  # we close, behind what came before
+
+OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
+"""What handlers are given for CHUNK (its value says which), TEXT and BINARY."""
 
 # Bits of Session._flags; they change under stream.lock.
 HELD = 1  # callbacks wait until the outgoing queue has drained

@@ -1,0 +1,390 @@
+"""Delivering: the half of a session that calls the handler.
+
+The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly one
+task is submitted, running, or held back by a full outgoing queue (states.py has the table). It changes under
+`stream.lock` only.
+
+What arrived before a fault or a close is handled and answered first, because close, fault and loss travel through the
+inbox like messages. Only pings are answered ahead, by the loop: a busy handler must not look like a dead peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from gows.codes import CloseCause, CloseCode
+from gows.debug import DEBUG, check_owned, check_unlocked
+from gows.errors import ConnectionClosedError, ProtocolError
+from gows.protocol.connection import ConnectionState, Role
+from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT
+from gows.session.handler import Handler
+from gows.session.heartbeat import MAX_QUEUED_PONGS
+from gows.session.receiving import ReceiveError
+from gows.session.sending import Sending
+from gows.session.states import (
+    COUNTED,
+    DISMISS,
+    DISMISSED,
+    DRAINED,
+    FINISHED,
+    HALF_CLOSED,
+    HELD,
+    INBOX_FULL,
+    LOST,
+    MUTED,
+    OPCODES,
+    OPENED,
+    PONG_UNIT,
+    UNSERVED,
+    Event,
+)
+
+logger = logging.getLogger("gows")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+class Delivering(Sending):
+    """What a session is for its handler: the inbox, and the task that empties it. `Session` fills the inbox."""
+
+    __slots__ = ("_flags", "_inbox", "_request", "handler")
+
+    def _init_delivering(self, request: object) -> None:
+        """Set the fields of this class, likewise."""
+        self.handler: Handler | None = None
+        self._request = request
+        self._inbox: list[Event] | None = None
+        self._flags = UNSERVED
+
+    # ------------------------------------------------------------------ inbox
+
+    def _enqueue(self, events: list[Event]) -> None:
+        """Loop thread: put events in the inbox, and see to it that a task runs."""
+        lock = self.stream.lock
+        lock.acquire()
+        inbox = self._inbox
+        if inbox is None:
+            self._inbox = events
+            lock.release()
+            self._submit()
+            return
+        inbox.extend(events)
+        full = not self._flags & INBOX_FULL and self._overfull_locked(
+            inbox
+        )  # the lock keeps the task from giving buffers back
+        if full:
+            self._flags |= INBOX_FULL
+        lock.release()
+        if full:
+            self.stream.pause_reading()
+
+    def _overfull_locked(self, inbox: list[Event]) -> bool:
+        """Return whether so much waits that reading has to pause."""
+        if DEBUG:
+            check_owned(self.stream.lock)
+        options = self.context.options
+        if len(inbox) >= options.inbox_messages:
+            return True
+        waiting = 0
+        for kind, value in inbox:
+            if kind == TEXT or kind == BINARY:
+                waiting += len(value)
+            elif kind == CHUNK:
+                waiting += len(value[2])
+        return waiting > options.max_message_size
+
+    def _submit(self) -> None:
+        loop = self.context.loop
+        if not self.context.inline:
+            loop.pool.submit(self)
+        elif loop.in_loop():
+            self.run()
+        else:
+            loop.call_soon(self.run)
+
+    def run(self) -> None:
+        """The task: deliver what the inbox holds. On a worker, or in the loop for `workers=0`; never two at once."""
+        stream = self.stream
+        lock = stream.lock
+        corked = not self.context.inline
+        lock.acquire()
+        if corked:
+            stream.cork_locked()
+        while True:
+            full = self._flags & INBOX_FULL
+            events = self.take_events_locked()
+            if not events:
+                break
+            lock.release()
+            rest = self._deliver(events)
+            held = bool(rest) and self._hold(rest)
+            lock.acquire()
+            if held:  # `drained` submits the task again, and may have done so by now: the inbox is not ours any more
+                full = 0
+                break
+        if corked:
+            if self.context.loop.pool.tasks:  # there is more to do than to send
+                stream.uncork_later_locked()
+            else:
+                stream.uncork_locked()
+        lock.release()
+        if full and not stream.closed:  # else the loop may be gone as well
+            self.context.loop.call_soon(self._resume_reading)
+
+    def take_events_locked(self) -> list[Event]:
+        """Take all that waits for the task; if there is nothing, the task is over, and so is INBOX_FULL: reading has
+        to be resumed if it was set."""
+        if DEBUG:
+            check_owned(self.stream.lock)
+        events = self._inbox
+        if events:
+            if self._flags & COUNTED:
+                self.context.receiving.took_locked(self)
+            self._inbox = []
+            return events
+        self._inbox = None
+        self._flags &= ~INBOX_FULL
+        if self._flags & COUNTED and not self.context.receiving.emptied_locked(self):
+            self._flags &= ~COUNTED
+        return []
+
+    def stalled(self) -> None:
+        """The pool found this task still running at its second look: what it wrote must not wait for its end."""
+        self.stream.uncork()
+
+    def _hold(self, rest: list[Event]) -> bool:
+        """Put events back; True when they have to wait until the outgoing queue has drained."""
+        stream = self.stream
+        with stream.lock:
+            stream.flush_locked()
+            self._inbox = rest + (self._inbox or [])
+            if stream.queued <= self.context.high_water or stream.closed:
+                return False
+            self._flags |= HELD
+            if self._flags & COUNTED:
+                self.context.receiving.put_back_locked(self)
+            stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
+            return True
+
+    def _answer_pings(self, events: list[Event]) -> list[Event]:
+        """Loop thread: pongs go out ahead of what the handler still has to do; returns what the handler is to hear."""
+        return [event for event in events if event[0] != PING or self._pinged(event[1])]
+
+    def _pinged(self, data: bytes) -> bool:
+        """Answer a ping at once; whether the handler wants to hear of it."""
+        stream = self.stream
+        with stream.lock:
+            if not stream.queued:
+                self._flags &= PONG_UNIT - 1
+            if self._flags < MAX_QUEUED_PONGS * PONG_UNIT and self.connection.state is ConnectionState.OPEN:
+                self._flags += PONG_UNIT
+                stream.write_locked(self.connection.encode_pong(data))
+        return self._overrides("on_ping")
+
+    def _overrides(self, name: str) -> bool:
+        """Whether the handler wants to hear of something."""
+        handler = self.handler
+        return getattr(type(handler), name) is not getattr(Handler, name) or name in getattr(handler, "__dict__", ())
+
+    # ------------------------------------------------------------------ whether the peer is read from (loop thread)
+
+    def _resume_reading(self) -> None:
+        """Parse what was kept aside, then read on. Loop thread; the inbox is empty again."""
+        raise NotImplementedError
+
+    def _pause_reading(self) -> None:
+        with self.stream.lock:
+            self._flags |= INBOX_FULL
+        self.stream.pause_reading()
+
+    def hold_off(self) -> None:
+        """Read no more until `read_on`: too much is held."""
+        self._pause_reading()
+
+    def read_on(self) -> None:
+        """Read on, for there is room."""
+        self._resume_reading()
+
+    def give_way(self, error: ReceiveError) -> None:
+        """Throw away what is unfinished, and end as for a fault of the peer's."""
+        if DEBUG:
+            self.context.loop.check_thread()
+        events: list[Event] = []
+        self.connection.fail(error, events)
+        self.context.receiving.note(self, 0, 0)
+        self._end_began(events)
+        self._enqueue(events)
+
+    def _end_began(self, events: list[Event]) -> None:
+        """The peer's close frame or fault is not handled at once: the time that a close may take begins, instead of
+        whatever deadline was set before."""
+        if events[-1][0] == CLOSE or events[-1][0] == FAIL:
+            self.arm()
+
+    # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
+
+    def _deliver(self, events: list[Event]) -> list[Event]:
+        """Run the callbacks of `events` in order; returns those for which the outgoing queue is too full."""
+        if self._flags & (MUTED | FINISHED):
+            return self._deliver_muted(events)
+        stream, high_water = self.stream, self.context.high_water
+        if stream.queued > high_water and not stream.closed:
+            return events
+        if DEBUG:
+            check_unlocked("call on_message")
+        on_message = self.handler.on_message  # type: ignore[union-attr]
+        waiting = iter(events)
+        for kind, value in waiting:
+            if kind == TEXT or kind == BINARY:
+                try:
+                    on_message(self, OPCODES[kind], value)  # type: ignore[arg-type]
+                except BaseException as error:
+                    self._callback_failed("on_message", error)
+                    value.release()
+                    return self._deliver_muted(list(waiting))
+                buffer = value
+                if buffer._pool is None:
+                    buffer._data = None  # what release() would do, without the call
+                else:
+                    buffer.release()
+            else:
+                self._deliver_other(kind, value)
+                if self._flags & MUTED:
+                    return self._deliver_muted(list(waiting))
+            if stream.queued > high_water:
+                return list(waiting)
+        return []
+
+    def _deliver_muted(self, events: list[Event]) -> list[Event]:
+        """After a callback raised: messages are dropped, but how the connection ends is still to be found out."""
+        for kind, value in events:
+            if kind == TEXT or kind == BINARY:
+                value.release()
+            else:
+                self._deliver_other(kind, value)
+        return []
+
+    def _deliver_other(self, kind: int, value: Any) -> None:
+        if kind == CLOSE:
+            self._peer_closed(*value)
+        elif kind == FAIL:
+            self._peer_failed(value)
+        elif kind == HALF_CLOSED:
+            self.connection.end()
+            self.stream.close()
+            self._finish()
+        elif kind == LOST:
+            self._finish()
+        elif kind == OPENED:
+            self._call("on_open")
+            if not self.context.options.keep_request:
+                self._request = None
+        elif kind == CHUNK:
+            opcode, fin, buff = value
+            self._call("on_chunk", OPCODES[opcode], fin, buff)
+            buff.release()
+        elif kind == DRAINED:
+            self._call("on_drain")
+        elif kind == DISMISS:
+            self.begin_close(*value)
+        elif kind == PONG:
+            self._call("on_pong", value)
+        elif not self.context.inline or self._pinged(value):
+            self._call("on_ping", value)
+
+    def _call(self, name: str, *args: Any) -> None:
+        if self._flags & (MUTED | FINISHED):
+            return
+        if DEBUG:
+            check_unlocked(f"call {name}")
+        callback: Callable[..., None] = getattr(self.handler, name)
+        try:
+            callback(self, *args)
+        except BaseException as error:
+            self._callback_failed(name, error)
+
+    def _callback_failed(self, name: str, error: BaseException) -> None:
+        """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011). Whatever it
+        is: SystemExit would end a worker, or the loop, and say nothing."""
+        if isinstance(error, ConnectionClosedError) and self.connection.state is not ConnectionState.OPEN:
+            logger.debug("%s of %r wrote after the connection had closed", name, self)  # nobody's fault: a race
+        else:
+            logger.error("%s of %r raised; closing the connection with 1011", name, self, exc_info=error)
+        with self.stream.lock:
+            self._flags |= MUTED
+        self.begin_close(CloseCode.INTERNAL_ERROR, "", CloseCause.HANDLER_ERROR)
+        self._pass_on(error)
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Ctrl-C in a main thread that runs the loop is meant for the program: it ends the loop's run, soon."""
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            self.context.loop.call_soon(_raise, error)
+
+    # ------------------------------------------------------------------ the end
+
+    def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
+        """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
+        if DEBUG:
+            self.context.loop.check_thread()
+        with self.stream.lock:
+            self._flags |= DISMISSED
+            unserved = self.handler is None
+            waits = self._inbox is not None and not unserved
+            if waits:
+                self._inbox.append((DISMISS, (code, reason, cause)))  # type: ignore[union-attr]
+        if not waits:  # and nothing comes in between: that is the loop's doing, too
+            self.begin_close(code, reason, cause)
+        if unserved:  # nobody would read the answer
+            self.stream.close()
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether `dismiss` was called."""
+        return self._flags & DISMISSED != 0
+
+    def _peer_closed(self, code: int, reason: str) -> None:
+        """The peer's close frame, in its turn: answer it with its code and reason, unless it is itself the answer
+        (RFC 6455 §5.5.1)."""
+        self._blame(CloseCause.PEER)
+        with self.stream.lock:
+            if self.connection.state is ConnectionState.CLOSE_RECEIVED:
+                self.stream.write_locked(self.connection.encode_close(code, reason))
+                self.stream.flush_locked()  # at once: on_close may be the sign for the process to end
+        if self.context.role is Role.SERVER:
+            self.stream.close()
+        else:  # the server closes the TCP connection first, so that TIME_WAIT is its (§7.1.1)
+            self.context.loop.call_soon(self.arm)
+        self._finish()
+
+    def _peer_failed(self, error: ProtocolError) -> None:
+        """The peer broke the protocol: tell it, and read no more (RFC 6455 §7.1.7)."""
+        self._blame(error.cause)
+        with self.stream.lock:
+            if self.connection.state is ConnectionState.FAILED:
+                self.stream.write_locked(self.connection.encode_close(error.close_code, error.reason))
+                self.stream.flush_locked()
+        self.connection.close_code, self.connection.close_reason = error.close_code, error.reason
+        self.stream.close()
+        self._finish()
+
+    def _finish(self) -> None:
+        """on_close: exactly once, after everything else."""
+        with self.stream.lock:
+            if self._flags & FINISHED:
+                return
+            self._flags |= FINISHED
+        if DEBUG:
+            check_unlocked("call on_close")
+        self._blame(CloseCause.LOST)
+        assert self._cause is not None
+        self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause._name_.lower())
+        try:
+            self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
+        except BaseException as error:
+            logger.exception("on_close of %r raised", self)
+            self._pass_on(error)
