@@ -76,7 +76,7 @@ class BlockingWebSocket(WebSocket):
     # ------------------------------------------------------------------ receiving
 
     def recv(self, timeout: float | None = None) -> str | bytes:
-        """The next message: a str for TEXT, bytes for BINARY. Waits up to `timeout` seconds (None: as long as it
+        """Return the next message: a str for TEXT, bytes for BINARY. Waits up to `timeout` seconds (None: as long as it
         takes).
 
         Raises ReceiveTimeoutError when none came in time, ConnectionClosedError (with `code` and `reason`) when there
@@ -110,8 +110,8 @@ class BlockingWebSocket(WebSocket):
         return self
 
     def __next__(self) -> str | bytes:
-        """The next message; ends after a close with 1000, 1001 or without a code, raises ConnectionClosedError after
-        any other end."""
+        """Return the next message; end after a close with 1000, 1001 or without a code, raises ConnectionClosedError
+        after any other end."""
         try:
             return self.recv()
         except ConnectionClosedError as error:
@@ -122,12 +122,12 @@ class BlockingWebSocket(WebSocket):
     # ------------------------------------------------------------------ the task
 
     def _submit(self) -> None:
-        """Loop thread: there are events, and nobody is looking at them."""
+        """Deal with the events that wait, as far as no message is among them. Loop thread."""
         with self._turn:
             self._advance()
 
     def _advance(self) -> None:
-        """With `_turn` held: deal with all that comes before the next message."""
+        """Deal with all that comes before the next message. With `_turn` held."""
         events, lock = self._events, self.stream.lock
         self._handed = False
         while True:
@@ -152,7 +152,7 @@ class BlockingWebSocket(WebSocket):
             self.context.loop.call_soon(self._resume_reading)
 
     def _finish(self) -> None:
-        """With `_turn` held: the connection has ended, and all that came is dealt with."""
+        """Note that the connection has ended, and that all that came is dealt with. With `_turn` held."""
         super()._finish()
         self._gone = True
         self._turn.notify_all()
@@ -169,14 +169,15 @@ class BlockingWebSocket(WebSocket):
         expires: float = math.inf,
         wait: bool = True,
     ) -> bool:
-        """Under stream.lock, with the queue over the high-water mark: wait until there is room instead of applying a
-        policy. Nobody tells when the message ends that `deferred` ones wait for, so for those there is the policy."""
+        """With the queue over the high-water mark: wait until there is room, instead of applying a
+        policy. Nothing says when the message ends that `deferred` ones wait for, so for those the policy is applied."""
         stream = self.stream
         stream.flush_locked()
         if deferred or not wait or not may_wait_locked(stream):
             return super().make_room_locked(opcode, data, compress, key, deferred, expires, wait=False)
         while stream.queued > self.context.high_water and not stream.closed:
-            stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
+            # all may go out in the next send, and then `drained` is called only if it is owed
+            stream.owe_drained_locked()
             stream.lock.release()
             try:
                 with self._turn, stepping_aside():
@@ -189,13 +190,13 @@ class BlockingWebSocket(WebSocket):
         return self.stream.queued <= self.low_water or self.stream.closed
 
     def drained(self) -> None:
-        """The outgoing queue fell to the low-water mark."""
+        """Wake the threads that wait for room: the outgoing queue fell to the low-water mark."""
         super().drained()
         with self._turn:
             self._turn.notify_all()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The stream is gone."""
+        """Wake the threads that wait: the stream is gone."""
         super().connection_lost(error)
         with self._turn:
             self._turn.notify_all()

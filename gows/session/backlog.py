@@ -6,11 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 Message = tuple[int, bytes, bool, float]
-"""Opcode, payload, whether it may be compressed, and the time after which nobody wants it."""
+"""Opcode, payload, whether it may be compressed, and the loop's time after which it is not sent any more."""
 
 
 class Backlog:
-    """Whole messages of one connection whose peer takes nothing at present, for the policies "drop_oldest" and
+    """Keeps whole messages of one connection whose peer takes nothing at present, for the policies "drop_oldest" and
     "latest".
 
     They are not encoded yet, and nothing of them was sent: so each may be dropped without harm to those that follow,
@@ -31,8 +31,8 @@ class Backlog:
         """Bytes of payload."""
 
     def put(self, key: Hashable, message: Message, *, grow: bool = True) -> tuple[int, int]:
-        """Add a message; in the place of that with the same key, if there is one. None is the key of none. Without
-        `grow`, older ones make way for all of it. How many were (replaced, dropped)."""
+        """Add a message; in the place of one with the same key, if there is one. A message without a key (None)
+        replaces none. Without `grow`, older ones make room for all of it. Return how many were (replaced, dropped)."""
         messages = self._messages
         most = self._limit if grow else min(self._limit, self.size)
         size = len(message[1])  # no call within an increment: a signal handler may write amid it
@@ -52,14 +52,14 @@ class Backlog:
         return int(replaced is not None), dropped
 
     def take(self) -> Message:
-        """The oldest; it is no longer here. KeyError when there is none."""
+        """Remove the oldest message, and return it. Raises KeyError if there is none."""
         _, message = self._messages.popitem(last=False)
         size = len(message[1])
         self.size -= size
         return message
 
     def drop(self) -> None:
-        """Drop all that is here."""
+        """Drop all messages."""
         while self._messages:
             data = self.take()[1]
             if self._on_drop is not None:

@@ -20,7 +20,7 @@ cdef class SessionContext:
     cdef public object receiving
     cdef public Py_ssize_t portion
     cdef public Traffic traffic
-    cdef public object whole
-    cdef public object chunked
+    cdef public object config
+    cdef public object chunk_config
     cdef public object deflate_pool
     cdef public object deflate_options

@@ -45,8 +45,8 @@ _SERVER = Role.SERVER
 
 
 class Contexts(Generic[Context]):
-    """The contexts of one loop. Any thread; without a lock, since a finaliser may come here amid anything: two threads
-    may each make a context at the same moment, and the next find one of them.
+    """Finds the contexts of one loop. Any thread; without a lock, since a finaliser may come here amid anything: two
+    threads may each make a context at the same moment, and the next find one of them.
 
     A context is found as long as a connection uses it, whatever others do. Those that were used last are kept in
     addition, for the connections to come: two generations of `KEPT`, and what is used moves to the younger. The one
@@ -63,7 +63,7 @@ class Contexts(Generic[Context]):
 
     def find(self, kind: Hashable, options: AcceptOptions, make: Callable[..., Context], *args: object) -> Context:
         """Return the context of one `kind` for options with these values. If there is none, `make(options, *args)`
-        makes it from a copy: who changes theirs later changes nobody's connections. Raises what AcceptOptions raises
+        makes it from a copy: a change of the options afterwards changes no connection. Raises what AcceptOptions raises
         for values that were changed to wrong ones."""
         values = values_of(options)  # each time: the object may be the same, and changed
         last = self._last.get(kind)
@@ -97,7 +97,7 @@ class Contexts(Generic[Context]):
         return self._known.setdefault(key, make()) if context is None else context
 
     def __len__(self) -> int:
-        """How many there are, used or kept."""
+        """Return how many contexts there are, used or kept."""
         return len(self._known)
 
 
@@ -127,13 +127,14 @@ def _hashable(value: Any) -> Hashable:
 
 
 class SessionContext:
-    """What the sessions of one loop with the same options and role share."""
+    """Holds what the sessions of one loop share that have the same options, role and owner."""
 
     __slots__ = (
         "__weakref__",
         "_base",
         "_other",
-        "chunked",
+        "chunk_config",
+        "config",
         "deflate_options",
         "deflate_pool",
         "heartbeat",
@@ -149,7 +150,6 @@ class SessionContext:
         "receiving",
         "role",
         "traffic",
-        "whole",
     )
 
     def __init__(self, loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> None:
@@ -180,8 +180,8 @@ class SessionContext:
             options.inbox_messages, MAX_PORTION
         )  # frames that are dealt with before others have their turn
         rates = _rates(loop, options)
-        self.whole = _connection_config(loop, options, role, rates, chunked=False)
-        self.chunked = _connection_config(loop, options, role, rates, chunked=True)
+        self.config = _connection_config(loop, options, role, rates, chunked=False)
+        self.chunk_config = _connection_config(loop, options, role, rates, chunked=True)
         self.deflate_pool: DeflatePool = loop.shared.setdefault(DeflatePool, DeflatePool())
         self.deflate_options = DeflateOptions(
             level=options.compression_level,
@@ -192,16 +192,15 @@ class SessionContext:
         )
 
     def connection(self, params: DeflateParams | None) -> Connection:
-        """A protocol machine for a connection that negotiated `params`."""
-        kind = Connection if self.whole.rates is None else MeteredConnection
+        """Make the protocol machine of a connection that negotiated `params` (None: no compression)."""
+        kind = Connection if self.config.rates is None else MeteredConnection
         if params is None:
-            return kind(self.whole)
+            return kind(self.config)
         server = self.role is Role.SERVER
-        return kind(self.whole, self.deflate_pool.codec(params, self.deflate_options, server=server))
+        return kind(self.config, self.deflate_pool.codec(params, self.deflate_options, server=server))
 
     def with_timeouts(self, **timeouts: float | None) -> SessionContext:
-        """A context for connections that differ in their timeouts: one for all that set the same. The tables are
-        shared. Any thread."""
+        """Return a context that differs in its timeouts: one for all connections that set the same ones. Any thread."""
         base = self._base or self
         values = tuple(timeouts.get(name, getattr(self.options, name)) for name in TIMEOUTS)
         if values == tuple(getattr(base.options, name) for name in TIMEOUTS):
@@ -218,11 +217,11 @@ class SessionContext:
         return _contexts(self.loop).derive((id(base), values), make)
 
     def inlined(self) -> SessionContext:
-        """The same for connections whose callbacks run in the loop's thread. Any thread."""
+        """Return this context, or its like for connections whose callbacks run in the loop's thread. Any thread."""
         return self if self.inline else self._turned()
 
     def in_workers(self) -> SessionContext:
-        """The same for connections whose callbacks do not. Any thread."""
+        """Return this context, or its like for connections whose callbacks run in workers. Any thread."""
         return self._turned() if self.inline else self
 
     def _turned(self) -> SessionContext:
@@ -267,7 +266,7 @@ def _connection_config(
 
 
 def context_for(loop: Loop, options: AcceptOptions, role: Role, owner: object = None) -> SessionContext:
-    """The context that all connections of one owner on `loop` share whose options are equal. Any thread."""
+    """Return the context that all connections of one owner on `loop` share whose options are equal. Any thread."""
     # a context holds its owner, so the id cannot be another's; to hash a Role, or look one up, takes Python long
     return _contexts(loop).find((role is _SERVER, id(owner)), options, _make_context, loop, role, owner)
 

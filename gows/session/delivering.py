@@ -50,7 +50,7 @@ def _raise(error: BaseException) -> None:
 
 
 class Delivering(Sending):
-    """What a session is for its handler: the inbox, and the task that empties it. `Session` fills the inbox."""
+    """Calls the handler: the inbox of a session, and the task that empties it. `Session` fills the inbox."""
 
     __slots__ = ("_flags", "_inbox", "_request", "handler")
 
@@ -64,7 +64,7 @@ class Delivering(Sending):
     # ------------------------------------------------------------------ inbox
 
     def _enqueue(self, events: list[Event]) -> None:
-        """Loop thread: put events in the inbox, and see to it that a task runs."""
+        """Put events in the inbox, and submit a task if there is none. Loop thread."""
         lock = self.stream.lock
         lock.acquire()
         inbox = self._inbox
@@ -74,9 +74,8 @@ class Delivering(Sending):
             self._submit()
             return
         inbox.extend(events)
-        full = not self._flags & INBOX_FULL and self._overfull_locked(
-            inbox
-        )  # the lock keeps the task from giving buffers back
+        # the lock keeps the task from giving buffers back
+        full = not self._flags & INBOX_FULL and self._overfull_locked(inbox)
         if full:
             self._flags |= INBOX_FULL
         lock.release()
@@ -108,7 +107,8 @@ class Delivering(Sending):
             loop.call_soon(self.run)
 
     def run(self) -> None:
-        """The task: deliver what the inbox holds. On a worker, or in the loop for `workers=0`; never two at once."""
+        """Deliver what the inbox holds: this is the task. On a worker, or in the loop for `workers=0`; never two at
+        once."""
         stream = self.stream
         lock = stream.lock
         corked = not self.context.inline
@@ -154,11 +154,11 @@ class Delivering(Sending):
         return []
 
     def stalled(self) -> None:
-        """The pool found this task still running at its second look: what it wrote must not wait for its end."""
+        """Send what the task has written so far: the pool found it still running at its second look. Loop thread."""
         self.stream.uncork()
 
     def _hold(self, rest: list[Event]) -> bool:
-        """Put events back; True when they have to wait until the outgoing queue has drained."""
+        """Put events back. Return whether they have to wait until the outgoing queue has drained."""
         stream = self.stream
         with stream.lock:
             stream.flush_locked()
@@ -168,15 +168,16 @@ class Delivering(Sending):
             self._flags |= HELD
             if self._flags & COUNTED:
                 self.context.receiving.put_back_locked(self)
-            stream.owe_drained_locked()  # all may go out in the next send, which by itself tells nobody
+            # all may go out in the next send, and then `drained` is called only if it is owed
+            stream.owe_drained_locked()
             return True
 
     def _answer_pings(self, events: list[Event]) -> list[Event]:
-        """Loop thread: pongs go out ahead of what the handler still has to do; returns what the handler is to hear."""
+        """Answer pings ahead of what the handler still has to do. Return the events for the handler. Loop thread."""
         return [event for event in events if event[0] != PING or self._pinged(event[1])]
 
     def _pinged(self, data: bytes) -> bool:
-        """Answer a ping at once; whether the handler wants to hear of it."""
+        """Answer a ping at once. Return whether the handler has an `on_ping`."""
         stream = self.stream
         with stream.lock:
             if not stream.queued:
@@ -187,7 +188,7 @@ class Delivering(Sending):
         return self._overrides("on_ping")
 
     def _overrides(self, name: str) -> bool:
-        """Whether the handler wants to hear of something."""
+        """Return whether the handler has a callback of its own, of this name."""
         handler = self.handler
         return getattr(type(handler), name) is not getattr(Handler, name) or name in getattr(handler, "__dict__", ())
 
@@ -221,15 +222,15 @@ class Delivering(Sending):
         self._enqueue(events)
 
     def _end_began(self, events: list[Event]) -> None:
-        """The peer's close frame or fault is not handled at once: the time that a close may take begins, instead of
-        whatever deadline was set before."""
+        """Start the close timeout if the peer's close frame or fault is among `events`, which are not handled at
+        once."""
         if events[-1][0] == CLOSE or events[-1][0] == FAIL:
             self.arm()
 
     # ------------------------------------------------------------------ callbacks (worker, or the loop when inline)
 
     def _deliver(self, events: list[Event]) -> list[Event]:
-        """Run the callbacks of `events` in order; returns those for which the outgoing queue is too full."""
+        """Run the callbacks of `events` in order. Return those for which the outgoing queue is too full."""
         if self._flags & (MUTED | FINISHED):
             return self._deliver_muted(events)
         stream, high_water = self.stream, self.context.high_water
@@ -261,7 +262,8 @@ class Delivering(Sending):
         return []
 
     def _deliver_muted(self, events: list[Event]) -> list[Event]:
-        """After a callback raised: messages are dropped, but how the connection ends is still to be found out."""
+        """Drop the messages of `events`, for a callback raised; deal with the others, which say how the connection
+        ends."""
         for kind, value in events:
             if kind == TEXT or kind == BINARY:
                 value.release()
@@ -309,10 +311,10 @@ class Delivering(Sending):
             self._callback_failed(name, error)
 
     def _callback_failed(self, name: str, error: BaseException) -> None:
-        """The user's fault: say so, deliver no more, and tell the peer no details (RFC 6455 §7.4.1: 1011). Whatever it
-        is: SystemExit would end a worker, or the loop, and say nothing."""
+        """Log what a callback raised, deliver no more messages, and close with 1011, without details (RFC 6455 §7.4.1).
+        This is for every exception: SystemExit would end a worker, or the loop, without a word."""
         if isinstance(error, ConnectionClosedError) and self.connection.state is not ConnectionState.OPEN:
-            logger.debug("%s of %r wrote after the connection had closed", name, self)  # nobody's fault: a race
+            logger.debug("%s of %r wrote after the connection had closed", name, self)  # a race, and no fault
         else:
             logger.error("%s of %r raised; closing the connection with 1011", name, self, exc_info=error)
         with self.stream.lock:
@@ -321,14 +323,16 @@ class Delivering(Sending):
         self._pass_on(error)
 
     def _pass_on(self, error: BaseException) -> None:
-        """Ctrl-C in a main thread that runs the loop is meant for the program: it ends the loop's run, soon."""
+        """Raise a KeyboardInterrupt out of the loop's run, if that is in the main thread: Ctrl-C is meant for the
+        program."""
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             self.context.loop.call_soon(_raise, error)
 
     # ------------------------------------------------------------------ the end
 
     def dismiss(self, code: int, reason: str, cause: CloseCause) -> None:
-        """`begin_close`, but what the peer has sent before is handled and answered first. Loop thread; once."""
+        """Close as `begin_close` does, after what the peer has sent before is handled and answered. Loop thread;
+        once."""
         if DEBUG:
             self.context.loop.check_thread()
         with self.stream.lock:
@@ -339,17 +343,17 @@ class Delivering(Sending):
                 self._inbox.append((DISMISS, (code, reason, cause)))  # type: ignore[union-attr]
         if not waits:  # and nothing comes in between: that is the loop's doing, too
             self.begin_close(code, reason, cause)
-        if unserved:  # nobody would read the answer
+        if unserved:  # there is no handler that the answer could be for
             self.stream.close()
 
     @property
     def dismissed(self) -> bool:
-        """Whether `dismiss` was called."""
+        """Return whether `dismiss` was called."""
         return self._flags & DISMISSED != 0
 
     def _peer_closed(self, code: int, reason: str) -> None:
-        """The peer's close frame, in its turn: answer it with its code and reason, unless it is itself the answer
-        (RFC 6455 §5.5.1)."""
+        """Answer the peer's close frame with its code and reason, unless it is itself the answer (RFC 6455 §5.5.1), and
+        end."""
         self._blame(CloseCause.PEER)
         with self.stream.lock:
             if self.connection.state is ConnectionState.CLOSE_RECEIVED:
@@ -362,7 +366,7 @@ class Delivering(Sending):
         self._finish()
 
     def _peer_failed(self, error: ProtocolError) -> None:
-        """The peer broke the protocol: tell it, and read no more (RFC 6455 §7.1.7)."""
+        """Send a close frame to a peer that broke the protocol, and read no more (RFC 6455 §7.1.7)."""
         self._blame(error.cause)
         with self.stream.lock:
             if self.connection.state is ConnectionState.FAILED:
@@ -373,7 +377,7 @@ class Delivering(Sending):
         self._finish()
 
     def _finish(self) -> None:
-        """on_close: exactly once, after everything else."""
+        """Call on_close: exactly once, after everything else."""
         with self.stream.lock:
             if self._flags & FINISHED:
                 return

@@ -35,10 +35,10 @@ def _ignore(ws: WebSocket, about: object) -> None:
 
 @dataclass(frozen=True)
 class Audience:
-    """The open WebSockets of `owner` on a loop; of one `group` of AcceptOptions, or of all (None).
+    """Finds the open WebSockets of `owner` on a loop; of one `group` of AcceptOptions, or of all (None).
 
     Iterating it goes through the loop's descriptors, one step each: None where there is no such connection. In the
-    loop's thread it may go on over many turns, and then has whoever was there all the time.
+    loop's thread it may go on over many turns; connections that were open all the time are among them.
     """
 
     loop: Loop
@@ -58,7 +58,7 @@ class Audience:
             yield None
 
     def members(self) -> list[WebSocket]:
-        """Those that are open now. Any thread."""
+        """Return those that are open now. Any thread."""
         return [ws for ws in self if ws is not None and not ws.closed]
 
 
@@ -103,7 +103,7 @@ class Fanout:
         self.on_excluded: Callable[[WebSocket, Any], object] = _ignore
         """… and with one that was excluded, in the place of the message."""
         self.expired = 0
-        """Messages that came too late for some, or all: nobody has got them since they expired."""
+        """Messages that expired before every target had got them."""
 
     def send(
         self,
@@ -115,10 +115,9 @@ class Fanout:
         """Queue `message` on every connection of `targets` but `exclude`. Any thread; never blocks.
 
         `targets` is gone through in the loop's thread, later, and must not change until then: give a copy. None in it
-        is nobody. `about`: what `on_missed` and `on_excluded` are told; None: they are not called. Messages that are
-        sent to the very same object of targets, or an equal Audience, while earlier ones are under way, go out
-        together. Raises QueueFullError when 64 MiB of messages wait, LoopClosedError.
-        """
+        is nobody. `about`: what `on_missed` and `on_excluded` are called with; None: they are not called. Messages that
+        are sent to the very same object of targets, or an equal Audience, while earlier ones are under way, go out
+        together. Raises QueueFullError when 64 MiB of messages wait, LoopClosedError."""
         size = len(message.data)  # no call within an increment: a signal handler may send amid it
         owed = len(targets) if isinstance(targets, tuple) else 0
         with self._lock:
@@ -141,16 +140,16 @@ class Fanout:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a message that is not with everybody yet. Any thread."""
+        """Return whether there is a message that not every target has got yet. Any thread."""
         return bool(self._rounds)
 
     def check(self, message: PreparedMessage) -> None:
-        """Whether there is room for a message. Raises QueueFullError as `send`."""
+        """Raise QueueFullError, as `send` does, unless there is room for a message."""
         if self.waiting and self.waiting + len(message.data) > MAX_WAITING:
             raise QueueFullError(f"{self.waiting} bytes of messages to many wait already")
 
     def _turn(self) -> None:
-        """One turn's share."""
+        """Put messages on queues, as many as belong in one turn. Loop thread."""
         most = budget = max(1, int(DELIVERIES_PER_TURN * self._share))
         while budget > 0:
             first = self._rounds[0]
@@ -165,7 +164,7 @@ class Fanout:
             except Exception:  # of iterating over targets that a user made
                 logger.exception("sending to many connections failed midway")
                 taken = 0
-            budget -= max(1, taken * len(first.messages))  # to find nobody costs something, too
+            budget -= max(1, taken * len(first.messages))  # targets that are None cost time, too
             if taken < steps:
                 with self._lock:
                     size = sum(len(message.data) for message, _, _ in first.messages)
@@ -178,7 +177,7 @@ class Fanout:
         self._loop.call_soon(self._turn)
 
     def _deliver(self, round_: _Round, steps: int) -> int:
-        """To the next `steps` targets; how many there were."""
+        """Queue the messages of a round for its next `steps` targets. Return how many targets there were."""
         taken = delivered = missed = 0
         messages = round_.messages
         now = self._loop.time()
@@ -205,7 +204,7 @@ class Fanout:
         return taken
 
     def _drop_expired(self, round_: _Round, now: float) -> list[Item]:
-        """What is left of a round's messages."""
+        """Remove the messages of a round that have expired. Return the others."""
         kept = [item for item in round_.messages if item[0].expires > now]
         dropped = len(round_.messages) - len(kept)
         self.expired += dropped

@@ -1,4 +1,4 @@
-"""Handler: what the user's code implements to hear of a connection."""
+"""Handler: the callbacks of a connection, which the user's code implements."""
 
 from __future__ import annotations
 

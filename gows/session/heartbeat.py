@@ -44,8 +44,8 @@ DEAD = 4
 
 
 class Heartbeat:
-    """The times of all connections with the same options; it keeps nothing of any single one. What belongs to one is
-    passed in: its stream, and `pinged`, the tick of a ping that may still be unanswered (0: there is none). Loop
+    """Judges the connections with the same options; it keeps nothing of any single one. What belongs to one is passed
+    in: its stream, and `pinged`, the tick of a ping that may still be unanswered (0: there is none). Loop
     thread."""
 
     __slots__ = ("ping_interval", "ping_timeout", "read_timeout", "write_timeout")

@@ -58,7 +58,7 @@ class Sender(Protocol):
     connection: Connection
 
     def queue_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
-        """Queue a message behind all others; whether that was done. Raises what the encoder raises."""
+        """Queue a message behind all others. Return whether that was done. Raises what the encoder raises."""
 
     def send_close_locked(self, code: int, reason: str, cause: CloseCause) -> None:
         """Queue our close frame."""
@@ -68,7 +68,7 @@ class Sender(Protocol):
 
 
 class Overflow:
-    """What the connections of one server, or the clients of one loop, have too much of. Any thread.
+    """Counts what the connections of one server, or the clients of one loop, have too much of. Any thread.
 
     `counts` has, since the beginning: messages `refused` (QueueFullError), `dropped` (new ones), `dropped_oldest`,
     `expired` while they were kept back, `replaced` by a newer one with their key; writes that `blocked`, and
@@ -222,7 +222,7 @@ def may_wait_locked(stream: Stream) -> bool:
 
 
 class Policy:
-    """What becomes of a message for which there is no room. One object for all connections of a context."""
+    """Decides what becomes of a message for which there is no room. One object for all connections of a context."""
 
     __slots__ = ("_high_water", "_loop", "_overflow", "_write_timeout", "mark")
 
@@ -266,7 +266,7 @@ class Policy:
                 return True
             overflow.count("over_budget")
         if stream.queued:
-            stream.owe_drained_locked()  # to whoever is refused, and may be far below the mark
+            stream.owe_drained_locked()  # whoever is refused waits for it, though the queue may be far below the mark
         return self.decide_locked(sender, len(data), deferred, wait)
 
     def decide_locked(self, sender: Sender, size: int, deferred: int, wait: bool) -> bool:
@@ -313,7 +313,7 @@ class Block(Refuse):
                 event = overflow.enlist_locked(sender)
                 stream.lock.release()
                 try:
-                    # not for ever: what others have queued may be sent, and nobody tells us of that
+                    # not for ever: if others' queues drain, which gives room as well, this event is not set
                     event.wait(min(left, MAX_WAIT if overflow.max_queued is None else BUDGET_WAIT))
                 finally:
                     stream.lock.acquire()

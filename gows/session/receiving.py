@@ -1,4 +1,4 @@
-"""Receiving: how much of what peers sent may be held in all, and who is not read from when it is too much.
+"""Receiving: how much of what peers sent may be held in all, and which are not read from when it is too much.
 
 What counts is what is left over when a read was dealt with: unfinished messages and requests, bytes that were not
 parsed yet, messages that wait for a busy handler. A connection of which little is left over is not counted, so small
@@ -39,7 +39,7 @@ CAUSES = ("paused", "closed", "timeouts")
 
 
 class ReceiveError(ProtocolError):
-    """The peer makes us hold too much of what is unfinished, or for too long."""
+    """Too much of what a peer sent has to be held, or for too long."""
 
     def __init__(self, code: int, reason: str, cause: CloseCause) -> None:
         super().__init__(code, reason)
@@ -62,7 +62,7 @@ class Holder(Protocol):
 
 
 class Unfinished(Holder, Protocol):
-    """One with a message that is not whole."""
+    """A connection with an unfinished message."""
 
     @property
     def message_timeout(self) -> float | None:
@@ -70,14 +70,14 @@ class Unfinished(Holder, Protocol):
 
     @property
     def unread(self) -> bool:
-        """Whether it is we who do not read."""
+        """Return whether we do not read, so that the peer is not to blame."""
 
     def held(self) -> int:
         """Return the bytes that are held of the message."""
 
 
 class Receiving:
-    """What is held for the connections of one loop.
+    """Bounds what is held for the connections of one loop.
 
     `total` is the bytes that are held, about. `counts` has, since the beginning: how often a connection was `paused`,
     not read from; connections `closed` to make room; and `timeouts` of messages that did not get on.
@@ -93,7 +93,7 @@ class Receiving:
         self._loop = loop
         self._large = loop.scratch
         self._small = bytearray(min(READ_SIZE, len(loop.scratch)))  # what is read into while much is held
-        self._lock = inner_lock("receiving")  # of `total` and `_held`: workers tell what they took
+        self._lock = inner_lock("receiving")  # of `total` and `_held`: workers change them, too
         self._held: dict[Holder, list[int]] = {}  # bytes unfinished, waiting, and with a handler
         self._paused: dict[Holder, None] = {}
         self._freed_at = 0.0
@@ -105,7 +105,7 @@ class Receiving:
 
     @staticmethod
     def of(loop: Loop) -> Receiving:
-        """Return the loop's. Any thread."""
+        """Return the one of a loop. Any thread."""
         found: Receiving | None = loop.shared.get(Receiving)
         return loop.shared.setdefault(Receiving, Receiving(loop)) if found is None else found
 
@@ -120,8 +120,8 @@ class Receiving:
     # ------------------------------------------------------------------ loop thread
 
     def note(self, holder: Holder, unfinished: int, came: int) -> bool:
-        """Count what is unfinished of a connection, and `came` bytes more that wait for its handler. Whether anything
-        is counted for it now."""
+        """Count what is unfinished of a connection, and `came` bytes more that wait for its handler. Return whether
+        anything is counted for it now."""
         with self._lock:
             counted = self._held.setdefault(holder, [0, 0, 0])
             self._change_locked(holder, counted, unfinished, counted[1] + came, counted[2])
@@ -132,7 +132,7 @@ class Receiving:
         return mine > 0
 
     def pause(self, holder: Holder) -> None:
-        """Have a connection not read from until there is room."""
+        """Stop reading from a connection until there is room."""
         if holder not in self._paused:
             self._paused[holder] = None
             self.counts["paused"] += 1
@@ -154,7 +154,7 @@ class Receiving:
         return holder in self._paused
 
     def forget(self, holder: Holder) -> None:
-        """The connection is over, or something else."""
+        """Forget a connection: it has ended, or become something else."""
         if holder in self._held:
             with self._lock:
                 counted = self._held.get(holder)
@@ -196,7 +196,7 @@ class Receiving:
                 self._change_locked(holder, counted, counted[0], counted[1] + counted[2], 0)
 
     def emptied_locked(self, holder: Holder) -> bool:
-        """Note that nothing waits for a handler, nor is with one. Whether anything is counted still."""
+        """Note that nothing waits for a handler, nor is with one. Return whether anything is counted still."""
         with self._lock:
             counted = self._held.get(holder)
             if counted is not None:
@@ -233,14 +233,15 @@ class Receiving:
             self._look_timer = self._call_later(LOOK_INTERVAL, self._look)
 
     def _look(self) -> None:
-        """Read on from as many as there is room for, or make one give way."""
+        """Read on from as many connections as there is room for, or make one give way."""
         self._look_timer = None
         if self.most is None or self.total < self.most:
             self._stuck = False
             room = 1 << 62 if self.most is None else self.most - self.total
             with self._lock:
                 sizes = {holder: sum(self._held.get(holder, ())) for holder in self._paused}
-            for holder in sorted(sizes, key=sizes.__getitem__, reverse=True):  # who has begun may finish, and make room
+            # the largest first: one that has begun may finish, and make room
+            for holder in sorted(sizes, key=sizes.__getitem__, reverse=True):
                 if room <= 0 or self.full:
                     break
                 room -= len(self._large)  # what one read may bring
@@ -263,7 +264,7 @@ class Receiving:
         self._look_later()
 
     def _sweep(self) -> None:
-        """End those whose unfinished message does not get on."""
+        """End the connections whose unfinished message does not get on."""
         self._sweep_timer = None
         now = self._loop.ticks
         for holder, progress in list(self._unfinished.items()):

@@ -21,7 +21,7 @@ from gows.session.writer import MessageWriter
 
 
 class Sending:
-    """What a session is for whoever writes: its stream, its protocol machine, and what overflow policies need."""
+    """Queues what is written: the stream of a session, its protocol machine, and what overflow policies need."""
 
     __slots__ = ("_cause", "_writer", "connection", "context", "stream")
 
@@ -38,8 +38,9 @@ class Sending:
         raise NotImplementedError
 
     def send_prepared(self, message: PreparedMessage) -> bool:
-        """Queue a message that is made for many; whether it was. The overflow policy decides as for any other, but
-        nothing is raised, and nobody waits: who is closed, or too slow, does not get it. Any thread."""
+        """Queue a message that is made for many. Return whether that was done. The overflow policy decides as for any
+        other, but nothing is raised and no thread waits: a connection that is closed, or too slow, does not get it.
+        Any thread."""
         stream, context = self.stream, self.context
         lock = stream.lock
         lock.acquire()
@@ -82,7 +83,7 @@ class Sending:
         return True
 
     def count_sent(self, frame: bytes) -> None:
-        """A message goes out, the last part of it in `frame`."""
+        """Count a message whose last part is in `frame`."""
         size = len(frame)  # no call within an increment: other threads may have their turn after it
         traffic = self.context.traffic
         traffic.sent += 1
@@ -139,6 +140,6 @@ class Sending:
         self._blame(cause)
 
     def _blame(self, cause: CloseCause) -> None:
-        """What made the connection end: the first to say so is right."""
+        """Note what made the connection end; only the first call counts."""
         if self._cause is None:
             self._cause = cause

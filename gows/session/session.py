@@ -97,10 +97,10 @@ class Session(Delivering):
         return self.context.options.low_water
 
     def connected(self, stream: Stream) -> None:
-        """An outgoing connection is made; by the time that there is a session it has been so for long."""
+        """Do nothing: an outgoing connection was made long before there is a session."""
 
     def data_received(self, buf: bytearray, n: int) -> None:
-        """`buf[:n]` came in; it is the loop's scratch buffer and valid until this returns."""
+        """Deal with `buf[:n]`, which came in; it is the loop's scratch buffer and valid until this returns."""
         if DEBUG:
             self.context.loop.check_thread()
         connection = self.connection
@@ -176,7 +176,8 @@ class Session(Delivering):
             context.loop.call_soon(self._resume_reading)
 
     def _go_on(self, rest: list[Event]) -> None:
-        """Inline: the outgoing queue is too full for some events, or reading has to be resumed."""
+        """Put back events for which the outgoing queue is too full, or resume reading. Only where callbacks run
+        inline."""
         self._inbox = []
         if rest:
             self._count_held(0, rest, waiting=True)
@@ -184,7 +185,7 @@ class Session(Delivering):
             self.run()
 
     def eof_received(self) -> None:
-        """The peer half-closed: it sends nothing more."""
+        """Note that the peer half-closed: it sends nothing more."""
         if DEBUG:
             self.context.loop.check_thread()
         if self.handler is None:
@@ -193,7 +194,7 @@ class Session(Delivering):
             self._enqueue([(HALF_CLOSED, None)])
 
     def drained(self) -> None:
-        """The outgoing queue fell to the low-water mark."""
+        """Go on, for the outgoing queue fell to the low-water mark."""
         if DEBUG:
             self.context.loop.check_thread()
         overflow = self.context.overflow
@@ -209,7 +210,7 @@ class Session(Delivering):
             self._submit()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The stream is gone, for whatever reason. Last call."""
+        """Note that the stream is gone, for whatever reason. The last call of all."""
         if DEBUG:
             self.context.loop.check_thread()
         if self.connection.pending and self.handler is not None:
@@ -242,11 +243,11 @@ class Session(Delivering):
             self._enqueue(events)
 
     def blocked(self) -> None:
-        """The kernel took only a part of the queue: the write timeout runs."""
+        """Start the write timeout, for the kernel took only a part of the queue."""
         self.arm()
 
     def deadline_reached(self) -> None:
-        """The stream's one deadline: close handshake, heartbeat, read or write timeout (see heartbeat.py)."""
+        """Look at a connection whose deadline has come: close, heartbeat, read or write timeout (see heartbeat.py)."""
         if DEBUG:
             self.context.loop.check_thread()
         stream, context = self.stream, self.context
@@ -301,7 +302,7 @@ class Session(Delivering):
             stream.set_deadline(context.heartbeat.next_look(stream, self._ping_tick))
 
     def _give_up(self, reason: str, cause: CloseCause) -> None:
-        """The peer is beyond a close handshake."""
+        """Reset a connection whose peer would not answer a close frame."""
         self._blame(cause)
         self.connection.receive_eof()
         self.connection.close_reason = reason
@@ -320,7 +321,7 @@ class Session(Delivering):
                 self.connection.end()
                 self._inbox.append((LOST, None))
             if hasattr(handler, "on_chunk"):
-                self.connection.config = self.context.chunked
+                self.connection.config = self.context.chunk_config
             if handler.inline:
                 self.context = self.context.inlined()
             self.handler = handler
@@ -332,7 +333,7 @@ class Session(Delivering):
         self.context.loop.call_soon(self._begun, early)
 
     def _begun(self, early: list[Event] | None) -> None:
-        """Loop thread: the heartbeat starts, and bytes that came before the handler are parsed."""
+        """Start the heartbeat, and parse the bytes that came before the handler was attached. Loop thread."""
         if DEBUG:
             self.context.loop.check_thread()
         if self.stream.closed:
@@ -345,7 +346,8 @@ class Session(Delivering):
             self._resume_reading()
 
     def _stash(self, buf: bytearray | bytes, n: int) -> bool:
-        """Bytes before `serve`: keep one read of them, and read no more until there is a handler."""
+        """Keep bytes that came before `serve`, and read no more until there is a handler. Return whether they were
+        kept."""
         with self.stream.lock:
             if self.handler is not None:
                 return False
@@ -354,7 +356,7 @@ class Session(Delivering):
         return True
 
     def _resume_reading(self) -> None:
-        """Loop thread: the inbox is empty again; parse what was kept aside, then read on."""
+        """Parse what was kept aside, then read on: the inbox is empty again. Loop thread."""
         if DEBUG:
             self.context.loop.check_thread()
         if self.stream.closed or self.context.receiving.holds_off(self):
@@ -401,7 +403,7 @@ class Session(Delivering):
 
     @property
     def unread(self) -> bool:
-        """Whether it is we who do not read."""
+        """Return whether we do not read, so that the peer is not to blame."""
         return self._flags & INBOX_FULL != 0 or self.context.receiving.holds_off(self)
 
     def held(self) -> int:

@@ -89,7 +89,7 @@ DELIVERY: dict[int, tuple[Cell, Cell, Cell]] = {
     DRAINED: _calls("on_drain"),
     DISMISS: ((None, Delivery.SERVED), _MUTED, _NOTHING),  # our close frame is sent; the peer's will end it
     CLOSE: (_ENDS, _ENDS, _NOTHING),  # answered first, unless it is the answer to ours
-    FAIL: (_ENDS, _ENDS, _NOTHING),  # told to the peer in a close frame first
+    FAIL: (_ENDS, _ENDS, _NOTHING),  # a close frame says so to the peer first
     HALF_CLOSED: (_ENDS, _ENDS, _NOTHING),
     LOST: (_ENDS, _ENDS, _NOTHING),
 }

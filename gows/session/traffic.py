@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Traffic:
-    """Numbers since the beginning. Any thread changes them, without a lock.
+    """Counts since the beginning. Any thread changes the numbers, without a lock.
 
     `+= 1` is a step that no other thread can come between, nor a signal handler: in the compiled variant it is C, and
     CPython from 3.10 on does something else at calls, jumps and beginnings of functions only, of which it has none.
@@ -32,7 +32,7 @@ class Traffic:
         """Upgrades that were refused, by HTTP status."""
 
     def ended(self, code: int, cause: str) -> None:
-        """One more connection has ended."""
+        """Count a connection that has ended."""
         if code >= 3000:
             code -= code % 1000
         ending = code, cause
@@ -40,6 +40,6 @@ class Traffic:
         self.endings[ending] += 1
 
     def refused(self, status: int) -> None:
-        """One more upgrade was refused."""
+        """Count an upgrade that was refused."""
         self.refusals.setdefault(status, 0)
         self.refusals[status] += 1

@@ -168,12 +168,13 @@ class WebSocket(Session):
         return self._owner().publisher.subscribe(self, topic)
 
     def unsubscribe(self, topic: str) -> bool:
-        """The reverse; `topic` as it was subscribed to. False: it was not. What was published before may still come."""
+        """End a subscription; `topic` is what was given to `subscribe`. False: there was none. What was published
+        before may still come."""
         return self._owner().publisher.unsubscribe(self, topic)
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """What it is subscribed to, in the order in which it subscribed."""
+        """The topics it is subscribed to, in the order in which it subscribed."""
         return self._owner().publisher.subscriptions.of(self)
 
     def publish(
@@ -232,7 +233,7 @@ class WebSocket(Session):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be written any more: a close began, from either side, or the connection is gone."""
+        """Whether nothing can be written any more: a close has begun, from either side, or the connection is gone."""
         return self.connection.state is not ConnectionState.OPEN or self.stream.closed
 
     @property
@@ -240,7 +241,7 @@ class WebSocket(Session):
         """How it ended: the peer's close code; 1005 if its close frame had none; 1006 if there was none. None
         while open.
 
-        When the peer broke the protocol: the code that we told it.
+        When the peer broke the protocol: the code that we sent to it.
         """
         return None if self.connection.state is ConnectionState.OPEN else self.connection.close_code
 
@@ -286,18 +287,19 @@ class WebSocket(Session):
     @property
     def remote_addr(self) -> SocketAddress | None:
         """The peer's address, e.g. ("127.0.0.1", 50000); asked of the kernel each time. None once the socket is
-        gone. Behind a proxy of `Admission(trusted_proxies=…)`, the client's; its port is 0 where nobody told it."""
+        gone. Behind a proxy of `Admission(trusted_proxies=…)`, the client's; its port is 0 if the proxy did not name
+        it."""
         return self.stream.peer_address
 
     # ------------------------------------------------------------------ timeouts
 
     def set_read_timeout(self, seconds: float | None) -> None:
-        """Close with 1001 when no byte came for so long (pongs count); None: no limit. For this connection only."""
+        """Close with 1001 when no byte came for `seconds` (pongs count); None: no limit. For this connection only."""
         check_seconds("seconds", seconds)
         self._set_timeouts(read_timeout=seconds)
 
     def set_write_timeout(self, seconds: float | None) -> None:
-        """Drop the connection (1006) when the peer took no byte of a waiting queue for so long; None: no limit.
+        """Drop the connection (1006) when the peer took no byte of a waiting queue for `seconds`; None: no limit.
         For this connection only."""
         check_seconds("seconds", seconds)
         self._set_timeouts(write_timeout=seconds)

@@ -29,7 +29,7 @@ class Streaming(Sender, Protocol):
     context: SessionContext
 
     def make_room_locked(self, *, deferred: int = 0) -> bool:
-        """Apply the overflow policy; whether there is room."""
+        """Apply the overflow policy. Return whether there is room."""
 
     def release_backlog_locked(self) -> None:
         """Queue what was kept back."""
@@ -129,7 +129,7 @@ class MessageWriter:
         if ws.connection.state in ENDING:
             raise ConnectionClosedError("the connection is closed")
         if opcode == Opcode.TEXT:
-            data.decode()  # what is wrong is told to whom it belongs
+            data.decode()  # an error belongs to whoever wrote this message
         room = max(self.waiting, len(self._deferred) * 16)  # empty ones take room as well
         if room > ws.context.high_water and not ws.make_room_locked(deferred=room):
             return False
@@ -166,13 +166,13 @@ class MessageWriter:
             self._size = 0
 
     def _give_up(self) -> None:
-        """The message will not be finished."""
+        """Give up the message: it will not be finished."""
         if self._begun:
             self._ws.begin_close(CloseCode.INTERNAL_ERROR, "")
         self._release()
 
     def _release(self) -> None:
-        """The way is free for others: first for those who have waited."""
+        """Let others write again, after the messages that have waited."""
         ws = self._ws
         with ws.stream.lock:
             ws.end_writer_locked()

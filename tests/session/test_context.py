@@ -308,7 +308,7 @@ def test_timeouts_that_connections_set_for_themselves(make_stage: MakeStage) -> 
     assert {ws.context.options.read_timeout for ws in sockets[20:40]} == {50}
     assert {ws.context.options.write_timeout for ws in sockets[20:40]} == {60}
     assert {ws.context.options.read_timeout for ws in sockets[40:]} == {None}
-    assert len({id(ws.context.whole) for ws in sockets}) == 1
+    assert len({id(ws.context.config) for ws in sockets}) == 1
     for ws in sockets[:40]:
         ws.set_write_timeout(shared.options.write_timeout)
         ws.set_read_timeout(None)
@@ -365,4 +365,4 @@ def test_blocking_clients_of_a_loop_without_workers(loop: Loop) -> None:
     made = [BlockingWebSocket(stream, shared.connection(None), shared) for _ in range(10)]
     assert len({ws.context for ws in made}) == 1
     assert not made[0].context.inline
-    assert made[0].context.whole is shared.whole
+    assert made[0].context.config is shared.config
