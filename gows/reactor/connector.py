@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 
+from gows.debug import DEBUG
 from gows.errors import ConnectError
 from gows.reactor.address import Address
 from gows.reactor.interfaces import Endpoint, Sock
@@ -62,6 +63,8 @@ class Connector(Endpoint):
 
     def _next(self) -> None:
         """Try the next address; the attempt has its share of the time that is left."""
+        if DEBUG:
+            self._loop.check_thread()
         while self._targets:
             target = self._targets[0]
             try:
@@ -148,6 +151,8 @@ class Connector(Endpoint):
     def finish(self, error: Exception | None) -> ConnectError | None:
         """Release everything: the stream is connected, or it is lost because of `error`. Returns what to tell its
         observer."""
+        if DEBUG:
+            self._loop.check_thread()
         self._deadline.cancel()
         sock = self._release()
         if sock is not None:

@@ -10,10 +10,8 @@ Accepting   where connections are accepted, for the loop
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, overload
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol, overload
 
 
 class Sock(Protocol):

@@ -101,6 +101,8 @@ class Listener:
 
     def open(self) -> None:
         """Begin to accept."""
+        if DEBUG:
+            self.loop.check_thread()
         for acceptor in self._acceptors:
             self.loop.place(acceptor.fd, acceptor)
         self._watch()
@@ -120,6 +122,8 @@ class Listener:
         self._reserve = -1
 
     def _close(self) -> None:
+        if DEBUG:
+            self.loop.check_thread()
         for acceptor in self._acceptors:
             acceptor.watch(False)
             if self.shared:  # the poller may have told us, and nobody else, of somebody who waits
@@ -143,6 +147,8 @@ class Listener:
 
     def accept(self, sock: Sock) -> bool:
         """Accept waiting connections, up to the budget of a turn. Returns whether more may wait."""
+        if DEBUG:
+            self.loop.check_thread()
         loop, accept = self.loop, self.loop.sockets.accept
         for _ in range(self.accepts_per_turn):
             if self._paused or not self._acceptors:  # on_accept may have found that it is enough

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 
+from gows.debug import DEBUG
 from gows.reactor.listener import Listener
 from gows.reactor.loop import BaseLoop
 
@@ -46,6 +47,8 @@ class Reserve:
 
     def accepted(self, fd: int) -> None:
         """Take note that a listener has accepted the connection `fd`."""
+        if DEBUG:
+            self._loop.check_thread()
         self._left -= 1
         if self._left < 0 or fd >= self._brink:
             self._look()

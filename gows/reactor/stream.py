@@ -27,7 +27,7 @@ import logging
 import socket
 import struct
 
-from gows.debug import DEBUG, check_owned
+from gows.debug import DEBUG, check_owned, check_unlocked
 from gows.reactor.address import socket_address
 from gows.reactor.interfaces import Observer, Sock, Transport
 from gows.reactor.loop import BaseLoop
@@ -546,9 +546,10 @@ class Stream(Transport):
         self.observer.eof_received()
 
     def _watch_locked(self, mask: int) -> None:
-        """Tell the poller what to watch for, if it does not know yet."""
+        """Tell the poller what to watch for, if it does not know yet. Loop thread."""
         if DEBUG:
             check_owned(self.lock)
+            self.loop.check_thread()
         watched = self._state & WATCHED
         if mask == watched:
             return
@@ -734,6 +735,8 @@ class Stream(Transport):
     def _tell_lost(self, error: Exception | None) -> None:
         """Call `connection_lost` and close the descriptor. Each step is done once, also when this is called again
         because a signal handler raised amid them."""
+        if DEBUG:
+            check_unlocked("call connection_lost")
         error = self.loop.connection_over(self, error)
         observer, self.observer = self.observer, NO_OBSERVER
         try:
