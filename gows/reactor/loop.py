@@ -13,6 +13,8 @@ A turn, in this order:
 8. the turn's tasks are handed to the workers, with one wake-up.
 
 No step runs code of the user's when there is a worker pool, so nothing in a turn blocks.
+
+The file is long since running, the turn and what endpoints ask for share the queues of one class.
 """
 
 from __future__ import annotations

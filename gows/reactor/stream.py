@@ -19,6 +19,8 @@ peer's FIN. Each of the two has its timeout, which begins again as long as the p
 from the queue or from the kernel's buffer (`Progress`). To close while bytes wait unread, or to receive some after
 close, makes the kernel answer with RST, and RST destroys what the peer has not read yet, our last message among it
 (RFC 1122 §4.2.2.13, RFC 9112 §9.6).
+
+The file is long since the class is one: its states are one table, and methods of a compiled class call each other in C.
 """
 
 from __future__ import annotations
