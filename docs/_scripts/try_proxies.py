@@ -20,6 +20,7 @@ from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 PAGE = (Path(__file__).resolve().parents[1] / "how-to" / "proxies.md").read_text("utf-8")
 CLIENT = "127.0.0.77"
@@ -112,7 +113,9 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 def quiet(port: int, seconds: float) -> bool:
     """Whether a WebSocket on which nothing is said lives that long."""
     sock = socket.create_connection(("127.0.0.1", port), 5, source_address=(CLIENT, 0))
-    with connect(f"ws://site.test:{port}/ws", sock=sock, origin=f"http://site.test:{port}", ping_interval=None) as ws:
+    with connect(
+        f"ws://site.test:{port}/ws", sock=sock, origin=Origin(f"http://site.test:{port}"), ping_interval=None
+    ) as ws:
         assert CLIENT in ws.recv(5), "the WebSocket does not know its client's address"
         try:
             ws.recv(seconds)
