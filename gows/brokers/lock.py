@@ -55,11 +55,12 @@ class PublishLock:
         return False
 
     def before_release(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Have `call(*arguments)` called with the lock held, when what goes on under it now is complete. Lock held."""
+        """Have `call(*arguments)` called with the lock held, when what goes on under it now is complete. For its holder
+        alone."""
         self._before_release.append(partial(call, *arguments))
 
     def after_release(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Have `call(*arguments)` called in this thread once the lock is released. Lock held."""
+        """Have `call(*arguments)` called in this thread once the lock is released. For its holder alone."""
         self._after_release.append(partial(call, *arguments))
 
     def __enter__(self) -> PublishLock:

@@ -22,7 +22,7 @@ MAX_QUEUED = 32 << 20
 
 
 class LinkEvents(Protocol):
-    """What connections tell the bus. In its thread, but for `count_dropped` and `call_soon`."""
+    """What connections call. In the bus's thread, but for `count_dropped` and `call_soon`."""
 
     def on_connected(self, link: Outbound) -> None:
         """Note that a connection of ours is made."""

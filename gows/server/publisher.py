@@ -35,7 +35,7 @@ from gows.topics.subscriptions import Subscriptions, do_nothing
 logger = logging.getLogger("gows")
 
 MOST_MESSAGES = 10_000
-"""Of a topic that is kept by time alone."""
+"""Messages of a topic that are kept if only a time was given."""
 EVENT_COST = 128
 """Bytes that it counts to tell one connection that somebody joined, or left."""
 MAX_EXCLUDED = 4096

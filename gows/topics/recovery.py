@@ -64,7 +64,7 @@ class Recovery(NamedTuple):
     """Fields of the answer, `subscribed`."""
     messages: list[PreparedMessage]
     cut: bool
-    """Whether more of it is there, for which there is no room now."""
+    """Whether there is more, for which there is no room now."""
 
 
 def recover(

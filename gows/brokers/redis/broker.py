@@ -90,7 +90,7 @@ class RedisBroker(Broker):
             url, protocol=2, socket_timeout=None, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
         )
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        """What this process is called among all."""
+        """The name of this process, which no other has."""
         self._outage = outage
         self._max_waiting = max_waiting
         self._timeout = timeout

@@ -35,8 +35,8 @@ READ = read_script("read.lua")
 
 
 class Link:
-    """Of one thread, in its event loop. Whatever goes wrong with a connection raises a RedisError or an OSError, and
-    ends the link: make another one."""
+    """The two connections. Of one thread, in its event loop. What goes wrong with one raises a RedisError or an
+    OSError, and ends the link: make another one."""
 
     def __init__(self, redis: Redis, timeout: float, *, sharded: bool) -> None:
         """Not connected yet."""

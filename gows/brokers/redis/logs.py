@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
 
 class Logs:
-    """Of the broker's thread."""
+    """Reads the logs of topics in Redis. Of the broker's thread."""
 
     events: BrokerEvents
     link: Link

@@ -33,7 +33,7 @@ LookedUp = tuple[Position, list[Publication]]
 
 
 class Recovery:
-    """Of the broker's thread."""
+    """Delivers messages of topics in order, and looks up what was missed. Of the broker's thread."""
 
     events: BrokerEvents
 

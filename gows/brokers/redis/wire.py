@@ -1,4 +1,4 @@
-"""What a RedisBroker reads, checked: whoever reaches the Redis may have put it there.
+"""Reads what comes from Redis, and checks it: others may write to the same Redis.
 
 Every function raises ValueError for what no gows has written, and nothing else: what is foreign is skipped and counted,
 and the next message is read.
@@ -23,7 +23,7 @@ from gows.topics.publication import Position, Publication
 VERSION = b"\1"
 """The first byte of everything on a channel."""
 MOST_DIGITS = 15
-"""Of an offset: what a double, Lua's only number, holds without loss."""
+"""Digits of an offset: as many as a double, Lua's only number, holds without loss."""
 LONGEST_WORD = 255
 """Characters of an epoch, and of the name of a process."""
 COMPLAINT_INTERVAL = 60.0
@@ -34,7 +34,7 @@ Heading = tuple[str, Position | None]
 
 
 class Greeting(NamedTuple):
-    """Something that a process tells others."""
+    """The first line of a message from one process to others."""
 
     kind: str
     name: str
@@ -42,7 +42,7 @@ class Greeting(NamedTuple):
 
 
 def read_frame(data: object) -> tuple[str, bytes]:
-    """The first line and the rest of what came on a channel."""
+    """Return the first line and the rest of what came on a channel."""
     if not isinstance(data, bytes) or data[:1] != VERSION:
         raise ValueError("of another version")
     head, line_feed, body = data[1:].partition(b"\n")
@@ -52,7 +52,7 @@ def read_frame(data: object) -> tuple[str, bytes]:
 
 
 def read_heading(head: str) -> Heading:
-    """The first line of a message."""
+    """Return the topic and the position in the first line of a message."""
     topic, *where = head.split(" ")
     check_topic(topic, max(1, len(topic)))  # how long it may be is for who publishes
     if not where:
@@ -63,7 +63,7 @@ def read_heading(head: str) -> Heading:
 
 
 def read_offset(text: object, least: int = 0) -> int:
-    """An offset, in decimal digits."""
+    """Return an offset, from decimal digits."""
     if isinstance(text, bytes):
         text = text.decode()
     if isinstance(text, str) and len(text) <= MOST_DIGITS and text.isascii() and text.isdigit():
@@ -74,14 +74,14 @@ def read_offset(text: object, least: int = 0) -> int:
 
 
 def read_epoch(text: object) -> str:
-    """An epoch, as Redis gives it."""
+    """Return an epoch, from the bytes that Redis gives."""
     if not isinstance(text, bytes):
         raise ValueError("no epoch")
     return _word(text.decode())
 
 
 def read_greeting(head: str) -> Greeting:
-    """The first line of what a process tells others."""
+    """Return what the first line of a message between processes says."""
     kind, name, to = (*head.split(" "), "", "")[:3]
     if head.count(" ") != 2 or kind not in ("hello", "alive", "tell", "bye"):
         raise ValueError("no greeting")
@@ -95,7 +95,7 @@ def _word(text: str) -> str:
 
 
 def read_envelope(topic: str, packet: object, now: float, age: float = 0.0) -> Envelope:
-    """An Envelope for this topic, as `Envelope.pack` writes it. `now`, `age`: as for `Envelope.unpack`."""
+    """Return an Envelope for this topic, from what `Envelope.pack` wrote. `now`, `age`: as for `Envelope.unpack`."""
     if not isinstance(packet, bytes):
         raise ValueError("no message")
     first, _, data = packet.partition(b"\n")
@@ -164,7 +164,7 @@ def _read_json(data: bytes) -> Any:
 
 
 def _check_json(data: bytes) -> None:
-    """Whether it is JSON; what its numbers are is nobody's business here, and costs time."""
+    """Raise ValueError for what is no JSON. Numbers are not converted, which would cost time."""
     try:
         _decode_data(data.decode())
     except RecursionError:
@@ -181,16 +181,16 @@ _decode_data = json.JSONDecoder(parse_constant=_refuse, parse_int=len, parse_flo
 
 
 class Entry(NamedTuple):
-    """One of a stream."""
+    """An entry of a topic's log."""
 
     offset: int
     written: int
-    """When, by the clock of Redis, in milliseconds."""
+    """When it was written, by the clock of Redis, in milliseconds."""
     body: bytes
 
 
 def read_entry(raw: object) -> Entry:
-    """One entry of a topic's stream."""
+    """Return an entry of a topic's log, from what Redis gives."""
     if not isinstance(raw, list) or len(raw) != 2:
         raise ValueError("no entry of a stream")
     id_, fields = raw
@@ -228,7 +228,7 @@ class Complaints:
         self.add(kind, where, error)
 
     def add(self, kind: str, where: str, error: Exception) -> None:
-        """One more of a kind, of which there are few. What came from outside is in `where` and in `error`."""
+        """Count something of a kind, of which there are few. What came from outside is in `where` and in `error`."""
         now = self._clock()
         if now - self._said.get(kind, -math.inf) < COMPLAINT_INTERVAL:
             self._silent[kind] += 1

@@ -41,7 +41,7 @@ NOT_THERE = "Redis is not there; try again later"
 
 
 class Settings(NamedTuple):
-    """What a RedisBroker was made with."""
+    """Options of a RedisBroker."""
 
     outage: str
     publish_command: str
