@@ -24,7 +24,7 @@ from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
 from gows.session.fanout import Fanout
 from gows.session.websocket import WebSocket
-from gows.topics.history import History, Keep
+from gows.topics.history import History, Keep, as_keep
 from gows.topics.lost import Lost, lost_event
 from gows.topics.names import is_pattern
 from gows.topics.presence import Describe, Member, Presence
@@ -34,8 +34,6 @@ from gows.topics.subscriptions import Subscriptions, do_nothing
 
 logger = logging.getLogger("gows")
 
-MOST_MESSAGES = 10_000
-"""Messages of a topic that are kept if only a time was given."""
 EVENT_COST = 128
 """Bytes that it counts to tell one connection that somebody joined, or left."""
 MAX_EXCLUDED = 4096
@@ -43,17 +41,6 @@ MAX_EXCLUDED = 4096
 
 OnResult = Callable[["Position | None", "list[Publication] | None", "UsageError | None"], object]
 KeepRule = Callable[[str], "Keep | int | timedelta | None"]
-
-
-def as_keep(value: Keep | int | timedelta | None) -> Keep | None:
-    """A number of messages, a time, or both. Raises TypeError and ValueError for anything else."""
-    if value is None or isinstance(value, Keep):
-        return value
-    if isinstance(value, timedelta):
-        return Keep(MOST_MESSAGES, value.total_seconds())
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"history is a number of messages, a timedelta or a gows.Keep, not {type(value).__name__}")
-    return None if value == 0 else Keep(value)
 
 
 class Publisher:

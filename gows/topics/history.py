@@ -14,12 +14,15 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from gows.topics.publication import Position, Publication, Since
 
 MAX_HISTORY = 64 << 20
 """Bytes of data that one process keeps, of all topics together."""
+MOST_MESSAGES = 10_000
+"""Messages of a topic that are kept if only a time was given."""
 MOST_EPOCHS = 8
 """Epochs that are remembered of what was in them and is kept."""
 ENTRY_SIZE = 500
@@ -38,6 +41,17 @@ class Keep:
             raise ValueError(f"messages must be an int of 1 or more, not {self.messages!r}")
         if self.seconds is not None and not (isinstance(self.seconds, int | float) and self.seconds > 0):
             raise ValueError(f"seconds must be more than 0, or None, not {self.seconds!r}")
+
+
+def as_keep(value: Keep | int | timedelta | None) -> Keep | None:
+    """Return a number of messages, a time, or both as a Keep. Raises TypeError and ValueError for anything else."""
+    if value is None or isinstance(value, Keep):
+        return value
+    if isinstance(value, timedelta):
+        return Keep(MOST_MESSAGES, value.total_seconds())
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"history is a number of messages, a timedelta or a gows.Keep, not {type(value).__name__}")
+    return None if value == 0 else Keep(value)
 
 
 class Entry(NamedTuple):

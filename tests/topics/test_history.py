@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gows.brokers.local.broker import home_of
-from gows.server.publisher import MOST_MESSAGES, as_keep
-from gows.topics.history import ENTRY_SIZE, History, Keep
+from gows.topics.history import ENTRY_SIZE, MOST_MESSAGES, History, Keep, as_keep
 from gows.topics.publication import Position, Publication
 
 
