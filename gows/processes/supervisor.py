@@ -22,7 +22,7 @@ from gows.processes.channel import Channel
 from gows.processes.listening import Listening
 from gows.processes.worker import SIGNALS, Job, flush_output, run_worker
 from gows.reactor.address import SocketAddress
-from gows.server.server import SECOND_SIGNAL
+from gows.server.signals import SECOND_SIGNAL
 
 logger = logging.getLogger("gows")
 

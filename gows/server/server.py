@@ -1,11 +1,13 @@
-"""Server: pages and WebSockets on one port, in a process of its own or inside one that exists already."""
+"""Server: pages and WebSockets on one port, in a process of its own or inside one that exists already.
+
+All that a user calls is in this one class, with its documentation, so the file is longer than others; what it does is
+in the files that it imports.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
 import socket
 import threading
 import time
@@ -23,32 +25,28 @@ from gows.brokers.lock import PublishLock
 from gows.bus.bus import Bus
 from gows.codes import Opcode
 from gows.errors import HandshakeError, HttpError, LoopClosedError, UsageError
-from gows.http.connection import HttpConnection, access_logger
-from gows.http.preface import ProxyPreface
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
-from gows.http1.proxy_protocol import ProxyError
 from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
-from gows.printable import show_address
 from gows.protocol.connection import to_bytes
-from gows.protocol.handshake import response_error
 from gows.protocol.prepared import PreparedMessage
-from gows.reactor import Listener, Loop, Observer, Stream
+from gows.reactor import Listener, Loop
 from gows.reactor.address import AddressLike, SocketAddress
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import Networks
-from gows.reactor.reserve import Reserve
-from gows.server.admission import MAX_CONNECTIONS, Admission, Refusal
+from gows.server.admission import Admission
 from gows.server.drain import Drain
+from gows.server.gate import Gate
 from gows.server.health import HEALTH_PATHS, health_answer
 from gows.server.metrics import PATH as METRICS_PATH
 from gows.server.metrics import Metrics
 from gows.server.publisher import Publisher
 from gows.server.remote import Remote, RemoteConnection
 from gows.server.settings import ServerKeywords, server_options, with_server_signature
+from gows.server.signals import EndSignals
 from gows.session.fanout import Audience, Fanout
 from gows.session.overflow import Overflow
 from gows.session.receiving import Receiving
@@ -69,33 +67,9 @@ logger = logging.getLogger("gows")
 View = Callable[..., Any]
 V = TypeVar("V", bound=View)
 
-SECOND_SIGNAL = 0.3
-"""Seconds after the first signal from which on another one counts: timeout(1) and some supervisors send each signal
-twice, to the process and to its group."""
 NEWS_SHARE = 0.25
 """How much of a turn's deliveries who joins and leaves topics may take: a hall of thousands that fills is millions of
 them, and publications do not wait for those."""
-MAX_REFUSED = 512
-"""Refused connections that are left time to read their answer; more are cut off, for each takes a descriptor."""
-
-_replaced: list[dict[signal.Signals, Any]] = []
-"""The signal handlers in whose place servers of this process have put theirs."""
-
-
-def _put_back(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        # None: not installed by Python, which cannot put it back either
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _disown_signals() -> None:
-    """In a forked process (fork(2)) the server does not go on. What ends its program is to end a child, too."""
-    while _replaced:
-        _put_back(_replaced.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_signals)
 
 
 class Server:
@@ -171,20 +145,13 @@ class Server:
             settings.presence,
             Lost(self.subscriptions, self.overflow),
         )
-        self._refused = _Refused()
-        self._reserve = Reserve(
-            self.loop,
-            self._listeners,
-            self.admission.descriptor_reserve,
-            partial(self.admission.count, "descriptors"),
-        )
+        self._gate = Gate(self, self._listeners)
         self._stop_lock = threading.Lock()  # of who starts or stops
         self._stopper: int | None = None  # the thread that has it
         self._leaving = False  # whoever sends work here is to look elsewhere
         self._stopping = False
         self._ended: SimpleQueue[None] = SimpleQueue()  # its put may be called in a signal handler, an Event's set not
         self._stopped = False
-        self._signalled_at = -math.inf
 
     @property
     def options(self) -> AcceptOptions:
@@ -418,7 +385,7 @@ class Server:
             raise UsageError("this server was stopped")
         admission = self.admission
         versions = admission.proxy_versions(admission.proxy_protocol if proxy_protocol is None else proxy_protocol)
-        accepted = partial(self._accepted_by_proxy, versions) if versions else self._accepted
+        accepted = partial(self._gate.admit_from_proxy, versions) if versions else self._gate.admit
         listener = self.loop.listen(
             address,
             accepted,
@@ -473,7 +440,7 @@ class Server:
             check_plain_function("ready", ready)
         if address is not None:
             self.listen(address)
-        with self._signals():
+        with EndSignals(self._signalled) as signals:
             try:
                 self.start()
             except LoopClosedError:
@@ -482,7 +449,7 @@ class Server:
                 raise
             if ready is not None:
                 ready()
-            while not (self._signalled_at > 0 or self._stopping):
+            while not (signals.came or self._stopping):
                 try:  # not for ever: the kernel may give a signal to another thread, which does not wake this one
                     self._ended.get(timeout=SIGNAL_INTERVAL)
                 except Empty:
@@ -550,106 +517,12 @@ class Server:
         while not drain.finished.wait(0.1) and self.loop.running and time.monotonic() < deadline + 1.0:
             pass  # a loop that was told to end by an earlier stop() does not call us any more
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the server when this is the main thread: in others no handler can be installed."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
-        _replaced.append(before)
-        try:
-            yield
-        finally:
-            if _replaced:  # not in a process that was forked meanwhile
-                _put_back(_replaced.pop())
-
-    def _signalled(self, number: int, frame: object) -> None:
-        now = time.monotonic()
-        if self._signalled_at < 0:  # the first, though another thread may have called stop() before
-            self._signalled_at = now
-            self._leaving = True
-            self._ended.put(None)
-        elif now - self._signalled_at > SECOND_SIGNAL:
-            raise KeyboardInterrupt  # at once, then
+    def _signalled(self) -> None:
+        """SIGINT or SIGTERM came. Called in a signal handler."""
+        self._leaving = True
+        self._ended.put(None)
 
     def _end(self) -> None:
         """`listen_and_serve` is to return."""
         self._leaving = self._stopping = True
         self._ended.put(None)
-
-    # ------------------------------------------------------------------ loop thread
-
-    def _accepted(self, stream: Stream) -> None:
-        if self._has_room(stream) and self._known(stream):
-            stream.observer = HttpConnection(stream, self)
-
-    def _accepted_by_proxy(self, versions: frozenset[int], stream: Stream) -> None:
-        if not self._has_room(stream):
-            return
-        admission = self.admission
-        if admission.proxies is not None and admission.proxies.trusts(stream.peer_address):
-            http = HttpConnection(stream, self)
-            stream.observer = ProxyPreface(stream, http, versions, self._known, self._no_proxy)
-        else:
-            self._no_proxy(stream, ProxyError("the peer is none of trusted_proxies"))
-            stream.abort()
-
-    def _has_room(self, stream: Stream) -> bool:
-        assert stream.sock is not None
-        self._reserve.accepted(stream.sock.fileno())
-        most = self.max_connections
-        if most is None or self.loop.live_streams - self._refused.count < most:
-            return True
-        self.admission.count(MAX_CONNECTIONS.cause)
-        self._refuse(stream, MAX_CONNECTIONS)
-        return False
-
-    def _known(self, stream: Stream) -> bool:
-        """It is known by now who is there: the peer, or whom a PROXY header names. Whether the connection goes on."""
-        admission = self.admission
-        if not admission.limited:
-            return True
-        address = stream.peer_address
-        if admission.proxies is not None and admission.proxies.trusts(address):
-            return True  # each upgrade will tell
-        refusal = admission.enter(stream, address)
-        if refusal is not None:
-            self._refuse(stream, refusal)
-        return refusal is None
-
-    def _refuse(self, stream: Stream, refusal: Refusal) -> None:
-        """Answer before anything was asked, and close in order, so that the answer arrives. Over TLS there is none: a
-        handshake would cost more than a connection that is admitted."""
-        refused = stream.observer = self._refused
-        refused.count += 1
-        if access_logger.isEnabledFor(logging.INFO):
-            access_logger.info('%s "-" %d 0', show_address(stream.peer_address), refusal.status)
-        if refused.count <= MAX_REFUSED:
-            stream.write(response_error(self.admission.error(refusal)))
-            stream.close()
-        else:
-            stream.abort()
-
-    def _no_proxy(self, stream: Stream, error: ProxyError) -> None:
-        """A connection that is to begin with a PROXY header does not."""
-        if not self.admission.counts["proxy_protocol"]:
-            address = show_address(stream.peer_address)
-            logger.warning("%s was cut off: %s; further ones are only counted", address, error)
-        self.admission.count("proxy_protocol")
-
-
-class _Refused(Observer):
-    """The observer of all connections that were refused."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def data_received(self, buf: bytearray, n: int, /) -> None:
-        """Nothing of it is of interest."""
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """One less."""
-        self.count -= 1

@@ -24,7 +24,7 @@ from gows import Admission, CloseCause, ConnectionClosedError, HandshakeError, R
 from gows.reactor import Stream, Target
 from gows.reactor.networks import ip_number
 from gows.server.admission import CAUSES
-from gows.server.server import MAX_REFUSED
+from gows.server.gate import MAX_REFUSED
 from tests.support import wire
 from tests.support.addresses import tcp
 from tests.support.http_site import get
@@ -58,7 +58,7 @@ def make_stage() -> Iterator[MakeStage]:
             guest.sock.close()
         stage.run_for(20)
         assert stage.loop.live_streams == 0
-        assert stage.server._refused.count == 0
+        assert stage.server._gate.refused == 0
         assert (admission._by_ip, admission._by_subnet) == ({}, {})
         assert set(admission._clients) <= {None}
         assert stage.loop.peer_names == {}
@@ -352,7 +352,7 @@ def test_max_connections_counts_none_that_were_refused(make_stage: MakeStage) ->
     stage.run_for(0)
     guests[0].reset()
     stage.run_for(0)
-    assert stage.server._refused.count == 10
+    assert stage.server._gate.refused == 10
     stage.guest()
     assert refused(stage).status == 503
     assert counts(stage) == {"max_connections": 11}

@@ -36,7 +36,7 @@ from gows import (
     connect,
 )
 from gows.reactor import Loop
-from gows.server import server as server_module
+from gows.server import signals
 from tests.support import wire
 from tests.support.processes import Children
 from tests.support.raw import RawPeer
@@ -726,15 +726,19 @@ def test_a_second_signal_ends_it_at_once() -> None:
             assert "stopped" not in process.stdout.read()
 
 
-def test_a_signal_that_is_delivered_twice_counts_once(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_is_delivered_twice_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by timeout(1), which sends it to the process and to its group."""
-    monkeypatch.setattr(server_module, "SECOND_SIGNAL", 1000.0)
-    server = make_server()
-    server._signalled(signal.SIGINT, None)
-    server._signalled(signal.SIGINT, None)
-    monkeypatch.setattr(server_module, "SECOND_SIGNAL", -1.0)
-    with pytest.raises(KeyboardInterrupt):
-        server._signalled(signal.SIGINT, None)
+    came: list[int] = []
+    with signals.EndSignals(lambda: came.append(1)) as end:
+        assert not end.came
+        monkeypatch.setattr(signals, "SECOND_SIGNAL", 1000.0)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert end.came
+        monkeypatch.setattr(signals, "SECOND_SIGNAL", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert came == [1]
 
 
 def test_signal_handlers_are_put_back(make_server: MakeServer) -> None:
@@ -840,13 +844,16 @@ def test_a_signal_handler_that_is_not_pythons(make_server: MakeServer, monkeypat
             set_signal(number, handler)
 
 
-def test_the_first_signal_during_a_stop_is_no_second_one(make_server: MakeServer) -> None:
+def test_the_first_signal_during_a_stop_is_no_second_one(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = make_server()
     server._end()
-    server._signalled(signal.SIGTERM, None)
-    server._signalled_at -= 1
-    with pytest.raises(KeyboardInterrupt):
-        server._signalled(signal.SIGTERM, None)
+    monkeypatch.setattr(signals, "SECOND_SIGNAL", -1.0)
+    with signals.EndSignals(server._signalled):
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 # ---------------------------------------------------------------------- stopped amid something
