@@ -27,6 +27,8 @@ class RecordedEvents:
         self.lock = PublishLock()
         self.history = History()
         self.told: dict[str, list[tuple[Position | None, str | None]]] = {}
+        self.lost_at: dict[str, float] = {}
+        """By topic: when they were told last that some are lost."""
 
     def now(self) -> float:
         return self.net.now
@@ -42,6 +44,7 @@ class RecordedEvents:
 
     def report_lost_locked(self, topic: str, position: Position | None) -> None:
         self.told.setdefault(topic, []).append((position, None))
+        self.lost_at[topic] = self.net.now
 
 
 class Process:
@@ -100,6 +103,7 @@ class KeptNet:
         self.processes: dict[str, Process] = {}
         self.dead: list[Process] = []
         self.links: dict[tuple[str, str], deque[tuple[str, bytes, float]]] = {}
+        self.apart: dict[tuple[str, str], deque[tuple[str, bytes, float]]] = {}
         self.missed: set[tuple[str, str]] = set()
         self.timers: list[Any] = []
         self.topics = [f"t{number}" for number in range(topics)]
@@ -107,6 +111,7 @@ class KeptNet:
         self.published: dict[str, tuple[str, str, float]] = {}  # data: topic, by whom, when
         self.results: dict[str, list[Exception | None]] = {}
         self.deaths = 0
+        self.were_apart = False
         self.number = 0
 
     # ------------------------------------------------------------------ what happens
@@ -123,6 +128,17 @@ class KeptNet:
         if len(self.processes) == 1:
             process.do(process.kept.open)
         return process
+
+    def keep_apart(self, process: Process) -> None:
+        """It and the others do not hear each other until `meet`."""
+        self.were_apart = True
+        self.apart.update({pair: link for pair, link in self.links.items() if process.name in pair})
+        self.links = {pair: link for pair, link in self.links.items() if pair not in self.apart}
+
+    def meet(self) -> None:
+        """Those that were kept apart and live hear each other from now on."""
+        self.links.update({pair: link for pair, link in self.apart.items() if self.processes.keys() >= {*pair}})
+        self.apart.clear()
 
     def publish(self, process: Process, topic: str, data: str = "") -> str:
         """A message from there; what it says."""
@@ -259,20 +275,26 @@ class KeptNet:
                 f"they do not agree about {topic}: {[(each[0], len(each[1])) for each in standing]}"
             )
         acknowledged = {data for data, results in self.results.items() if None in results}
+        if self.were_apart:  # what processes have that die before they meet the others is lost
+            acknowledged &= {
+                data
+                for process in self.processes.values()
+                for told in process.events.told.values()
+                for _, data in told
+                if data is not None
+            }
         for process in self.processes.values():
             for topic in self.topics:
                 told = process.events.told.get(topic, [])
                 got = {data for _, data in told}
-                lost = None in got
+                lost_at = process.events.lost_at.get(topic, 0.0)
                 held = {each.bare.data.decode() for each in process.events.history.latest(topic, 10_000, self.now)}
                 missing = {
                     data
                     for data in acknowledged - got - held
-                    if self.published[data][0] == topic and self.published[data][2] > process.born + 1.0
+                    if self.published[data][0] == topic and self.published[data][2] > max(process.born + 1.0, lost_at)
                 }
-                assert not missing or lost, (
-                    f"{process.name} never got {sorted(missing)} of {topic}, and was told nothing"
-                )
+                assert not missing, f"{process.name} never got {sorted(missing)} of {topic}, and was told nothing since"
 
     def _check_told(
         self, process: Process, topic: str, told: list[tuple[Position | None, str | None]], places: Any
