@@ -68,6 +68,46 @@ def test_nothing_acknowledged_is_lost_when_one_process_dies_at_a_time(first: int
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
+def play_apart(seed: int) -> None:
+    """One course of events in which processes begin that the others do not hear for a while, and any may die."""
+    net = KeptNet(seed)
+    rng = net.rng
+    for _ in range(rng.randint(2, 4)):
+        net.start()
+        net.run(rng.choice([0.0, 0.001, 1.0]))
+    until = 0.0
+    for _ in range(rng.randint(10, 40)):
+        running = list(net.processes.values())
+        what = rng.random()
+        if what < 0.6:
+            for _ in range(rng.choice([1, 1, 5])):
+                net.publish(rng.choice(running), rng.choice(net.topics))
+        elif what < 0.72 and len(running) < 5:
+            net.keep_apart(net.start())
+            until = net.now + rng.choice([0.5, 2.0, 4.0, 8.0])
+        elif what < 0.8 and len(running) > 1:
+            rng.choice([net.leave, net.kill])(rng.choice(running))
+        for _ in range(rng.choice([0, 1, 5, 20, 100])):
+            net.step()
+        if rng.random() < 0.3:
+            net.run(rng.choice([0.01, 0.3, 1.0, 3.0]))
+        if net.now >= until:
+            net.meet()
+    net.meet()
+    net.settle()
+    net.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 8 * SEEDS, 100))
+def test_what_was_taken_in_apart_is_told_lost_if_a_process_lives_that_has_it(first: int) -> None:
+    for seed in range(first, first + 100):
+        try:
+            play_apart(seed)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
 def several(count: int = 3) -> tuple[KeptNet, list[Process], str]:
     """Some processes, and a topic whose home is the first."""
     net = KeptNet(0, topics=0)
@@ -283,9 +323,7 @@ def test_two_that_have_not_met_and_both_numbered_tell_lost_when_they_meet(counts
     third = net.start()
     net.run(2.0)
     newcomer = net.start()  # the others do not answer it
-    met = {pair: link for pair, link in net.links.items() if newcomer.name in pair}
-    for pair in met:
-        del net.links[pair]
+    net.keep_apart(newcomer)
     net.run(2.0)
     topic = net.topics[0]
     apart = [
@@ -294,7 +332,7 @@ def test_two_that_have_not_met_and_both_numbered_tell_lost_when_they_meet(counts
     ]
     net.run(1.0)
     assert all(net.results[data] == [None] for data in apart[0] + apart[1])
-    net.links.update(met)
+    net.meet()
     net.run(3.0)
     last = [net.publish(process, topic) for process in (home, newcomer, third)]
     net.run(1.0)
@@ -303,6 +341,134 @@ def test_two_that_have_not_met_and_both_numbered_tell_lost_when_they_meet(counts
         assert heard[: len(had)] == had
         assert heard[len(had)] is None, "before anything newer"
         assert set(last) <= set(heard[len(had) :])
+    net.check()
+
+
+@pytest.mark.parametrize("newcomer_counts", [1, 3])
+@pytest.mark.parametrize("first", ["the newcomer", "the others"])
+def test_what_a_newcomer_numbered_alone_and_what_a_home_that_is_gone_did_are_told_lost(
+    first: str, newcomer_counts: int
+) -> None:
+    net = KeptNet(0)
+    started = [net.start() for _ in range(3)]  # the name decides which of two terms counts
+    newcomer = started.pop(0 if first == "the newcomer" else 2)
+    net.keep_apart(newcomer)
+    newcomer.do(newcomer.kept.open)
+    net.run(2.0)
+    names = [process.name for process in started]
+    topic = net.topics[0]
+    home, other = sorted(started, key=lambda process: process.name != home_of(topic, names))
+    apart = [net.publish(home, topic)], [net.publish(newcomer, topic) for _ in range(newcomer_counts)]
+    net.run(1.0)
+    assert all(net.results[data] == [None] for data in apart[0] + apart[1])
+    net.kill(home)
+    net.run(1.0)
+    net.meet()
+    net.run(5.0)
+    assert told(other, topic)[:2] == [*apart[0], None], "though nothing is published any more"
+    assert told(newcomer, topic)[: newcomer_counts + 1] == [*apart[1], None]
+    last = net.publish(other, topic)
+    net.run(2.0)
+    assert told(other, topic)[-1] == told(newcomer, topic)[-1] == last
+    net.check()
+
+
+def test_a_process_that_hears_of_another_numbering_when_its_home_is_gone_tells_the_others() -> None:
+    net = KeptNet(0)
+    newcomer, home, other = (net.start() for _ in range(3))
+    topic = net.topics[0]
+    net.keep_apart(newcomer)
+    newcomer.do(newcomer.kept.open)
+    net.run(2.0)
+    link = net.links[home.name, newcomer.name] = net.apart.pop((home.name, newcomer.name))
+    link.clear()  # what it says is heard, and not that it is there
+    newcomer.stopped = True
+    home.do(home.kept._claim, home.kept._topic(topic), [])
+    net.run(1.0)
+    theirs = net.publish(home, topic)
+    net.run(1.0)
+    alone = [net.publish(newcomer, topic) for _ in range(3)]
+    assert [net.results[data] for data in [theirs, *alone]] == [[None]] * 4
+    net.leave(home)
+    while link:
+        net._deliver((home.name, newcomer.name))
+    net.meet()
+    newcomer.stopped = False
+    net.run(5.0)
+    assert told(newcomer, topic)[:4] == [*alone, None]
+    assert told(other, topic)[:2] == [theirs, None], "though nothing is published any more"
+    net.check()
+
+
+def test_what_was_numbered_in_one_epoch_by_two_is_told_lost_though_one_of_them_is_gone() -> None:
+    net, (home, second, third), topic = several()
+    first = net.publish(home, topic)
+    newcomer = net.start()
+    net.keep_apart(newcomer)
+    for pair in [(home.name, newcomer.name), (newcomer.name, home.name)]:  # the only one that it meets
+        net.links[pair] = net.apart.pop(pair)
+    net.run(2.0)
+    net.kill(home)
+    net.run(1.0)
+    second.do(second.kept._claim, second.kept._topic(topic), [])
+    net.run(0.1)
+    apart = [net.publish(process, topic) for process in (second, newcomer)]
+    net.run(1.0)
+    assert [net.results[data] for data in apart] == [[None]] * 2
+    positions = {process.events.history.position(topic) for process in (second, third, newcomer)}
+    assert len(positions) == 1, "two messages have it"
+    net.kill(second)
+    net.run(1.0)
+    net.meet()
+    net.run(5.0)
+    assert told(third, topic)[:3] == [first, apart[0], None]
+    assert told(newcomer, topic)[:3] == [first, apart[1], None]
+    net.settle()
+
+
+@pytest.mark.parametrize("here", [0, 1])
+def test_who_claims_a_topic_hears_that_something_of_it_was_given_up(here: int) -> None:
+    net, (home, *others), topic = several()
+    first = net.publish(home, topic)
+    net.run(1.0)
+    net.kill(home)
+    net.run(0.5)
+    others[0].do(others[0].kept._on_gap, home.name, {"topic": topic})  # the home was gone when it came
+    claims = others[here]
+    claims.do(claims.kept._claim, claims.kept._topic(topic), [])
+    net.run(0.1)
+    soon = [told(process, topic) for process in others]
+    assert [heard[:2] for heard in soon] == [[first, None]] * 2
+    net.run(5.0)
+    assert [told(process, topic) for process in others] == soon, "no more than that"
+    net.check()
+
+
+def test_a_gap_that_comes_when_the_home_is_gone_is_told_though_nobody_publishes() -> None:
+    net, (home, other, third), topic = several()
+    first = net.publish(home, topic)
+    net.run(1.0)
+    net.kill(home)
+    net.run(0.5)
+    other.do(other.kept._on_gap, third.name, {"topic": topic})
+    net.run(3.0)
+    assert told(other, topic)[:2] == told(third, topic)[:2] == [first, None]
+    net.check()
+
+
+def test_the_home_is_told_of_a_gap_as_soon_as_the_history_is_there() -> None:
+    net = KeptNet(0)
+    newcomer, home = net.start(), net.start()
+    net.keep_apart(newcomer)
+    net.run(2.0)
+    topic = net.topics[0]
+    home.do(home.kept.open)
+    apart = [net.publish(process, topic) for process in (newcomer, home)]
+    net.run(1.0)
+    net.meet()
+    net.run(0.1)
+    for process, data in zip((newcomer, home), apart, strict=True):
+        assert told(process, topic)[:2] == [data, None]
     net.check()
 
 

@@ -97,6 +97,7 @@ class KeptCore(ABC):
         self._acks: dict[str, dict[str, tuple[int, str, int]]] = {}
         self._heard_at: dict[str, float] = {}  # by home: when the latest record was sent
         self._dones: dict[str, list[tuple[str, int]]] = {}
+        self._gaps: dict[str, str] = {}  # topics of which something was given up; the process that was told, or ""
         self._forgot = False
         self._uncertain = False  # whether somebody is gone that may have kept topics of which we have never heard
         self._flushing = False
@@ -135,9 +136,12 @@ class KeptCore(ABC):
         topic = self._topics.get(name)
         if topic is not None and topic.idle and name not in self._fetches:
             del self._topics[name]
+            self._gaps.pop(name, None)
 
     def _reset(self, topic: Topic, position: Position, *, lost: bool) -> None:
         """Let a topic stand at a position, whatever came before."""
+        if self._gaps.get(topic.name) and (topic.position is None or topic.position.epoch != position.epoch):
+            del self._gaps[topic.name]  # the process that was told has begun this epoch
         topic.position = position
         self._events.history.begin(topic.name, position)
         if lost:

@@ -149,8 +149,11 @@ class KeptHome(KeptSync):
             return
         if where.offset == 1 and (last is None or last.epoch != where.epoch):
             lost = last is not None or topic.behind or self._forgot or self._uncertain
+            gives_up = self._gives_up(topic, where, {})
             self._reset(topic, Position(where.epoch, 0), lost=lost)
             topic.behind = False
+            if gives_up:
+                self._gaps[topic.name] = ""
         elif last is None and self._forgot:  # there was no room for it: it is not fetched again and again
             self._reset(topic, Position(where.epoch, where.offset - 1), lost=True)
         elif (
@@ -166,6 +169,8 @@ class KeptHome(KeptSync):
         envelope.publication.position = where
         publisher, number = message["id"]
         self._append(topic, envelope, Origin(ballot, publisher, number, envelope.exclude))
+        if self._gaps:
+            self._report_gap(topic)
         self._ack(topic)
         self._answer_followers()
 
@@ -195,11 +200,11 @@ class KeptHome(KeptSync):
     def _diverged(self, topic: Topic) -> None:
         """Have another epoch begun: another process numbered the topic as well, and its messages are given up. Its
         positions mean something else here, or what had them is lost."""
-        if not topic.active:
-            if topic.promised.name in self.up:
-                self._send(topic.promised.name, {"do": "gap", "topic": topic.name})
-            return
-        self._renew([topic])
+        if topic.active:
+            self._renew([topic])
+        else:  # who is the home, or becomes it, does so
+            self._gaps[topic.name] = ""
+            self._report_gap(topic)
 
     def _doubt(self) -> None:
         """Begin other epochs where needed: a process is gone that was there without us, or has not said what it had. It
@@ -260,6 +265,9 @@ class KeptHome(KeptSync):
             self._follow_home(topic, ballot, settled=False)
             answer = {"do": "promise", "accepted": topic.accepted, "position": topic.position}
             answer.update(sure=self._is_sure(topic), peers=sorted(self.up))
+            if topic.name in self._gaps:
+                answer["gap"] = True
+                self._gaps[topic.name] = sender
         self._send(sender, {**answer, "topic": topic.name, "n": message["n"]})
 
     def _claimed(self, message: Message) -> Topic | None:
@@ -277,6 +285,8 @@ class KeptHome(KeptSync):
             claim.answers[sender] = Answer(
                 Ballot(*message["accepted"]), read_position(message["position"]), message["sure"]
             )
+            if message.get("gap"):
+                self._gaps.setdefault(topic.name, "")
             claim.waiting.discard(sender)
             claim.unseen |= set(message["peers"]) - self.up - {self.name} - self._gone.keys()
             self._look_at_claim(topic)
@@ -320,7 +330,7 @@ class KeptHome(KeptSync):
         sure = any(answer.sure for answer in candidates.values() if answer.accepted.name == accepted.name)
         if position is None:
             known = all(answer.sure for answer in candidates.values()) and not claim.waiting and not claim.unseen
-            lost = self._forgot or self._uncertain or not known
+            lost = self._gaps.pop(topic.name, None) is not None or self._forgot or self._uncertain or not known
             self._reset(topic, Position(self._events.history.new_epoch(), 0), lost=lost)
             topic.accepted = topic.promised
             self._become_home(topic)
@@ -335,6 +345,7 @@ class KeptHome(KeptSync):
     def _begin_epoch(self, topic: Topic) -> None:
         """Go on in another epoch, with what is kept of the one before: something may be missing."""
         assert topic.position is not None
+        self._gaps.pop(topic.name, None)
         topic.accepted = topic.promised
         topic.position = Position(self._events.history.new_epoch(), topic.position.offset)
         self._events.history.rename(
@@ -348,8 +359,10 @@ class KeptHome(KeptSync):
         topic.claim = None
         self._claims.discard(topic.name)
         topic.active = topic.settled = True
-        if not claim.is_sure:
+        if not claim.is_sure or topic.name in self._gaps:
             self._begin_epoch(topic)
+            if not claim.requests:  # else the others hear of it with the first of these
+                self._send(None, {"do": "beat", "topics": self._standings([topic.name])})
         topic.behind = False
         topic.sound = True
         for request in claim.requests:

@@ -89,6 +89,7 @@ class KeptSync(KeptCore):
             ballot = Ballot(*promised)
             if ballot > topic.promised and ballot.name != self.name:
                 self._follow_home(topic, ballot, settled=True)
+            self._report_gap(topic)
             if topic.active or (topic.position is None and self._forgot):  # there is no room for all topics here
                 continue
             if is_newer(Ballot(*accepted), Position(epoch, offset), topic.last_ballot, topic.last):
@@ -106,6 +107,8 @@ class KeptSync(KeptCore):
         beat = {"do": "beat", "at": self._peers.now(), "in": sorted(self.up - self._lagging)}
         for page in parts(changed, PAGE) if changed else iter([[]]):
             self._send(None, {**beat, "topics": self._standings(page)})
+        for name in sorted(self._gaps):
+            self._look_at_gap(name)
 
     def _on_beat(self, sender: str, message: Message) -> None:
         if "at" in message:
@@ -233,9 +236,10 @@ class KeptSync(KeptCore):
         last, start = topic.position, Position(message["epoch"], message["start"])
         if message["reset"] or last is None or last.epoch != start.epoch or last.offset < start.offset:
             fetch.fill = last is None
-            if last is not None and topic.accepted.name == self.name:
-                self._send(fetch.peer, {"do": "gap", "topic": topic.name})
+            gives_up = self._gives_up(topic, start, message["before"])
             self._reset(topic, start, lost=last is not None)
+            if gives_up:
+                self._gaps[topic.name] = ""
             self._events.history.before(topic.name).update(message["before"])
             fetch.seen = dict(topic.seen)  # those are not delivered twice
             topic.accepted = NO_BALLOT
@@ -282,10 +286,12 @@ class KeptSync(KeptCore):
                 self._claim(topic, topic.claim.requests, topic.claim.since)
             else:
                 self._become_home(topic)
-        elif then:
-            self._fetch(topic, then[0], then[1:])
         else:
-            self._ack(topic)
+            self._report_gap(topic)
+            if then:
+                self._fetch(topic, then[0], then[1:])
+            else:
+                self._ack(topic)
         self._check_synced()
 
     def _drop_fetches(self, peer: str) -> None:
@@ -299,6 +305,40 @@ class KeptSync(KeptCore):
             self._fetched(topic, self._fetches[name], failed=True)
         if dropped and self.up:  # others may know it, too
             self._send(None, {"do": "again"})
+
+    # ------------------------------------------------------------------ what is given up
+
+    def _gives_up(self, topic: Topic, start: Position, before: dict[str, int]) -> bool:
+        """Return whether a history that begins at `start`, after the epochs `before`, replaces messages that it does
+        not contain, and this process is to say so: their home is this one, or is gone."""
+        last, home = topic.position, topic.accepted.name
+        if last is None or not last.offset or home in self.up:
+            return False
+        if home == self.name:
+            return True
+        if last.epoch == start.epoch:
+            return last.offset > start.offset
+        return before.get(last.epoch, 0) < last.offset
+
+    def _report_gap(self, topic: Topic) -> None:
+        """Tell the home of a topic that messages were given up which its subscribers may have missed."""
+        home = topic.promised.name
+        if (
+            self._gaps.get(topic.name, home) != home
+            and home in self.up
+            and self._send(home, {"do": "gap", "topic": topic.name})
+        ):
+            self._gaps[topic.name] = home
+
+    def _look_at_gap(self, name: str) -> None:
+        """Become the home of a topic that has none, so that all subscribers are told what was given up."""
+        topic = self._topics.get(name)
+        if topic is None or topic.position is None:
+            self._gaps.pop(name, None)
+        elif topic.promised.name in self.up:
+            self._report_gap(topic)
+        elif topic.claim is None and name not in self._fetches:
+            self._claim(topic, [])
 
 
 def read_position(value: list[Any] | None) -> Position | None:

@@ -10,6 +10,11 @@ something may be missing that nobody has any more, begins another one, of which 
 A publisher numbers its messages. When the home changes it sends what was not acknowledged again; the numbers are kept
 with the history, so the new home knows what it has already.
 
+Processes that do not hear each other may both number a topic. When they meet, the higher term counts. A process that
+then gives up messages that are nowhere else, its own or those of a home that is gone, says so to the home (`gap`), or
+to the one that claims the topic (in its `promise`); if there is neither, it claims the topic itself after a while. A
+new epoch begins, and all subscribers are told `lost`.
+
 Nothing in here waits, has a thread, or looks at a clock of its own: the bus's callbacks and timers drive it.
 The publish lock guards every call. What is sent, each a header of JSON, a line feed, and a body:
 
