@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from gows.session.fanout import Audience
+from gows.topics.names import is_pattern
 from tests.simulation.log import Event, Message, Subscriber
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def one_order(simulation: Simulation) -> Iterator[str]:
 def all_or_lost(simulation: Simulation) -> Iterator[str]:
     """A client of ours gets every message of a topic that is kept; or it is told `lost`. What one of two processes that
     did not hear each other took in is given up when they meet: who has ended its subscription by then is told nothing.
+    After a loss of its connection, a pattern is told with the answer to its request: not who ends it before that. By
+    a name it has a position, and hears nothing newer before.
     """
     log = simulation.log
     kept = [message for message in log.messages.values() if message.kept and message.acknowledged is not None]
@@ -148,7 +151,10 @@ def all_or_lost(simulation: Simulation) -> Iterator[str]:
                 or (
                     message.acknowledged is not None
                     and subscriber.ended < newer + TOLD_WITHIN
-                    and simulation.apart_between(message.began, message.acknowledged)
+                    and (
+                        (subscriber.asked and is_pattern(subscriber.pattern.split(".")))
+                        or simulation.apart_between(message.began, message.acknowledged)
+                    )
                 )
             ):
                 continue  # it might have come, or `lost`

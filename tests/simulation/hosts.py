@@ -260,8 +260,18 @@ class ClientProcess(Process):
     def unsubscribe(self, number: int) -> None:
         if self.subscriptions and not self.closed:
             subscription, told = self.subscriptions.pop(number % len(self.subscriptions))
-            told.end()
+            told.end(asked=self._asks(subscription))
+            if told.asked:
+                self.simulation.note(f"{told} ends, and has not been told what it missed")
             subscription.end()
+
+    def _asks(self, subscription: gows.TopicSubscription) -> bool:
+        """Return whether the server, or the next one, is still to answer that a subscription goes on."""
+        assert self.topics is not None
+        cursors = self.topics._cursors.get(subscription.pattern, ())
+        return self.topics._ws is None or any(
+            cursor.asking for cursor in cursors if subscription in cursor.subscriptions
+        )
 
     def publish(self, topic: str) -> None:
         if self.topics is None or self.closed:

@@ -51,6 +51,7 @@ class Subscriber:
         self.ready: float | None = None
         self.refused: BaseException | None = None
         self.ended: float | None = None
+        self.asked = False  # when it ended, the server had still to answer whether it is subscribed again
         self.wants_members = False
         self.members: dict[str, Any] | None = None
         self.host = ""  # the process that a plain connection has come to
@@ -89,9 +90,10 @@ class Subscriber:
             self.refused = error
         self._log.note(f"{self} is ready: {error or 'yes'}")
 
-    def end(self) -> None:
+    def end(self, *, asked: bool = False) -> None:
         if self.ended is None:
             self.ended = self._log.now()
+            self.asked = asked
 
     def __repr__(self) -> str:
         return f"{self.name}[{self.pattern or self.policy}]"

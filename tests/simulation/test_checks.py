@@ -178,6 +178,21 @@ def test_who_has_ended_its_subscription_is_not_told_what_is_given_up_later(run: 
     assert len(run.found(checks.all_or_lost)) == 2, "until then it would have been told"
 
 
+def test_who_ends_a_pattern_before_it_is_subscribed_again_is_not_told(run: Run) -> None:
+    pattern, name = run.subscribe("kept.*", "client0"), run.subscribe("kept.a", "client1")
+    run.publish("kept.a", "0.1/main")
+    heard = run.publish("kept.a", "1.2/main")
+    run.hear(pattern, heard)
+    run.hear(name, heard)
+    name.end(asked=True)
+    pattern.end()
+    assert len(run.found(checks.all_or_lost)) == 2, "the pattern ended while it was subscribed"
+    pattern.asked = True
+    assert ["client1" in text for text in run.found(checks.all_or_lost)] == [True], "by a name there was a gap to see"
+    pattern.ended = pattern.events[0].at + checks.TOLD_WITHIN
+    assert len(run.found(checks.all_or_lost)) == 2, "until then it would have been told"
+
+
 def test_who_has_no_claim_to_a_message(run: Run) -> None:
     run.publish("kept.a")  # before anybody subscribed
     own = run.subscribe("kept.a")
