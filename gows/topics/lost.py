@@ -82,6 +82,8 @@ class Lost:
 
     def close(self, ws: WebSocket) -> None:
         """Close a connection that did not get an answer, and so would wait for it. Any thread, without a lock held."""
+        if ws.closed:  # which is why the answer was not sent
+            return
         with self._lock:
             self.closed += 1
         ws.close_handshake(CloseCode.TRY_AGAIN_LATER, "too slow")

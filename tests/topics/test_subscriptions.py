@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 import gows.topics.subscriptions
 from gows import ConnectionClosedError, NotAllowedError, Opcode, Server, UsageError, WebSocket, accept
 from gows.protocol.deflate import PerMessageDeflate
+from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
 from gows.topics import patterns
 from gows.topics.names import MAX_LENGTH, check_pattern, check_topic, is_pattern
 from gows.topics.patterns import Patterns
+from gows.topics.publication import ANSWER
 from gows.topics.subscriptions import MAX_TOPICS, Subscriptions
 from tests.support import pattern_vectors, wire
 from tests.support.fakes.network import MemorySocket
@@ -172,6 +174,15 @@ def test_subscriptions_end_with_the_connection(make_stage: MakeStage, end: str) 
     with pytest.raises(ConnectionClosedError):
         ws.subscribe("news")
     assert ws.topics == ()
+
+
+def test_a_connection_that_has_ended_is_not_counted_as_closed_for_an_answer(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    guest, ws = subscribed(stage, "news")
+    guest.reset()
+    stage.run_until(lambda: ws.closed)
+    stage.server.publisher.send_after_pending_locked(ws, [(PreparedMessage(Opcode.TEXT, b"{}"), ANSWER)])
+    assert stage.server.publisher.losses.closed == 0
 
 
 class _Moment:
