@@ -295,7 +295,7 @@ class Client:
         """Ask, and hear what comes before the answer."""
         number = self.send(type_, topic, **fields)
         found: dict[str, Any]
-        while (found := json.loads(self.peer.read_text())).get("id") != number or found["type"] in ("join", "leave"):
+        while (found := self._read()).get("id") != number or found["type"] in ("join", "leave"):
             self._hear(found)
         assert found["type"] == f"{type_}d", found
         if type_ == "unsubscribe":
@@ -321,7 +321,7 @@ class Client:
         try:
             while time.monotonic() < until:
                 try:
-                    self._hear(json.loads(self.peer.read_text()))
+                    self._hear(self._read())
                 except TimeoutError:
                     pass
         finally:
@@ -340,6 +340,14 @@ class Client:
             assert time.monotonic() < deadline, f"never came: {missing}, of which it has {self._last}"
             self.read_for(0.1)
         self.read_for(0.3)  # who has left, too
+
+    def _read(self) -> dict[str, Any]:
+        """Return the next message. Answers the pings of long runs."""
+        while (frame := self.peer.read()).opcode == wire.PING:
+            self.peer.send(wire.frame(wire.PONG, frame.payload))
+        assert (frame.opcode, frame.fin, frame.rsv) == (wire.TEXT, True, 0), frame
+        message: dict[str, Any] = json.loads(frame.payload)
+        return message
 
     def _hear(self, message: dict[str, Any]) -> None:
         type_, topic = message["type"], message["topic"]
