@@ -1,4 +1,7 @@
-"""TopicClient: topics of a gows server, by the subprotocol gows.v1 (docs/reference/topics.md)."""
+"""TopicClient: topics of a gows server, by the subprotocol gows.v1 (docs/reference/topics.md).
+
+The file is longer than others: requests, subscriptions and members change together, under one lock.
+"""
 
 from __future__ import annotations
 

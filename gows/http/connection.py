@@ -15,6 +15,8 @@ One machine, `_phase`. What is not of the loop's thread alone changes under `str
 
 Deadlines: a head must be whole `head_timeout` after the connection was made, or after the first byte of a later
 request; a body `body_timeout` after its head. Bytes that trickle in extend neither.
+
+The file is longer than others, for each method here is a step of this one machine.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError
+from gows.http.application import Application
 from gows.http.outlet import Outlet
 from gows.http.proxies import Proxies
 from gows.http.request import Request
@@ -38,7 +40,7 @@ from gows.reactor.progress import CHECKS_PER_TIMEOUT
 from gows.reactor.stream import Stream
 from gows.reactor.tls import TLSStream
 from gows.reactor.workers import WorkerPool
-from gows.session.receiving import SMALL, ReceiveError, Receiving
+from gows.session.receiving import SMALL, ReceiveError
 
 logger = logging.getLogger("gows")
 access_logger = logging.getLogger("gows.access")
@@ -62,34 +64,6 @@ _HEAD, _BODY, _BUSY, _ANSWERING, _WAITING, _ANSWERED, _IDLE, _UPGRADED, _CLOSED 
 _PEER_ENDED, _STOPPED = 1, 2  # bits of HttpConnection._eof
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _AT_WORK = (_BUSY, _ANSWERING, _WAITING, _ANSWERED)
-
-
-class Application(Protocol):
-    """What answers requests, and the limits. Sizes are bytes, times are seconds."""
-
-    max_head_size: int
-    max_headers: int
-    max_body_size: int
-    head_timeout: float
-    body_timeout: float
-    keep_alive_timeout: float
-
-    receiving: Receiving
-    """Counts what is held of what came."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether the end has begun: each answer is the last of its connection."""
-
-    @property
-    def proxies(self) -> Proxies | None:
-        """The proxies that are believed; None: none are."""
-
-    def handle(self, request: Request) -> Any:
-        """The answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""
-
-    def answers_at_once(self, request: Request) -> bool:
-        """Whether the loop is to call `handle` itself, where it must not block. Loop thread."""
 
 
 class _Sending:

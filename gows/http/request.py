@@ -16,7 +16,7 @@ from gows.reactor.address import SocketAddress
 from gows.reactor.interfaces import Observer
 from gows.reactor.stream import Stream
 
-_NOTHING_TOLD = Client(None)
+_NOT_FORWARDED = Client(None)
 _NOTHING: tuple[Values[str], Values[UploadedFile]] = (Values([]), Values([]))
 
 
@@ -86,31 +86,31 @@ class Request:
     def host(self) -> str:
         """The Host field, with the port if it names one; empty when HTTP/1.0 sent none. From a trusted proxy, what it
         forwards in its place."""
-        return self._told().host or self.head.headers.get("host") or ""
+        return self._forwarded().host or self.head.headers.get("host") or ""
 
     @property
     def scheme(self) -> str:
         """ "https" when the connection itself is TLS, or a PROXY header says so of the client's, else "http". From a
         trusted proxy, what it forwards."""
         secure = self.connection is not None and self.connection.secure
-        return self._told().scheme or ("https" if secure else "http")
+        return self._forwarded().scheme or ("https" if secure else "http")
 
     @property
     def remote_addr(self) -> SocketAddress | None:
         """The peer: (host, port), or the path of a Unix-domain socket; None once it has gone. From a trusted proxy,
         whom it names; the port is 0 where it does not tell that."""
-        told = self._told()
-        if told is _NOTHING_TOLD:
+        forwarded = self._forwarded()
+        if forwarded is _NOT_FORWARDED:
             return None if self.connection is None else self.connection.stream.peer_address
-        return told.address
+        return forwarded.address
 
-    def _told(self) -> Client:
-        """What a trusted proxy says."""
+    def _forwarded(self) -> Client:
+        """Return what a trusted proxy says of the client; `_NOT_FORWARDED` if there is none."""
         if self._client is None:
             connection = self.connection
             proxies = None if connection is None else connection.proxies
             if connection is None or proxies is None:
-                self._client = _NOTHING_TOLD
+                self._client = _NOT_FORWARDED
             else:
                 self._client = proxies.client(connection.stream.peer_address, self.head.headers)
         return self._client

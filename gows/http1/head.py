@@ -28,6 +28,8 @@ A byte above 0x7F in a field's value, or in a reason phrase, is opaque (RFC 9110
 character of Latin-1, as WSGI has it: a cookie of another application of the domain may have any.
 
 A parser that raised is not fed again: after a fault nobody knows where the next request begins.
+
+The file is longer than others, for the table above is in it, and the checks that are its rows.
 """
 
 from __future__ import annotations

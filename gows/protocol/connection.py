@@ -11,6 +11,9 @@ Events are tuples (kind, value):
     PING, PONG      bytes
     CLOSE           (code, reason)              the peer's close frame; nothing is parsed after it
     FAIL            ProtocolError               the peer's fault; nothing is parsed after it
+
+The file is longer than others: receiving and sending share the states, and a call into another compiled module costs
+more than one within this.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from gows.http.connection import Application, HttpConnection, access_logger
+from gows.http.application import Application
+from gows.http.connection import HttpConnection, access_logger
 from gows.http.preface import ProxyPreface
 from gows.http1.proxy_protocol import ProxyError
 from gows.printable import show_address

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 from gows.brokers.base import Broker
 from gows.bus.bus import Bus
 from gows.errors import HttpError, UsageError
-from gows.http.connection import Application, HttpConnection
+from gows.http.application import Application
+from gows.http.connection import HttpConnection
 from gows.http.request import Request
 from gows.http.response import Response
 from gows.protocol.states import ConnectionState
