@@ -444,6 +444,25 @@ def test_who_claims_a_topic_hears_that_something_of_it_was_given_up(here: int) -
     net.check()
 
 
+def test_a_home_that_begins_an_epoch_says_so_when_it_has_everything_that_is_sent_again() -> None:
+    net, (home, other, third), topic = several()
+    first = net.publish(other, topic)
+    while not told(other, topic):
+        net.step()
+    net.links[home.name, third.name].clear()
+    net.links[other.name, home.name].clear()  # it does not acknowledge to the publisher, either
+    for process in (other, third):
+        process.do(process.kept._on_gap, home.name, {"topic": topic})
+        net.links[process.name, home.name].clear()
+    net.kill(home)
+    net.run(0.5)
+    assert net.results[first] == [None]
+    assert None in told(other, topic)
+    assert None in told(third, topic)
+    assert [each.bare.data.decode() for each in third.events.history.latest(topic, 9, net.now)] == [first]
+    net.check()
+
+
 def test_a_gap_that_comes_when_the_home_is_gone_is_told_though_nobody_publishes() -> None:
     net, (home, other, third), topic = several()
     first = net.publish(home, topic)

@@ -361,12 +361,13 @@ class KeptHome(KeptSync):
         topic.active = topic.settled = True
         if not claim.is_sure or topic.name in self._gaps:
             self._begin_epoch(topic)
-            if not claim.requests:  # else the others hear of it with the first of these
-                self._send(None, {"do": "beat", "topics": self._standings([topic.name])})
         topic.behind = False
         topic.sound = True
+        last = topic.last
         for request in claim.requests:
             self._record(topic, request)
+        if topic.last == last and last is not None and last.offset:  # no message tells the others where it stands
+            self._send(None, {"do": "beat", "topics": self._standings([topic.name])})
 
     def open(self) -> None:
         """Allow this process to become the home of topics: by now it knows the others."""
