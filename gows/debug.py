@@ -4,7 +4,9 @@
         check_owned(self.lock)
 
 It is read once, when this is imported. A compiled module declares `cdef bint DEBUG` in its .pxd: then such a line costs
-it one comparison. The rules stand in docs/design.md, "Threads and locks".
+it one comparison. The rules stand in docs/explanation/design.md, "Threads and locks".
+
+It is for tests: a checked lock is written in Python, so a KeyboardInterrupt amid its lines may leave it taken.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ class Program:
 def running(name: str, *arguments: str) -> Iterator[Program]:
     """The example as a process, in development mode: what Python warns of counts as a complaint."""
     with Children() as children, ExitStack() as stack:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "1"}
+        # Without the checks of locks: a KeyboardInterrupt amid the lines of a checked lock may leave it taken.
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "1", "GOWS_DEBUG": "0"}
         command = [sys.executable, f"examples/{name}.py", *arguments]
         process = children.start(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None

@@ -417,7 +417,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             cwd=ROOT,
-            env={**os.environ, "TERM": term, "COLUMNS": "80", "LINES": "24"},
+            env={**os.environ, "TERM": term, "COLUMNS": "80", "LINES": "24", "GOWS_DEBUG": "0"},
             preexec_fn=self._take_terminal,
         )
         os.close(theirs)
