@@ -98,7 +98,7 @@ class AcceptOptions:
     decides, up to megabytes. What waits there cannot be dropped or replaced; with "drop_oldest" and "latest" the
     kernel is given little that it cannot send yet, whatever this is."""
     inbox_messages: int = 64
-    """Received messages that wait for a busy handler, above which the connection is not read from."""
+    """Received messages that wait for a busy handler, from which on the connection is not read from."""
 
     group: str = ""
     """A label for the connections accepted with these options, for `server.broadcast(…, group="chat")`."""

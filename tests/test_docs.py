@@ -148,13 +148,9 @@ def test_a_broken_link_is_seen() -> None:
     assert broken_links(page, text) == ["nothing.md", "#none", "flask.md#none"]
 
 
-# Many hands write in these two at a time: they are wrapped now and then.
-WRAPPED = [page for page in PAGES if page.name not in ("design.md", "CHANGELOG.md")]
-
-
 @pytest.mark.slow
 def test_lines_are_wrapped_by_the_tool() -> None:
-    assert script("wrap.py", *map(str, WRAPPED)) == ""
+    assert script("wrap.py", *map(str, PAGES)) == ""
 
 
 def test_pages_are_found_from_the_index_of_their_part() -> None:

@@ -1,8 +1,8 @@
 """Overflow: what becomes of messages for peers that do not take them, and how much may wait for all peers together.
 
 A write asks for room when more is queued than the `mark` of its policy. Each policy is one class here, a subclass of
-`Policy`; one object of it serves all connections of a context and keeps nothing of any single one. To add a policy:
-write its class, list it in `POLICIES`, and its name in `gows.options.OVERFLOW_POLICIES`.
+`Policy`; one object of it serves all connections of a context and keeps nothing of any single one. CONTRIBUTING.md says
+how to add one.
 
 Everything that ends in `_locked` is called with the lock of the connection's stream.
 """
