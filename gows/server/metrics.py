@@ -177,7 +177,7 @@ class Measured(Application, Owner[WebSocket], Protocol):
     fanout: Fanout
     news: Fanout
     overflow: Overflow
-    publisher: Publisher
+    publishing: Publisher
     subscriptions: Subscriptions
     traffic: Traffic
 
@@ -217,7 +217,7 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """The numbers of this process. Any thread."""
         server, loop = self._server, self._server.loop
-        traffic, fanout, news, losses = server.traffic, server.fanout, server.news, server.publisher.losses
+        traffic, fanout, news, losses = server.traffic, server.fanout, server.news, server.publishing.losses
         states: Counter[str] = Counter()
         blocked = 0
         for stream in list(loop.streams):
@@ -249,10 +249,10 @@ class Metrics:
             "gows_broadcast_missed": {"": fanout.missed + news.missed},
             "gows_broadcast_waiting_bytes": {"": fanout.waiting + news.waiting},
             "gows_broadcast_expired": {"": fanout.expired},
-            "gows_published": {"": server.publisher.published},
+            "gows_published": {"": server.publishing.published},
             "gows_subscriptions": {"": sum(server.subscriptions.counts().values())},
-            "gows_history_bytes": {"": server.publisher.history.size},
-            "gows_topic_gaps": {"": server.publisher.gaps},
+            "gows_history_bytes": {"": server.publishing.history.size},
+            "gows_topic_gaps": {"": server.publishing.gaps},
             "gows_topic_missed": {"": losses.missed},
             "gows_topic_lost_told": {"": losses.told},
             "gows_topic_behind": {"": len(losses)},

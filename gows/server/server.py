@@ -133,7 +133,7 @@ class Server:
         self._broadcasting.guards.append(self.loop.holds_lock)
         self.loop.guard(self._broadcasting.held)
         self.broker = settings.broker or LocalBroker()
-        self.publisher = Publisher(
+        self.publishing = Publisher(
             self.loop,
             self.fanout,
             self.news,
@@ -244,7 +244,7 @@ class Server:
         """
         if self._remote is not None:
             raise UsageError("this server is on a bus already")
-        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions, self.publisher)
+        self._remote = Remote(bus, self.loop, self, self.fanout, self.subscriptions, self.publishing)
         self.broker.join(bus)
         if self._metrics is not None:
             self._metrics.join(bus)
@@ -323,20 +323,20 @@ class Server:
         expires = math.inf if ttl is None else self.loop.time() + ttl
         publication = Publication(topic, data, opcode, compress=compress, key=key, expires=expires)
         excluded = (exclude.process, exclude.number) if isinstance(exclude, RemoteConnection) else exclude
-        self.publisher.publish(publication, ttl, history, excluded, done)
+        self.publishing.publish(publication, ttl, history, excluded, done)
 
     def recheck(self, ws: WebSocket | None = None) -> int:
         """Ask `may_subscribe` again for all that `ws` is subscribed to, or all connections of this process, after
         rights have changed. What is not allowed any more ends, and clients of gows.v1 are told that. Returns how many
         subscriptions ended. Any thread, which calls `may_subscribe`."""
         connections = self.subscriptions.connections() if ws is None else [ws]
-        return sum(map(self.publisher.recheck, connections))
+        return sum(map(self.publishing.recheck, connections))
 
     def members(self, topic: str) -> list[Member]:
         """Who has subscribed to `topic`, in all processes, of those whom `presence` describes: `id` and `info` of each.
         What other processes tell of theirs is here already: nobody is asked. Any thread."""
         check_topic(topic, self.subscriptions.longest)
-        return self.publisher.members(topic)
+        return self.publishing.members(topic)
 
     def topics(self) -> dict[str, int]:
         """What connections of this server have subscribed to, patterns too, and how many to just that; in all its

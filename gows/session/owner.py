@@ -51,7 +51,7 @@ class Owner(Protocol[Member]):
         """What its connections have sent and received."""
 
     @property
-    def publisher(self) -> Publishes[Member]:
+    def publishing(self) -> Publishes[Member]:
         """What subscribes its connections to topics."""
 
     def publish(

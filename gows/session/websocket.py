@@ -165,17 +165,17 @@ class WebSocket(Session):
         False: it was subscribed already. Raises ValueError for what is no topic, NotAllowedError when `may_subscribe`
         says no, UsageError for more than `max_topics` and for a connection that is no server's, ConnectionClosedError.
         """
-        return self._owner().publisher.subscribe(self, topic)
+        return self._owner().publishing.subscribe(self, topic)
 
     def unsubscribe(self, topic: str) -> bool:
         """End a subscription; `topic` is what was given to `subscribe`. False: there was none. What was published
         before may still come."""
-        return self._owner().publisher.unsubscribe(self, topic)
+        return self._owner().publishing.unsubscribe(self, topic)
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics it is subscribed to, in the order in which it subscribed."""
-        return self._owner().publisher.subscriptions.of(self)
+        return self._owner().publishing.subscriptions.of(self)
 
     def publish(
         self,
@@ -192,7 +192,7 @@ class WebSocket(Session):
         """`Server.publish` in the name of this client: it does not get the message itself, and `may_publish` is asked
         (NotAllowedError)."""
         owner = self._owner()
-        owner.publisher.subscriptions.check_publish(self, topic)
+        owner.publishing.subscriptions.check_publish(self, topic)
         owner.publish(
             topic, data, opcode, exclude=self, key=key, ttl=ttl, history=history, compress=compress, done=done
         )
@@ -200,7 +200,7 @@ class WebSocket(Session):
     def publisher(self) -> Any:
         """Return the Publisher of its server, for `gows.topics`, which needs more of it than `Owner` names. Raises
         UsageError."""
-        return self._owner().publisher
+        return self._owner().publishing
 
     def _owner(self) -> Owner[WebSocket]:
         """Return its server. Raises UsageError."""

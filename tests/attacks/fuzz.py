@@ -264,7 +264,7 @@ def left(server: gows.Server) -> dict[str, int]:
         "buffers": server.loop.buffers.lent,
         "subscribers": len(server.subscriptions._of),
         "topics": len(server.subscriptions._members),
-        "members": len(server.publisher.presence._ids),
+        "members": len(server.publishing.presence._ids),
         "backlogs": len(server.overflow.backlogs),
         "clients": server.admission.clients,
         "names": len(server.loop.peer_names),

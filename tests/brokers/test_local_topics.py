@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gows.brokers.local.broker import home_of
+from gows.brokers.local import home_of
 from gows.errors import BrokerError, QueueFullError
 from tests.support.kept_net import KeptNet, Process
 

@@ -181,7 +181,7 @@ def test_a_redis_that_forgets_is_told(make_redis: MakeRedis, make_nodes: MakeNod
     assert (new["data"], new["offset"]) == ("new", 1)
     assert new["epoch"] != seen[0]["epoch"]
     assert there.subscribe("kept.a", epoch=seen[0]["epoch"], offset=2)["recovered"] is False
-    assert nodes.servers[0].publisher.gaps == 1
+    assert nodes.servers[0].publishing.gaps == 1
     assert "epoch" not in first or first["epoch"] == seen[0]["epoch"]
 
 
@@ -653,7 +653,7 @@ def test_a_topic_that_gave_way_to_others_does_not_come_again(make_redis: MakeRed
     here.subscribe("kept.a")
     there.publish("kept.a", 1)
     assert here.data(1) == [1]
-    nodes.servers[0].publisher.history.most = 0
+    nodes.servers[0].publishing.history.most = 0
     for number in (2, 3):
         there.publish("kept.a", number)
     assert here.data(2) == [2, 3]
@@ -681,12 +681,12 @@ def test_a_huge_history_is_read_in_portions(
     for number in range(200):
         nodes.servers[1].publish("kept.long", [number, "x" * 500])
     assert [data[0] for data in here.data(200)] == list(range(200))
-    nodes.servers[0].publisher.history.begin("kept.long", None)
+    nodes.servers[0].publishing.history.begin("kept.long", None)
     back = nodes.client(0)
     assert back.subscribe("kept.long", epoch=first["epoch"], offset=first["offset"])["recovered"] is True
     assert [data[0] for data in back.data(200)] == list(range(200))
     latest = nodes.client(0)
-    nodes.servers[0].publisher.history.begin("kept.long", None)
+    nodes.servers[0].publishing.history.begin("kept.long", None)
     latest.subscribe("kept.long", history=100)
     assert [data[0] for data in latest.data(100)] == list(range(100, 200))
     assert len(read) > 30

@@ -207,10 +207,10 @@ def test_what_the_server_has_lost_is_told(server: Server, make_client: MakeClien
     client.subscribe("*", others, lost=others.lost.append).ready.result(5)
     server.publish("kept", 1)
     assert ear.take(1) == [("kept", 1)]
-    with server.publisher.lock:
-        server.publisher.history.begin("kept", Position("another", 7))
-        server.publisher.report_lost_locked("kept", Position("another", 7))
-        server.publisher.report_lost_locked("fleeting", None)
+    with server.publishing.lock:
+        server.publishing.history.begin("kept", Position("another", 7))
+        server.publishing.report_lost_locked("kept", Position("another", 7))
+        server.publishing.report_lost_locked("fleeting", None)
     wait_until(lambda: (ear.lost, others.lost) == (["kept"], ["kept", "fleeting"]))
     assert client._cursors["kept"][0].position == ("another", 7)
 

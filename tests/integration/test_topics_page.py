@@ -208,9 +208,9 @@ def test_what_was_lost_on_the_way_to_the_server_is_told(page: Any, server: Serve
     page.evaluate("gows.subscribe('kept', hear('kept'), { lost: (topic) => lost.push(topic) }).ready")
     server.publish("kept", 1)
     assert heard(page, 1) == [["kept", "kept", 1]]
-    with server.publisher.lock:
-        server.publisher.history.begin("kept", Position("another", 7))
-        server.publisher.report_lost_locked("kept", Position("another", 7))
+    with server.publishing.lock:
+        server.publishing.history.begin("kept", Position("another", 7))
+        server.publishing.report_lost_locked("kept", Position("another", 7))
     page.wait_for_function("lost.length === 1")
     assert page.evaluate("gows._cursors.get('kept')[0].position") == {"epoch": "another", "offset": 7}
 

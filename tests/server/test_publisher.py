@@ -93,7 +93,7 @@ def test_a_logging_handler_may_publish(make_stage: MakeStage, monkeypatch: pytes
     guest, handler = stage.guest()
     handler.ws.subscribe("a")
     handler.ws.subscribe("log")
-    publishing = stage.server.publisher
+    publishing = stage.server.publishing
     monkeypatch.setattr("gows.session.fanout.MAX_WAITING", 1000)
 
     class Publisher(logging.Handler):

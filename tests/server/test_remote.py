@@ -22,7 +22,7 @@ import gows
 import gows.bus.wire
 import gows.server.remote
 from gows import AcceptOptions, Opcode, RemoteConnection, Server, TopicHandler, UsageError, WebSocket, accept
-from gows.brokers.local.broker import home_of
+from gows.brokers.local import home_of
 from gows.bus.bus import Bus
 from gows.errors import InvalidCloseCodeError
 from gows.protocol.prepared import PreparedMessage
@@ -550,7 +550,7 @@ def homes(parts: list[Part]) -> dict[str, str]:
 
 def kept(part: Part, topic: str, count: int) -> bool:
     """Whether a process has heard of so many."""
-    position = part.server.publisher.history.position(topic)
+    position = part.server.publishing.history.position(topic)
     return position is not None and position.offset == count
 
 
@@ -600,7 +600,7 @@ def test_who_publishes_by_another_home_does_not_hear_itself(make_parts: MakePart
         parts[0].server.publish(topic, "end", history=5)
         assert texts(here, 2) == ["not for the one of b", "end"], home
         assert texts(there, 2) == ["not for me", "end"], home
-        assert not parts[0].server.publisher._excluded_by_id
+        assert not parts[0].server.publishing._excluded_by_id
 
 
 def test_a_home_that_goes_leaves_its_numbering_to_the_next(make_parts: MakeParts) -> None:
@@ -608,7 +608,7 @@ def test_a_home_that_goes_leaves_its_numbering_to_the_next(make_parts: MakeParts
     topic = homes([a, b, c])["b"]
     a.server.publish(topic, "numbered by b", history=10)
     follower = Follower(a)
-    wait_until(lambda: a.server.publisher.history.position(topic))
+    wait_until(lambda: a.server.publishing.history.position(topic))
     follower.tell(type="subscribe", topic=topic)
     begun = follower.next()
     b.close()

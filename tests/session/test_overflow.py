@@ -489,7 +489,7 @@ def test_nobody_waits_with_a_lock(
             "its own": ws.stream.lock,
             "another's": server.loop.next_lock(),
             "another loop's": other.next_lock(),
-            "the publish lock": server.publisher.lock,
+            "the publish lock": server.publishing.lock,
         }[lock]
         with held, pytest.raises(QueueFullError, match="must not wait"):
             ws.write_string("amid something")

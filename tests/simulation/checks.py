@@ -197,7 +197,7 @@ def _histories(simulation: Simulation, topic: str) -> dict[str, list[str]]:
     return {
         process.name: [
             json.loads(publication.bare.data)["id"]
-            for publication in process.server.publisher.history.latest(topic, 10_000, process.loop.time())
+            for publication in process.server.publishing.history.latest(topic, 10_000, process.loop.time())
         ]
         for process in simulation.serving.values()
     }

@@ -36,7 +36,7 @@ class App:
     receiving: Receiving = field(init=False)
     overflow: Overflow = field(init=False)
     traffic: Traffic = field(default_factory=Traffic)
-    publisher: Any = None
+    publishing: Any = None
 
     def join(self, loop: Loop) -> None:
         """Have its connections served by `loop`."""

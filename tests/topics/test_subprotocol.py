@@ -527,7 +527,7 @@ def test_who_misses_messages_is_told_and_recovers(make_stage: MakeStage, overflo
     assert client.guest.read().opcode == wire.BINARY
     heard = asks_again(client, begun)
     assert [message.get("data", "lost")[:6] for message in heard] == [f"{number:06}" for number in range(703)]
-    losses = stage.server.publisher.losses
+    losses = stage.server.publishing.losses
     assert losses.missed > 0
     assert losses.told > 0
     assert len(losses) == 0
@@ -571,7 +571,7 @@ def test_who_misses_very_many_topics_is_told_of_its_subscriptions(make_stage: Ma
     for number in range(1000):
         stage.server.publish(f"a.{number}", number)
     stage.run_for(0.1)
-    assert len(stage.server.publisher.losses._noted[ws]) == 65
+    assert len(stage.server.publishing.losses._noted[ws]) == 65
     client.guest.read(), client.guest.read()
     assert client.everything() == [{"type": "lost", "topic": "a.>"}, {"type": "lost", "topic": "b"}]
 
@@ -691,7 +691,7 @@ def test_no_answer_is_dropped_without_a_close(make_stage: MakeStage, overflow: s
         pass
     assert frame.close_code == 1013
     assert done == []
-    assert stage.server.publisher.losses.closed == 1
+    assert stage.server.publishing.losses.closed == 1
 
 
 def test_who_has_unsubscribed_is_not_told(make_stage: MakeStage) -> None:
@@ -706,7 +706,7 @@ def test_who_has_unsubscribed_is_not_told(make_stage: MakeStage) -> None:
     ws.unsubscribe("a")
     client.guest.read(), client.guest.read()
     assert client.everything() == []
-    assert len(stage.server.publisher.losses) == 0
+    assert len(stage.server.publishing.losses) == 0
 
 
 @pytest.mark.parametrize("overflow", ["refuse", "drop_oldest", "close"])
@@ -720,7 +720,7 @@ def test_who_ends_is_not_remembered(make_stage: MakeStage, overflow: str) -> Non
     for _ in range(10):
         stage.server.publish("a", "x" * 1000)
         stage.run_for(0.1)
-    losses = stage.server.publisher.losses
+    losses = stage.server.publishing.losses
     assert len(losses) == (overflow != "close")
     if overflow == "close":
         client.guest.read()
@@ -1249,13 +1249,13 @@ def test_a_client_that_has_gone_asks_for_nothing(make_stage: MakeStage) -> None:
     """What it published is published all the same; for what it asks, nobody hears the answer."""
     stage = make_stage(keep=keep_ten)
     asked: list[str] = []
-    follow = stage.server.publisher.follow
+    follow = stage.server.publishing.follow
 
     def spy(ws: Any, topic: str, *arguments: Any, **more: Any) -> None:
         asked.append(topic)
         follow(ws, topic, *arguments, **more)
 
-    stage.server.publisher.follow = spy  # type: ignore[method-assign]
+    stage.server.publishing.follow = spy  # type: ignore[method-assign]
 
     class Leaving(TopicHandler):
         def on_message(self, ws: WebSocket, opcode: Any, buff: Any) -> None:

@@ -181,8 +181,8 @@ def test_a_connection_that_has_ended_is_not_counted_as_closed_for_an_answer(make
     guest, ws = subscribed(stage, "news")
     guest.reset()
     stage.run_until(lambda: ws.closed)
-    stage.server.publisher.send_after_pending_locked(ws, [(PreparedMessage(Opcode.TEXT, b"{}"), ANSWER)])
-    assert stage.server.publisher.losses.closed == 0
+    stage.server.publishing.send_after_pending_locked(ws, [(PreparedMessage(Opcode.TEXT, b"{}"), ANSWER)])
+    assert stage.server.publishing.losses.closed == 0
 
 
 class _Moment:
@@ -248,11 +248,11 @@ def test_who_ends_leaves_all_its_topics(make_stage: MakeStage) -> None:
     def tell(data: bytes, to: str | None) -> None:
         raise ValueError("too large")
 
-    stage.server.publisher.presence._send_to_peers = tell
+    stage.server.publishing.presence._send_to_peers = tell
     guest.reset()
     stage.run_until(lambda: not stage.server.topics())
     assert [stage.server.members(topic) for topic in "abc"] == [[], [], []]
-    assert stage.server.publisher.presence._ids == {}
+    assert stage.server.publishing.presence._ids == {}
     (logged,) = stage.log.take()
     assert "left its topics: too large" in logged
 

@@ -241,9 +241,9 @@ class Torture:
         inside = {anchor.member for anchor in anchors if "room.a" in anchor.topics}
         for server in self.servers:
             wait_until(lambda s=server: {m.id for m in s.members("room.a")} == inside, PATIENCE)  # type: ignore[misc]
-            assert server.publisher.gaps == 0
-            assert server.publisher.losses.missed == 0
-            assert server.publisher.losses.closed == 0
+            assert server.publishing.gaps == 0
+            assert server.publishing.losses.missed == 0
+            assert server.publishing.losses.closed == 0
         assert all(bus.dropped == 0 for bus in self.buses)
         for anchor in anchors:
             assert anchor.present <= inside, "somebody who has gone is still there for a client"
@@ -252,7 +252,7 @@ class Torture:
         """Return what is in the tables of both servers."""
         found: list[object] = []
         for server in self.servers:
-            subscriptions, publisher = server.subscriptions, server.publisher
+            subscriptions, publisher = server.subscriptions, server.publishing
             presence = publisher.presence
             found += [subscriptions._of, subscriptions._members, subscriptions._patterns._shapes, subscriptions._total]
             found += [presence._ids, presence._topics, presence._own, presence.size, presence._coming, presence._syncs]

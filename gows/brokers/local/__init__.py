@@ -8,6 +8,6 @@ topics  KeptTopics: publishes, and handles what other processes send; the rules,
 broker  LocalBroker: what the server calls
 """
 
-from gows.brokers.local.broker import LocalBroker
+from gows.brokers.local.broker import LocalBroker, home_of
 
-__all__ = ["LocalBroker"]
+__all__ = ["LocalBroker", "home_of"]

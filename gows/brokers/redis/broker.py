@@ -102,6 +102,8 @@ class RedisBroker(Broker):
         self._worker = Worker(self.name, self._mailbox, self._shards, make_link, settings)
         self._worker.remember = max(forget, REMEMBER)
         self._mailbox.wake = self._worker.wake
+        self._jobs = self._mailbox.jobs
+        self._seen = self._worker.nodes.last_seen
 
     def attach(self, events: BrokerEvents) -> None:
         super().attach(events)
@@ -127,7 +129,7 @@ class RedisBroker(Broker):
             worker.wake()
             worker.thread.join(CLOSE_TIMEOUT + self._timeout)
         closed = BrokerError("the broker was closed")
-        for job in (*worker.doubtful, *worker.held, *mailbox.jobs):
+        for job in (*worker.doubtful, *worker.held, *self._jobs):
             if isinstance(job, Post):
                 worker.finish(job, closed)
 
@@ -184,7 +186,7 @@ class RedisBroker(Broker):
 
     @property
     def peers(self) -> list[str]:
-        return self._worker.nodes.peers
+        return sorted(self._seen)
 
     def send_to_peers(self, data: bytes, to: str | None = None) -> None:
         mailbox = self._mailbox

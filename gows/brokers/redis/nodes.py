@@ -21,7 +21,7 @@ MOST_PEERS = 4096
 
 
 class Nodes:
-    """The other processes that are there. Of the broker's thread, but for `peers`."""
+    """The other processes that are there. Of the broker's thread, but for `last_seen`."""
 
     events: BrokerEvents
 
@@ -29,12 +29,8 @@ class Nodes:
         """`name`: of this process. `submit`: sends a message in its turn."""
         self.name = name
         self._submit = submit
-        self._last_seen: dict[str, float] = {}  # by process: when it said something
-
-    @property
-    def peers(self) -> list[str]:
-        """Return the names of the other processes, sorted."""
-        return sorted(self._last_seen)
+        self.last_seen: dict[str, float] = {}
+        """By process: when it said something. Other threads may look who is in it."""
 
     def greeting(self, kind: str, to: str = "") -> PeerMessage:
         """Return a message of a kind: "hello", "alive" or "bye"."""
@@ -47,22 +43,23 @@ class Nodes:
     def restart_timeouts(self) -> None:
         """Give all processes their time anew: during an outage nothing could be received."""
         now = time.monotonic()
-        self._last_seen = dict.fromkeys(self._last_seen, now)
+        for name in self.last_seen:
+            self.last_seen[name] = now
 
     def report_all(self) -> None:
         """Say of all processes that they are there, so that all is sent to them again."""
-        for name in self._last_seen:
+        for name in self.last_seen:
             self.events.on_peer_up(name)
 
     def drop_silent(self) -> None:
         """Forget the processes that have said nothing for too long."""
         now = time.monotonic()
-        for name in [name for name, at in self._last_seen.items() if now - at > PEER_TIMEOUT]:
+        for name in [name for name, at in self.last_seen.items() if now - at > PEER_TIMEOUT]:
             self.drop(name)
 
     def drop(self, name: str) -> None:
         """Forget a process, if it is known."""
-        if self._last_seen.pop(name, None) is not None:
+        if self.last_seen.pop(name, None) is not None:
             self.events.on_peer_down(name)
 
     def receive(self, head: str, body: bytes) -> None:
@@ -73,10 +70,10 @@ class Nodes:
         if kind == "bye":
             self.drop(name)
             return
-        known = name in self._last_seen
-        if not known and len(self._last_seen) >= MOST_PEERS:
+        known = name in self.last_seen
+        if not known and len(self.last_seen) >= MOST_PEERS:
             raise ValueError(f"more than {MOST_PEERS} processes")
-        self._last_seen[name] = time.monotonic()
+        self.last_seen[name] = time.monotonic()
         if not known or (kind == "hello" and to in ("", self.name)):
             self.events.on_peer_up(name)
         if not known and kind == "alive":  # it was taken for dead, and does not know: have it send everything again
