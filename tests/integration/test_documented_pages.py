@@ -78,6 +78,7 @@ def test_a_room_with_history(browser: Any, tmp_path: Path) -> None:
     expect = need_module("playwright.sync_api").expect
     with serving("tutorial_topics", tmp_path) as url:
         with page_at(browser, url) as (ann, ann_said):
+            ann.wait_for_function("live.open")
             ann.locator("#line").fill("hello")
             ann.locator("#line").press("Enter")
             expect(ann.locator("#log")).to_have_text("I: hello\n")
