@@ -224,7 +224,7 @@ def _keeper(name: str, *messages: Any) -> Any:
         SimpleNamespace(bare=SimpleNamespace(data=json.dumps(message.data).encode())) for message in messages
     ]
     history = SimpleNamespace(latest=lambda topic, count, now: publications)
-    server = SimpleNamespace(publisher=SimpleNamespace(history=history))
+    server = SimpleNamespace(publishing=SimpleNamespace(history=history))
     return SimpleNamespace(name=name, server=server, loop=SimpleNamespace(time=lambda: 0.0))
 
 
