@@ -16,9 +16,8 @@ from gows.client.opening import closed_error
 from gows.client.url import parse_url
 from gows.errors import HandshakeError, HttpError
 from gows.printable import printable, show_address, show_path, show_url
-from tests.support.addresses import tcp
+from tests.support.addresses import free_port, tcp
 from tests.support.processes import ROOT
-from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
 

@@ -30,10 +30,11 @@ from gows.brokers.redis.broker import RedisBroker
 from gows.brokers.redis.logs import Logs
 from gows.brokers.redis.recovery import Recovery
 from gows.brokers.redis.worker import Worker
+from tests.support.addresses import free_port
 from tests.support.needs import need, need_module
 from tests.support.nodes import Client, ServerNodes
 from tests.support.processes import Children
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]

@@ -26,11 +26,11 @@ from websockets.typing import Origin, Subprotocol
 from gows.commands import demo
 from gows.topics.names import check_topic
 from tests.support import wire
-from tests.support.addresses import tcp
+from tests.support.addresses import free_port, tcp
 from tests.support.demos import demo_command, start_demo
 from tests.support.needs import need_module
 from tests.support.processes import Children
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 WAIT = 10.0  # seconds for something that is due at once

@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tests.support.addresses import free_port
 from tests.support.needs import missing
 from tests.support.processes import Children, start_echo
-from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

@@ -13,16 +13,10 @@ import pytest
 
 from gows.errors import ConnectError
 from gows.reactor import Loop
+from tests.support.addresses import free_port
 from tests.support.fakes import World
 from tests.support.recorder import Acceptor, Recorder, echo
 from tests.support.waiting import turn_until
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_refused(loop: Loop) -> None:

@@ -138,13 +138,13 @@ def test_a_name_of_others_is_refused(layer: SocketLayer, monkeypatch: pytest.Mon
 
 def test_one_address_taken_is_all_refused(layer: SocketLayer, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a listener would look like a whole one."""
-    taken = opened(*layer.listen(parse_address("127.0.0.2:0")))
+    taken = opened(*layer.listen(parse_address("127.9.8.2:0")))  # addresses that no other test uses
     port = taken.getsockname()[1]
-    fake_lookup(monkeypatch, "127.0.0.1", "127.0.0.2")
+    fake_lookup(monkeypatch, "127.9.8.1", "127.9.8.2")
     with pytest.raises(OSError, match=f"cannot listen at name:{port}: Address already in use"):
         layer.listen(parse_address(f"name:{port}"))
     monkeypatch.undo()
-    opened(*layer.listen(parse_address(f"127.0.0.1:{port}")))
+    opened(*layer.listen(parse_address(f"127.9.8.1:{port}")))
 
 
 def test_in_use_says_where(layer: SocketLayer, opened: Open) -> None:

@@ -7,17 +7,10 @@ import socket
 import subprocess
 from pathlib import Path
 
+from tests.support.addresses import free_port
 from tests.support.needs import need
 from tests.support.processes import Children
 from tests.support.waiting import wait_until
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class RedisServer:
