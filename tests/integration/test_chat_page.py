@@ -73,7 +73,7 @@ class Line:
 
     def __init__(self) -> None:
         self.holds: str | None = None
-        """What is said, by either side, does not arrive if it has this in it."""
+        """What is said, by either side, does not arrive if it has this in it, and nothing after it to the same end."""
         self.held: list[tuple[Any, str]] = []
         self._is_up = True
         self._page_end: Any = None
@@ -91,7 +91,8 @@ class Line:
         page_end.on_close(lambda code, reason: None)  # the server does not see it by itself
 
     def _carry(self, message: str, to: Any) -> None:
-        if self.holds is not None and self.holds in message:
+        before = any(held_for is to for held_for, _ in self.held)
+        if self.holds is not None and (before or self.holds in message):
             self.held.append((to, message))
         else:
             to.send(message)
