@@ -96,8 +96,10 @@ class Listener:
             assert before is not None
             self.counts["recovered"] += 1
             self._seen[self._topic] = before
-        elif "epoch" in answer:
-            self._seen[self._topic] = answer["epoch"], answer["offset"]
+        else:
+            self._numbers.clear()  # who is told that it is not recovered may hear some again
+            if "epoch" in answer:
+                self._seen[self._topic] = answer["epoch"], answer["offset"]
         client.peer.sock.settimeout(0.5)
         until = time.monotonic() + self._random.uniform(0.01, 1.5)
         while time.monotonic() < until and not self._ended.is_set():
@@ -112,7 +114,10 @@ class Listener:
             self.counts["lost"] += 1
             if topic == "kept.*":
                 self._seen.clear()
-            elif "epoch" in message:
+                self._numbers.clear()
+                return
+            self._numbers.pop(topic, None)  # after `lost`, too
+            if "epoch" in message:
                 self._seen[topic] = message["epoch"], message["offset"]
             else:
                 self._seen.pop(topic, None)
