@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,12 @@ from gows.debug import checked_lock
 from gows.reactor.waits import holds_inner_lock
 
 logger = logging.getLogger("gows")
+
+PAUSE = 0.0005
+PATIENCE = 20
+"""How often a thread looks whether the lock is free, that many seconds apart, before it queues for it. A thread that
+queues gets the lock when it is let go, but not the interpreter: until it has that too, up to 5 ms later, nobody can
+publish. With several threads in a queue all would go on at that pace; so one at work may take the lock again."""
 
 
 class PublishLock:
@@ -64,7 +71,12 @@ class PublishLock:
         self._after_release.append(partial(call, *arguments))
 
     def __enter__(self) -> PublishLock:
-        self._lock.acquire()
+        for _ in range(PATIENCE):
+            if self._lock.acquire(blocking=False):
+                break
+            time.sleep(PAUSE)
+        else:
+            self._lock.acquire()
         self._taken()
         return self
 
