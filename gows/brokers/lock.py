@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from gows import debug
 from gows.debug import checked_lock
 from gows.reactor.waits import holds_inner_lock
 
@@ -71,6 +72,8 @@ class PublishLock:
         self._after_release.append(partial(call, *arguments))
 
     def __enter__(self) -> PublishLock:
+        if debug.DEBUG and not self.held():
+            debug.check_order(self._lock)  # it may come to wait, though it looks first
         for _ in range(PATIENCE):
             if self._lock.acquire(blocking=False):
                 break

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from gows.brokers.lock import PublishLock
+from gows.debug import checked_lock
 from gows.reactor import waits
 from gows.reactor.waits import inner_lock
 
@@ -157,3 +158,11 @@ def test_locks_that_are_gone_are_forgotten() -> None:
         inner_lock("fanout")
     assert len(waits._inner) <= before + 1
     assert not waits.holds_inner_lock()
+
+
+def test_who_enters_observes_the_order_of_locks_though_it_is_free() -> None:
+    lock, inner = PublishLock(), checked_lock(threading.RLock, "stream")
+    with lock, inner, lock:  # again
+        pass
+    with inner, pytest.raises(AssertionError, match="holds stream and is about to take publish"):
+        lock.__enter__()

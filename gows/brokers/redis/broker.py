@@ -160,7 +160,7 @@ class RedisBroker(Broker):
                 mailbox.counts["queued"] += 1
             mailbox.waiting += size
             mailbox.number += 1
-            mailbox.jobs.append(Post(mailbox.number, envelope, body, done))
+            self._jobs.append(Post(mailbox.number, envelope, body, done))
         mailbox.wake()
         return False
 
