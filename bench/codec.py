@@ -26,6 +26,7 @@ Operation = Callable[[], object]
 
 KEY = b"\x1e\xc4\x03\x99"
 HOLES = [1 << power for power in range(16, 8, -1)]
+SPACERS = 1000, 41_000, 81_000
 TEXT_32 = "x" * 32
 KANA_1K = ("あいうえお" * 70)[:341].encode()
 BINARY_16K = bytes(range(256)) * 64
@@ -156,20 +157,22 @@ def fill_holes() -> list[bytes]:
 
 
 def run(warm_up: int = 50, times: int = 200) -> None:
-    """Run them all, between marks."""
+    """Run them all, between marks: each a few times, with the heap's end elsewhere each time, since a block there may
+    grow in place or be given back to the system again and again. Who reads the counts takes the smallest."""
     held = []
     with operations() as known:
         gc.collect()
         gc.disable()
         for name, (operation, messages) in known.items():
-            held.append(fill_holes())
-            for _ in range(warm_up):
-                operation()
-            os.getpgid(0)
-            for _ in range(times):
-                operation()
-            os.getpgid(0)
-            print(f"{times * messages}\t{name}", flush=True)
+            for spacer in SPACERS:
+                held.append([*fill_holes(), bytes(spacer)])
+                for _ in range(warm_up):
+                    operation()
+                os.getpgid(0)
+                for _ in range(times):
+                    operation()
+                os.getpgid(0)
+                print(f"{times * messages}\t{name}", flush=True)
 
 
 if __name__ == "__main__":
