@@ -6,7 +6,7 @@ from gows.reactor.stream cimport Stream
 from gows.session.sending cimport Sending
 
 cdef int CHUNK, TEXT, BINARY, CLOSE, PING, PONG, FAIL, OPENED, HALF_CLOSED, LOST, DRAINED, DISMISS
-cdef int MAX_QUEUED_PONGS
+cdef int MAX_QUEUED_PONGS, EVENT_SIZE, LARGE
 cdef int HELD, INBOX_FULL, MUTED, FINISHED, UNSERVED, DISMISSED, COUNTED, PONG_UNIT
 cdef bint DEBUG
 cdef tuple OPCODES
@@ -20,8 +20,11 @@ cdef class Delivering(Sending):
 
     cdef _init_delivering(self, request)
 
-    @cython.locals(lock=Lock, full=bint)
+    @cython.locals(lock=Lock, over=bint, full=bint, size=Py_ssize_t)
     cdef _enqueue(self, list events)
+
+    @cython.locals(size=Py_ssize_t, kind=int)
+    cdef Py_ssize_t _size_of(self, list events)
 
     @cython.locals(stream=Stream, lock=Lock, corked=bint, held=bint, full=int)
     cpdef run(self)

@@ -22,7 +22,7 @@ from gows.protocol.connection import ConnectionState, Role
 from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT
 from gows.session.handler import Handler
 from gows.session.heartbeat import MAX_QUEUED_PONGS
-from gows.session.receiving import ReceiveError
+from gows.session.receiving import EVENT_SIZE, LARGE, ReceiveError
 from gows.session.sending import Sending
 from gows.session.states import (
     COUNTED,
@@ -74,28 +74,33 @@ class Delivering(Sending):
             self._submit()
             return
         inbox.extend(events)
-        # the lock keeps the task from giving buffers back
-        full = not self._flags & INBOX_FULL and self._overfull_locked(inbox)
-        if full:
-            self._flags |= INBOX_FULL
+        receiving = self.context.receiving
+        size = self._size_of(inbox)
+        over = full = False
+        if size >= LARGE or self._flags & COUNTED:
+            self._flags |= COUNTED
+            over = receiving.waits_locked(self, size)
+        if not self._flags & INBOX_FULL:
+            options = self.context.options
+            full = len(inbox) >= options.inbox_messages or size - EVENT_SIZE * len(inbox) > options.max_message_size
+            if full:
+                self._flags |= INBOX_FULL
         lock.release()
         if full:
             self.stream.pause_reading()
+        if over:
+            receiving.pause(self)
 
-    def _overfull_locked(self, inbox: list[Event]) -> bool:
-        """Return whether so much waits that reading has to pause."""
-        if DEBUG:
-            check_owned(self.stream.lock)
-        options = self.context.options
-        if len(inbox) >= options.inbox_messages:
-            return True
-        waiting = 0
-        for kind, value in inbox:
+    def _size_of(self, events: list[Event]) -> int:
+        """Return the bytes that events take, about. Under `stream.lock` if they are in the inbox, which keeps the task
+        from giving their buffers back."""
+        size = EVENT_SIZE * len(events)
+        for kind, value in events:
             if kind == TEXT or kind == BINARY:
-                waiting += len(value)
+                size += len(value)
             elif kind == CHUNK:
-                waiting += len(value[2])
-        return waiting > options.max_message_size
+                size += len(value[2])
+        return size
 
     def _submit(self) -> None:
         loop = self.context.loop
@@ -166,8 +171,10 @@ class Delivering(Sending):
             if stream.queued <= self.context.high_water or stream.closed:
                 return False
             self._flags |= HELD
-            if self._flags & COUNTED:
-                self.context.receiving.put_back_locked(self)
+            size = self._size_of(self._inbox)
+            if size >= LARGE or self._flags & COUNTED:
+                self._flags |= COUNTED
+                self.context.receiving.put_back_locked(self, size)
             # all may go out in the next send, and then `drained` is called only if it is owed
             stream.owe_drained_locked()
             return True

@@ -2,7 +2,8 @@
 
 What counts is what is left over when a read was dealt with: unfinished messages and requests, bytes that were not
 parsed yet, messages that wait for a busy handler. A connection of which little is left over is not counted, so small
-messages cost nothing here, and idle connections have no entry.
+messages cost nothing here, and idle connections have no entry. What is not counted is bounded all the same: the more
+connections there are, the less one read may bring each of them uncounted (`worth_counting`).
 
 Over the budget, those that hold more than their share are not read from. Others go on, and these when there is room
 again. If nothing becomes free, since all that is held is unfinished, the one that holds the most has to give way.
@@ -22,6 +23,11 @@ MAX_RECEIVED = 64 << 20
 """Bytes that may be held for all connections of a loop, unless something else is said."""
 SMALL = 8192
 """Bytes held for one connection that are not worth counting."""
+LARGE = 16384
+"""Bytes of messages that wait for the handler of one connection from which on they are counted in any case, except when
+one read brought them."""
+LARGEST = 65536
+"""Bytes of a read that is counted in any case."""
 READ_SIZE = 16384
 """Bytes that are read at once while half of what may be held is: of each connection one read may still come."""
 EVENT_SIZE = 200
@@ -125,11 +131,18 @@ class Receiving:
         with self._lock:
             counted = self._held.setdefault(holder, [0, 0, 0])
             self._change_locked(holder, counted, unfinished, counted[1] + came, counted[2])
-            mine = sum(counted)
-            over = self.full and self.most is not None and mine > self.most // (2 * len(self._held) or 1)
+            any_left = any(counted)
+            over = self._over_locked(counted)
         if over:
             self.pause(holder)
-        return mine > 0
+        return any_left
+
+    def worth_counting(self) -> int:
+        """Return the bytes of one read from which on they are counted, if nothing waited before: so many that half of
+        `most` is reached if each connection holds as much; at least `LARGE`."""
+        if self.most is None:
+            return LARGEST
+        return max(LARGE, min(LARGEST, self.most // 2 // (self._loop.live_streams or 1)))
 
     def pause(self, holder: Holder) -> None:
         """Stop reading from a connection until there is room."""
@@ -181,6 +194,14 @@ class Receiving:
 
     # ------------------------------------------------------------------ any thread, under the lock of the stream
 
+    def waits_locked(self, holder: Holder, waiting: int) -> bool:
+        """Note how many bytes wait for a handler. Return whether the connection should be read from no more
+        (`pause`)."""
+        with self._lock:
+            counted = self._held.setdefault(holder, [0, 0, 0])
+            self._change_locked(holder, counted, counted[0], waiting, counted[2])
+            return self._over_locked(counted)
+
     def took_locked(self, holder: Holder) -> None:
         """Note that a task took what waited; what it had before is done."""
         with self._lock:
@@ -188,12 +209,11 @@ class Receiving:
             if counted is not None:
                 self._change_locked(holder, counted, counted[0], 0, counted[1])
 
-    def put_back_locked(self, holder: Holder) -> None:
-        """Note that a task could not go on."""
+    def put_back_locked(self, holder: Holder, waiting: int) -> None:
+        """Note that a task could not go on, and how many bytes wait now."""
         with self._lock:
-            counted = self._held.get(holder)
-            if counted is not None:
-                self._change_locked(holder, counted, counted[0], counted[1] + counted[2], 0)
+            counted = self._held.setdefault(holder, [0, 0, 0])
+            self._change_locked(holder, counted, counted[0], waiting, 0)
 
     def emptied_locked(self, holder: Holder) -> bool:
         """Note that nothing waits for a handler, nor is with one. Return whether anything is counted still."""
@@ -202,6 +222,11 @@ class Receiving:
             if counted is not None:
                 self._change_locked(holder, counted, counted[0], 0, 0)
         return counted is not None and counted[0] > 0
+
+    def _over_locked(self, counted: list[int]) -> bool:
+        """Return whether too much is held in all, and of one connection more than half of an equal share. Under our own
+        lock."""
+        return self.full and self.most is not None and sum(counted) > self.most // (2 * len(self._held) or 1)
 
     def _change_locked(self, holder: Holder, counted: list[int], unfinished: int, waiting: int, taken: int) -> None:
         """Count other numbers for a connection. Under our own lock."""

@@ -15,14 +15,14 @@ from gows.codes import CloseCause, CloseCode
 from gows.debug import DEBUG, check_unlocked
 from gows.errors import UsageError
 from gows.protocol.connection import Connection, ConnectionState
-from gows.protocol.states import BINARY, CHUNK, CLOSE, PING, PONG, TEXT
+from gows.protocol.states import CHUNK, CLOSE, PING, PONG
 from gows.reactor.sockets import FRESH
 from gows.reactor.stream import Stream
 from gows.session.context import SessionContext
 from gows.session.delivering import Delivering
 from gows.session.handler import Handler, check_handler
 from gows.session.heartbeat import DEAD, SEND_PING, SILENT, STALLED
-from gows.session.receiving import EVENT_SIZE, SMALL
+from gows.session.receiving import LARGE, SMALL
 from gows.session.states import (
     COUNTED,
     DRAINED,
@@ -52,16 +52,6 @@ MAY_INFLATE = 128
 """Bytes of a read from which on it is not inflated while too much is held: it may become a thousand times as much."""
 MAX_REST = 1024
 """Messages that are taken of what was put aside when the connection is lost."""
-LARGE = 16384
-"""Bytes of a read from which on it is worth counting what it leaves waiting."""
-
-
-def _event_size(event: Event) -> int:
-    """Return the bytes that an event takes, about."""
-    kind, value = event
-    if kind == TEXT or kind == BINARY:
-        return len(value) + EVENT_SIZE
-    return len(value[2]) + EVENT_SIZE if kind == CHUNK else EVENT_SIZE
 
 
 class Session(Delivering):
@@ -145,7 +135,9 @@ class Session(Delivering):
             if pending:
                 self._pause_reading()
             self._count_held(n, events)
-        elif n >= LARGE or (connection.deflate is not None and not context.inline):
+        elif (n >= LARGE and n >= context.receiving.worth_counting()) or (
+            connection.deflate is not None and not context.inline
+        ):
             self._count_held(n, events)
         if not events:
             if pending:
@@ -179,8 +171,6 @@ class Session(Delivering):
         """Put back events for which the outgoing queue is too full, or resume reading. Only where callbacks run
         inline."""
         self._inbox = []
-        if rest:
-            self._count_held(0, rest, waiting=True)
         if not rest or not self._hold(rest):
             self.run()
 
@@ -237,7 +227,7 @@ class Session(Delivering):
         while self.connection.pending and len(events) < MAX_REST and size <= most:
             known = len(events)
             self.connection.receive(bytearray(), 0, events)
-            size += sum(map(_event_size, events[known:]))
+            size += self._size_of(events[known:])
         self.context.traffic.received += len(events)
         if events:
             self._enqueue(events)
@@ -374,7 +364,7 @@ class Session(Delivering):
 
     # ------------------------------------------------------------------ what is held of what came (loop thread)
 
-    def _count_held(self, n: int, events: list[Event], waiting: bool = False) -> None:
+    def _count_held(self, n: int, events: list[Event]) -> None:
         """After `n` bytes came: count what is unfinished, and the events that wait for the handler, unless it is
         little."""
         context, connection = self.context, self.connection
@@ -388,7 +378,7 @@ class Session(Delivering):
                     n -= head + len(value)
             receiving.came(self, n)
         unfinished = connection.held()
-        size = sum(map(_event_size, events)) if waiting or not context.inline else 0
+        size = self._size_of(events) if not context.inline else 0
         if unfinished + size >= SMALL or self._flags & COUNTED:
             with self.stream.lock:
                 self._flags |= COUNTED

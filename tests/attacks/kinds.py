@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -243,6 +244,17 @@ def _stuck(crowd: Crowd, count: int, payload: bytes, *headers: str) -> None:
 def empty_messages_to_a_stuck_handler(crowd: Crowd) -> None:
     """Reads full of empty messages, for handlers that do not come back."""
     _stuck(crowd, crowd.count(100), wire.frame(wire.BINARY, key=NO_MASK) * 43_000)
+
+
+@attack(memory=450, kind="stuck", wait=60)
+def messages_that_pile_up_for_a_stuck_handler(crowd: Crowd) -> None:
+    """A few kilobytes in each read, for handlers that do not come back."""
+    peers = crowd.websockets(crowd.count(900), "/stuck")
+    for _ in range(100):
+        for peer in peers:
+            crowd.push(peer, wire.frame(wire.BINARY, bytes(9000), key=NO_MASK))
+        time.sleep(0.1)  # so that each is read by itself
+    crowd.wait()
 
 
 @attack(memory=450, kind="stuck", wait=60)

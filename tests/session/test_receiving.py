@@ -11,7 +11,7 @@ import pytest
 
 from gows import CloseCause
 from gows.reactor import Loop
-from gows.session.receiving import CAUSES, EVENT_SIZE, LOOK_INTERVAL, READ_SIZE, STUCK, Receiving
+from gows.session.receiving import CAUSES, EVENT_SIZE, LARGE, LOOK_INTERVAL, READ_SIZE, STUCK, Receiving
 from tests.support import wire
 from tests.support.stage import Actor, Guest, MakeStage, Stage
 from tests.support.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
@@ -341,6 +341,67 @@ def test_small_messages_are_not_counted(make_stage: MakeStage) -> None:
     stage.pool.held = False
     stage.pool.kick()
     assert len(handler.messages) == 5
+
+
+@pool_only
+def test_small_messages_that_pile_up_are_counted(make_stage: MakeStage) -> None:
+    """Each read brings little, but the handler takes none of it."""
+    stage = make_stage(inbox_messages=1000)
+    guest, handler = stage.guest()
+    stage.pool.held = True
+    for count in range(1, 31):
+        guest.send(frame(BINARY, bytes(5000)))
+        stage.run_for(0.1)
+        waiting = count * (5000 + EVENT_SIZE)
+        assert stage.server.receiving.total == (waiting if waiting >= LARGE else 0)
+    stage.pool.held = False
+    stage.pool.kick()
+    stage.run_until(lambda: len(handler.messages) == 30)
+    stage.run_for(0.1)
+    assert stage.server.receiving.total == 0
+    guest.send(frame(BINARY, bytes(5000)))
+    stage.run_for(0.1)
+    assert not stage.server.receiving.counts_for(handler.ws)
+
+
+@pool_only
+def test_those_with_piled_up_messages_are_not_read_from_over_the_budget(make_stage: MakeStage) -> None:
+    stage = make_stage(server={"max_received": 50_000}, inbox_messages=1000)
+    guest, handler = stage.guest()
+    receiving = stage.server.receiving
+    stage.pool.held = True
+    sent = 0
+    while not receiving.holds_off(handler.ws):
+        guest.send(frame(BINARY, bytes(5000)))
+        stage.run_for(0.1)
+        sent += 1
+        assert sent <= 10
+    assert 50_000 < receiving.total == sent * (5000 + EVENT_SIZE)
+    stage.pool.held = False
+    stage.pool.kick()
+    stage.run_until(lambda: len(handler.messages) == sent)
+    stage.run_for(1)
+    assert not receiving.holds_off(handler.ws)
+
+
+@pool_only
+@pytest.mark.parametrize(
+    ("budget", "counted"), [(100_000, True), (2 * 20_000, True), (2 * 20_500, False), (1 << 20, False), (None, False)]
+)
+def test_one_read_is_counted_if_all_connections_together_could_fill_the_budget(
+    make_stage: MakeStage, budget: int | None, counted: bool
+) -> None:
+    """With one connection, half of the budget may wait uncounted; with ten, a tenth of it for each."""
+    guests = 10 if budget == 100_000 else 1
+    stage = make_stage(server={"max_received": budget})
+    actors = [stage.guest() for _ in range(guests)]
+    stage.pool.held = True
+    actors[0][0].send(frame(BINARY, bytes(20_000)))
+    stage.run_for(0.1)
+    assert stage.server.receiving.total == (20_000 + EVENT_SIZE if counted else 0)
+    stage.pool.held = False
+    stage.pool.kick()
+    stage.run_until(lambda: actors[0][1].messages)
 
 
 def test_what_waits_for_a_slow_reader_counts(make_stage: MakeStage) -> None:
