@@ -25,7 +25,7 @@ cdef class ByteBuffer:
     """
 
     def __init__(self, *arguments, **named):
-        raise TypeError("ByteBuffer() takes no arguments: gows makes the buffers, and lends them to callbacks")
+        raise TypeError("ByteBuffer() cannot be called: gows makes the buffers, and lends them to callbacks")
 
     @staticmethod
     def of(data, pool=None):

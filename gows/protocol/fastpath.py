@@ -21,6 +21,7 @@ Form = tuple[Callable[[bytes | bytearray, int], tuple[int, int, bytes]], int, in
 
 _FROM_BYTES = int.from_bytes
 _UNPACK_MEDIUM = struct.Struct("!BxH4s").unpack_from
+_NEW = ByteBuffer.__new__
 _MEDIUM = 0x80 | 126  # the second byte of a masked frame with a 16-bit length
 
 
@@ -81,7 +82,7 @@ class WholeMessages:
         payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
         if first == 0x81 and not payload.isascii() and not is_utf8(payload):
             return None  # `take` says what is wrong
-        buffer = ByteBuffer()
+        buffer = _NEW(ByteBuffer)
         buffer._data = payload
         buffer._pool = None
         return buffer
@@ -111,7 +112,7 @@ class WholeMessages:
                 payload = (_FROM_BYTES(payload, "little") ^ key * repeat & bits).to_bytes(size, "little")
                 if not payload.isascii() and not is_utf8(payload):
                     raise not_utf8()
-                buffer = ByteBuffer()
+                buffer = _NEW(ByteBuffer)
                 buffer._data = payload
                 buffer._pool = None
                 events.append((TEXT, buffer))
@@ -134,7 +135,7 @@ class WholeMessages:
         payload = mask_range(buf, pos + 8, end, key)
         if first == 0x81 and not payload.isascii() and not is_utf8(payload):
             raise not_utf8()
-        buffer = ByteBuffer()
+        buffer = _NEW(ByteBuffer)
         buffer._data = payload
         buffer._pool = None
         events.append((first & 0x0F, buffer))
