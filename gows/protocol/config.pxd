@@ -1,4 +1,4 @@
-from gows.protocol.fastpath cimport WholeMessages
+from gows.protocol.fastpath cimport FastPath
 
 
 cdef class ConnectionConfig:
@@ -15,4 +15,4 @@ cdef class ConnectionConfig:
     cdef public object rates
     cdef public object budget
     cdef public Py_ssize_t portion
-    cdef public WholeMessages whole
+    cdef public FastPath fastpath

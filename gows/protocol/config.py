@@ -1,9 +1,9 @@
-"""What many connections have in common: role, limits, and who takes whole messages apart."""
+"""What many connections have in common: role, limits, and the fast path for whole messages."""
 
 from __future__ import annotations
 
 from gows.bufferpool import BufferPool
-from gows.protocol.fastpath import WholeMessages
+from gows.protocol.fastpath import FastPath
 from gows.protocol.rates import Rates
 from gows.protocol.states import Role
 
@@ -16,6 +16,7 @@ class ConnectionConfig:
     __slots__ = (
         "budget",
         "chunked",
+        "fastpath",
         "masked",
         "max_compressed_size",
         "max_empty_fragments",
@@ -27,7 +28,6 @@ class ConnectionConfig:
         "portion",
         "rates",
         "role",
-        "whole",
     )
 
     def __init__(
@@ -64,5 +64,5 @@ class ConnectionConfig:
         """`receive` stops after so many decoded bytes, for a few compressed ones may hold very many."""
         self.portion = portion
         """`receive` stops after so many frames: very small ones cost the most for each byte."""
-        self.whole = WholeMessages(max_message_size if self.masked and not chunked else -1)
+        self.fastpath = FastPath(max_message_size if self.masked and not chunked else -1)
         """Takes the messages that need nothing else of a connection."""

@@ -4,7 +4,7 @@ from gows.bytebuffer cimport ByteBuffer
 from gows.protocol.assembly cimport Assembly
 from gows.protocol.config cimport ConnectionConfig as Config  # under its own name it would be no attribute of the module
 from gows.protocol.utf8 cimport Utf8Validator
-from gows.protocol.fastpath cimport WholeMessages, data_frame, text_frame
+from gows.protocol.fastpath cimport FastPath, data_frame, text_frame
 
 
 cdef int READING, GOT_CLOSE, FAULT, ENDED, READY, MESSAGE, DEFLATED, SENT_CLOSE, FIN, RSV1, MAX_CONTROL
@@ -22,7 +22,7 @@ cdef class Connection:
 
     cpdef ByteBuffer receive_one(self, object buf, Py_ssize_t pos, Py_ssize_t n)
 
-    @cython.locals(assembly=Assembly, config=Config, whole=WholeMessages, left=Py_ssize_t, known=Py_ssize_t)
+    @cython.locals(assembly=Assembly, config=Config, fastpath=FastPath, left=Py_ssize_t, known=Py_ssize_t)
     cpdef receive(self, object buf, Py_ssize_t n, list events, Py_ssize_t pos=*)
 
     @cython.locals(assembly=Assembly)

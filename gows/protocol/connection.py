@@ -128,7 +128,7 @@ class Connection:
         """
         if self._assembly is not None or self._in != READING or self._out == SENT_CLOSE:
             return None
-        return self.config.whole.one(buf, pos, n)
+        return self.config.fastpath.one(buf, pos, n)
 
     def receive(self, buf: bytes | bytearray, n: int, events: list[Event], pos: int = 0) -> None:
         """Parse buf[pos:n] and append to `events`. Keeps nothing of `buf`; never raises for what the peer sent.
@@ -152,7 +152,7 @@ class Connection:
             if not assembly.opcode and not assembly.left:
                 self._assembly = None
         config = self.config
-        whole = config.whole
+        fastpath = config.fastpath
         left = config.portion
         budget = 0 if self.deflate is None else config.budget
         try:
@@ -162,7 +162,7 @@ class Connection:
                     return
                 if self._assembly is None and self._out != SENT_CLOSE:
                     known = len(events)
-                    pos = whole.take(buf, pos, n, events, left)
+                    pos = fastpath.take(buf, pos, n, events, left)
                     if pos == n:
                         return
                     left -= len(events) - known

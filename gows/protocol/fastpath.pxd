@@ -1,7 +1,7 @@
 from gows.bytebuffer cimport ByteBuffer
 
 
-cdef class WholeMessages:
+cdef class FastPath:
     cdef Py_ssize_t _limit
 
     cpdef ByteBuffer one(self, object buf, Py_ssize_t pos, Py_ssize_t n)

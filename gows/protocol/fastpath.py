@@ -54,7 +54,7 @@ def data_frame(opcode: int, data: bytes) -> bytes:
     return (_HEADS[opcode][size] if size < 126 else frame_header(opcode, size)) + data
 
 
-class WholeMessages:
+class FastPath:
     """Takes whole messages of at most `limit` bytes of payload; with -1 none at all."""
 
     __slots__ = ("_forms", "_limit")

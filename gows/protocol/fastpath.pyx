@@ -1,4 +1,4 @@
-"""Whole messages in C; `whole.py` is its plain twin, and says what they are. Tests hold the two equal."""
+"""Whole messages in C; `fastpath.py` is its plain twin, and says what they are. Tests hold the two equal."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check
@@ -24,7 +24,7 @@ cdef object _TEXT = 1
 cdef object _BINARY = 2
 
 
-cdef class WholeMessages:
+cdef class FastPath:
     """Takes whole messages of at most `limit` bytes of payload; with -1 none at all."""
 
     def __init__(self, limit):

@@ -49,5 +49,5 @@ cdef class Stream(Transport):
 @cython.locals(size=Py_ssize_t, length=Py_ssize_t, count=Py_ssize_t, small=Py_ssize_t, most=Py_ssize_t)
 cpdef join_small(list out)
 
-@cython.locals(whole=Py_ssize_t)
+@cython.locals(count=Py_ssize_t)
 cpdef drop_sent(list out, Py_ssize_t sent)

@@ -771,12 +771,12 @@ def join_small(out: list[bytes | memoryview]) -> None:
 
 def drop_sent(out: list[bytes | memoryview], sent: int) -> None:
     """Remove the first `sent` bytes of a queue."""
-    whole = 0
+    count = 0
     for piece in out:
         if len(piece) > sent:
             break
         sent -= len(piece)
-        whole += 1
-    del out[:whole]
+        count += 1
+    del out[:count]
     if sent:
         out[0] = memoryview(out[0])[sent:]

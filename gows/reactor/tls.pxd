@@ -25,7 +25,7 @@ cdef class TLSStream(Stream):
     @cython.locals(pieces=list)
     cpdef flush_locked(self)
 
-    @cython.locals(out=list, pieces=list, written=Py_ssize_t, whole=Py_ssize_t)
+    @cython.locals(out=list, pieces=list, written=Py_ssize_t, length=Py_ssize_t)
     cdef list _encipher_locked(self)
 
     @cython.locals(sent=Py_ssize_t, queued=Py_ssize_t)

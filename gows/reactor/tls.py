@@ -269,10 +269,10 @@ class TLSStream(Stream):
         if len(out) > 1 and len(out[0]) < SMALL_PIECE:
             join_small(out)
         plain = memoryview(out[0])[:PORTION]
-        whole = len(plain)
+        length = len(plain)
         written, pieces = 0, []
         try:
-            while written < whole:
+            while written < length:
                 written += self.ssl_object.write(plain[written : written + PIECE])
                 pieces.append(self._outgoing.read())
         except ssl.SSLWantReadError:  # a renegotiation of TLS 1.2: goes on when the peer's part has come

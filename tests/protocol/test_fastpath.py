@@ -20,9 +20,9 @@ LIMIT = 1 << 20
 
 
 @pytest.fixture(params=TWINS, ids=lambda module: "compiled" if is_compiled(module) else "plain")
-def whole(request: pytest.FixtureRequest) -> ModuleType:
-    module: ModuleType = request.param
-    return module
+def module(request: pytest.FixtureRequest) -> ModuleType:
+    found: ModuleType = request.param
+    return found
 
 
 def taken(module: ModuleType, limit: int, buf: bytes | bytearray, pos: int, n: int) -> tuple[Any, ...]:
@@ -30,14 +30,14 @@ def taken(module: ModuleType, limit: int, buf: bytes | bytearray, pos: int, n: i
     events: list[Any] = []
     end: Any
     try:
-        end = module.WholeMessages(limit).take(buf, pos, n, events)
+        end = module.FastPath(limit).take(buf, pos, n, events)
     except ProtocolError as error:
         end = error.close_code, error.reason
     return end, [(kind, buffer.clone_bytes()) for kind, buffer in events]
 
 
 def one(module: ModuleType, limit: int, buf: bytes | bytearray, pos: int, n: int) -> bytes | None:
-    buffer = module.WholeMessages(limit).one(buf, pos, n)
+    buffer = module.FastPath(limit).one(buf, pos, n)
     return None if buffer is None else bytes(buffer.clone_bytes())
 
 
@@ -45,19 +45,19 @@ TAKEN = [b"", b"x", b"Hello", "κόσμε".encode(), b"y" * 125, b"z" * 126, b"\
 
 
 @pytest.mark.parametrize("payload", TAKEN, ids=len)
-def test_messages_that_are_taken(whole: ModuleType, payload: bytes) -> None:
+def test_messages_that_are_taken(module: ModuleType, payload: bytes) -> None:
     wire = (frame(1, payload) + frame(2, payload)) * 2
     for buf in (wire, bytearray(wire + b"\x81\x80")):
-        assert taken(whole, LIMIT, buf, 0, len(wire)) == (len(wire), [(1, payload), (2, payload)] * 2)
+        assert taken(module, LIMIT, buf, 0, len(wire)) == (len(wire), [(1, payload), (2, payload)] * 2)
 
 
-def test_what_is_no_text_may_be_binary(whole: ModuleType) -> None:
+def test_what_is_no_text_may_be_binary(module: ModuleType) -> None:
     for payload in (b"\xff", b"\xe2\x82", b"a" * 200 + b"\x80"):
         wire = frame(1, b"good") + frame(1, payload)
-        assert taken(whole, LIMIT, wire, 0, len(wire)) == ((1007, "text is not UTF-8"), [(1, b"good")])
+        assert taken(module, LIMIT, wire, 0, len(wire)) == ((1007, "text is not UTF-8"), [(1, b"good")])
         wire = frame(2, payload)
-        assert taken(whole, LIMIT, wire, 0, len(wire)) == (len(wire), [(2, payload)])
-        assert one(whole, LIMIT, frame(1, payload), 0, len(frame(1, payload))) is None
+        assert taken(module, LIMIT, wire, 0, len(wire)) == (len(wire), [(2, payload)])
+        assert one(module, LIMIT, frame(1, payload), 0, len(frame(1, payload))) is None
 
 
 LEFT = {
@@ -78,22 +78,22 @@ LEFT = {
 
 
 @pytest.mark.parametrize("wire", LEFT.values(), ids=LEFT.keys())
-def test_what_is_left_to_others(whole: ModuleType, wire: bytes) -> None:
+def test_what_is_left_to_others(module: ModuleType, wire: bytes) -> None:
     """Old bytes lie behind the new ones: they count for nothing."""
     ahead = frame(2, b"ahead")
     for behind in (b"", b"\xee" * 20, frame(1, b"old") * 3):
         buf = ahead + wire + behind
-        assert taken(whole, LIMIT, buf, 0, len(ahead + wire)) == (len(ahead), [(2, b"ahead")])
-        assert one(whole, LIMIT, wire + behind, 0, len(wire)) is None
+        assert taken(module, LIMIT, buf, 0, len(ahead + wire)) == (len(ahead), [(2, b"ahead")])
+        assert one(module, LIMIT, wire + behind, 0, len(wire)) is None
 
 
 @pytest.mark.parametrize("limit", [-1, 0, 1, 124, 125, 126, 1000, 65535, 1 << 70])
-def test_nothing_over_the_limit(whole: ModuleType, limit: int) -> None:
+def test_nothing_over_the_limit(module: ModuleType, limit: int) -> None:
     for size in (0, 1, 2, 124, 125, 126, 127, 999, 1000, 1001, 65535):
         wire = frame(2, b"x" * size)
         expected = (len(wire), [(2, b"x" * size)]) if size <= limit else (0, [])
-        assert taken(whole, limit, wire, 0, len(wire)) == expected
-        assert one(whole, limit, wire, 0, len(wire)) == (b"x" * size if size <= min(limit, 125) else None)
+        assert taken(module, limit, wire, 0, len(wire)) == expected
+        assert one(module, limit, wire, 0, len(wire)) == (b"x" * size if size <= min(limit, 125) else None)
 
 
 def test_every_byte_that_may_come_first_and_second() -> None:
@@ -130,40 +130,40 @@ def test_the_variants_agree(wire: bytes, start: int, cut: int, limit: int) -> No
 
 @pytest.mark.skipif(not is_compiled(TWINS[0]), reason="plain Python checks its bounds by itself")
 def test_c_reads_nothing_beyond_the_buffer() -> None:
-    whole = TWINS[0].WholeMessages(LIMIT)
+    fastpath = TWINS[0].FastPath(LIMIT)
     wire = frame(2, b"x" * 50)
     calls: list[Callable[[], object]] = [
-        lambda: whole.one(wire, 0, len(wire) + 1),
-        lambda: whole.one(wire, -1, len(wire)),
-        lambda: whole.take(wire, 0, len(wire) + 1, []),
-        lambda: whole.take(wire, -1, len(wire), []),
-        lambda: whole.take(b"", 0, 100, []),
+        lambda: fastpath.one(wire, 0, len(wire) + 1),
+        lambda: fastpath.one(wire, -1, len(wire)),
+        lambda: fastpath.take(wire, 0, len(wire) + 1, []),
+        lambda: fastpath.take(wire, -1, len(wire), []),
+        lambda: fastpath.take(b"", 0, 100, []),
     ]
     for call in calls:
         with pytest.raises(IndexError):
             call()
     for no_bytes in ("text" * 20, None, [1] * 60, memoryview(wire)):
         with pytest.raises(TypeError):
-            whole.take(no_bytes, 0, len(wire), [])
+            fastpath.take(no_bytes, 0, len(wire), [])
 
 
 @pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 128, 65535, 65536, 70000])
-def test_text_as_a_frame(whole: ModuleType, size: int) -> None:
+def test_text_as_a_frame(module: ModuleType, size: int) -> None:
     for text in ("x" * size, "é" * (size // 2) + "x" * (size % 2)):
-        assert whole.text_frame(text) == frame(1, text, key=None)
+        assert module.text_frame(text) == frame(1, text, key=None)
         for opcode in (1, 2):
-            assert whole.data_frame(opcode, text.encode()) == frame(opcode, text, key=None)
+            assert module.data_frame(opcode, text.encode()) == frame(opcode, text, key=None)
 
 
 class Name(str):
     """A str of a kind of its own."""
 
 
-def test_what_is_text_and_what_is_not(whole: ModuleType) -> None:
+def test_what_is_text_and_what_is_not(module: ModuleType) -> None:
     for text in ("κόσμε", "\U0001f600", "\xff", "\0", Name("name"), Name("né")):
-        assert whole.text_frame(text) == frame(1, str(text), key=None)
+        assert module.text_frame(text) == frame(1, str(text), key=None)
     with pytest.raises(UnicodeEncodeError):
-        whole.text_frame("\ud800")
+        module.text_frame("\ud800")
     for other in (b"bytes", None, 1):
         with pytest.raises(AttributeError):
-            whole.text_frame(other)
+            module.text_frame(other)
