@@ -33,6 +33,7 @@ COMPILED = [
     "gows.session.delivering",
     "gows.session.heartbeat",
     "gows.session.overflow",
+    "gows.session.policy",
     "gows.session.sending",
     "gows.session.session",
     "gows.session.traffic",

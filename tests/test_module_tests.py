@@ -54,6 +54,7 @@ TESTED_IN = {
     "server/signals": "server/test_server",
     "session/backlog": "session/test_overflow",
     "session/delivering": "session/test_session",
+    "session/policy": "session/test_overflow",
     "session/sending": "session/test_session",
     "session/writer": "session/test_websocket",
     "topics/lost": "topics/test_subprotocol",

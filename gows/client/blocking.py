@@ -19,7 +19,7 @@ from gows.protocol.states import BINARY, TEXT
 from gows.reactor.stream import Stream
 from gows.reactor.workers import stepping_aside
 from gows.session.context import SessionContext
-from gows.session.overflow import may_wait_locked
+from gows.session.policy import may_wait_locked
 from gows.session.states import INBOX_FULL, Event
 from gows.session.websocket import WebSocket
 

@@ -43,7 +43,8 @@ PER_IP = Refusal("per_ip", 429, "too many connections from this address")
 PER_SUBNET = Refusal("per_subnet", 429, "too many connections from this network")
 HANDSHAKE_RATE = Refusal("handshake_rate", 503, "too many new connections")
 
-CAUSES = ("max_connections", "per_ip", "per_subnet", "handshake_rate", "descriptors", "proxy_protocol")
+REFUSAL_CAUSES = ("max_connections", "per_ip", "per_subnet", "handshake_rate", "descriptors", "proxy_protocol")
+"""The keys of `Admission.counts`; what made a connection end that was admitted is a `CloseCause`."""
 
 
 class Admission:
@@ -96,7 +97,7 @@ class Admission:
         self.exempt = Networks(exempt)
         self.proxy_versions(proxy_protocol)
         self.proxy_protocol = proxy_protocol
-        self.counts = dict.fromkeys(CAUSES, 0)
+        self.counts = dict.fromkeys(REFUSAL_CAUSES, 0)
         """Connections that were not admitted, by cause; `descriptors`: how often accepting was paused."""
         self._capped = per_ip is not None or per_subnet is not None
         self.limited = self._capped or handshake_rate is not None

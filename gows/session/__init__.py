@@ -6,7 +6,8 @@ handler     the callbacks of one connection, which the user writes
 receiving   the budget of what is held of unfinished messages, and of those that wait for a handler
 heartbeat   pings and timeouts: when a connection is looked at, and what is found
 backlog     messages that are kept back for a peer that takes nothing
-overflow    the policies for peers that do not take what is written, and the budget of what waits for all
+overflow    what peers do not take: the counts, the budget of what waits for all, who waits for room
+policy      … what becomes of a message for such a peer: one class for each policy
 owner       what a session needs from its server
 context     what the sessions with equal options share, and where it is found
 writer      a message that is written in pieces

@@ -1,5 +1,5 @@
 from gows.session.heartbeat cimport Heartbeat
-from gows.session.overflow cimport Policy
+from gows.session.policy cimport Policy
 from gows.session.traffic cimport Traffic
 
 

@@ -16,8 +16,9 @@ from gows.protocol.metered import MeteredConnection
 from gows.protocol.rates import Meter, Rates
 from gows.reactor import Loop
 from gows.session.heartbeat import Heartbeat
-from gows.session.overflow import POLICIES, Overflow
+from gows.session.overflow import Overflow
 from gows.session.owner import Owner
+from gows.session.policy import POLICIES
 from gows.session.receiving import Receiving
 from gows.session.traffic import Traffic
 

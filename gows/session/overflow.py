@@ -1,44 +1,33 @@
-"""Overflow: what becomes of messages for peers that do not take them, and how much may wait for all peers together.
+"""Overflow: what the connections of one server have too much of, in numbers, and how much may wait for all of them.
 
-A write asks for room when more is queued than the `mark` of its policy. Each policy is one class here, a subclass of
-`Policy`; one object of it serves all connections of a context and keeps nothing of any single one. CONTRIBUTING.md says
-how to add one.
+What becomes of a single message is decided by a policy (`policy.py`), which counts it here, keeps messages back here,
+and enlists here the threads that wait for room.
 
 Everything that ends in `_locked` is called with the lock of the connection's stream.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from gows.codes import CloseCause, CloseCode
+from gows.codes import CloseCause
 from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, LoopClosedError, QueueFullError
-from gows.options import AcceptOptions
-from gows.protocol.connection import Connection, to_bytes
-from gows.protocol.states import TEXT
+from gows.protocol.connection import Connection
 from gows.reactor import Loop
-from gows.reactor.sockets import FRESH
 from gows.reactor.stream import Stream
 from gows.reactor.waits import inner_lock
 from gows.session.backlog import Backlog
-from gows.session.states import ENDING
 
 LOOK_INTERVAL = 0.02
 """Seconds between two looks at what waits in all, once that is too much."""
 LOOKS = 64
 """The budget is looked at whenever a part of it so small may have been queued: it is exceeded by no more than that."""
-MAX_WAIT = 3600.0
-"""Seconds that a blocked write waits at a time."""
-BUDGET_WAIT = 0.05
-"""The same, when others may give room as well."""
 
-CAUSES = (
+OUTCOMES = (
     "refused",
     "blocked",
     "block_timeouts",
@@ -49,6 +38,7 @@ CAUSES = (
     "closed",
     "over_budget",
 )
+"""The keys of `Overflow.counts`: what becomes of messages and writes for which there is no room."""
 
 
 class Sender(Protocol):
@@ -83,7 +73,7 @@ class Overflow:
         if max_queued is not None and max_queued < 1:
             raise ValueError(f"max_queued must be 1 or more, not {max_queued}")
         self.max_queued = max_queued
-        self.counts = dict.fromkeys(CAUSES, 0)
+        self.counts = dict.fromkeys(OUTCOMES, 0)
         self.backlogs: dict[Sender, Backlog] = {}
         """Of connections that have one. An entry is its connection's: it changes under the lock of the stream."""
         self.on_drop: Callable[[Any, bytes], object] | None = None
@@ -96,10 +86,10 @@ class Overflow:
         self._over = False
         self._next_look = 0.0
 
-    def count(self, cause: str, number: int = 1) -> None:
-        """Add `number` to one of `counts`."""
+    def count(self, outcome: str, number: int = 1) -> None:
+        """Add `number` to the count of an outcome."""
         with self._lock:
-            self.counts[cause] += number
+            self.counts[outcome] += number
 
     # ------------------------------------------------------------------ the budget
 
@@ -198,8 +188,7 @@ class Overflow:
         return True
 
     def wake(self, sender: Sender) -> None:
-        """Tell those who wait for it that `sender` has room, or has ended. Without the lock of
-        its stream."""
+        """Tell those who wait for it that `sender` has room, or has ended. Without the lock of its stream."""
         if self._notices:
             call = self._notices.pop(sender, None)
             if call is not None:
@@ -208,211 +197,3 @@ class Overflow:
             with self._lock:
                 for event in self._waiting.get(sender, ()):
                     event.set()
-
-
-def may_wait_locked(stream: Stream) -> bool:
-    """Return whether this thread may wait for the peer. The lock is let go meanwhile: if it is still ours then, it was
-    held twice, and would be held while we wait."""
-    lock = stream.lock
-    lock.release()
-    try:
-        return bool(stream.loop.may_wait())
-    finally:
-        lock.acquire()
-
-
-class Policy:
-    """Decides what becomes of a message for which there is no room. One object for all connections of a context."""
-
-    __slots__ = ("_high_water", "_loop", "_overflow", "_write_timeout", "mark")
-
-    def __init__(self, loop: Loop, overflow: Overflow, options: AcceptOptions) -> None:
-        self._loop = loop
-        self._overflow = overflow
-        self._high_water = options.high_water
-        self._write_timeout = options.write_timeout
-        self.mark = options.high_water if overflow.max_queued is None else 0
-        """Queued bytes above which a write has to ask for room."""
-
-    def make_room_locked(
-        self,
-        sender: Sender,
-        opcode: int,
-        data: Any,
-        compress: bool,
-        key: Hashable,
-        deferred: int,
-        expires: float,
-        wait: bool,
-    ) -> bool:
-        """With the queue over `mark`: find out whether there is room for a message, and else apply the policy.
-
-        - `opcode`: 0, if the message is not known yet as a whole, so that it cannot be kept back.
-        - `data`: its payload, str or bytes; `compress`, `key`: as the user gave them.
-        - `deferred`: bytes that wait for the end of a streamed message and count as queued.
-        - `expires`: the loop's time after which the message is not kept any longer.
-        - `wait`: whether the caller is the user, for whom "block" may wait.
-
-        True: the message may be queued. False: that is settled, it is kept back or dropped. Raises QueueFullError for
-        the policies "refuse" and "block".
-        """
-        stream, overflow = sender.stream, self._overflow
-        if sender.connection.state in ENDING:
-            return True  # the encoder raises the right error
-        if stream.queued + deferred > self._high_water:
-            stream.flush_locked()
-        if stream.queued + deferred <= self._high_water:
-            if not stream.blocked or not overflow.over_budget(len(data)):
-                return True
-            overflow.count("over_budget")
-        if stream.queued:
-            stream.owe_drained_locked()  # whoever is refused waits for it, though the queue may be far below the mark
-        return self.decide_locked(sender, len(data), deferred, wait)
-
-    def decide_locked(self, sender: Sender, size: int, deferred: int, wait: bool) -> bool:
-        """Apply the policy to a message of `size` bytes; answer as `make_room_locked`."""
-        raise NotImplementedError
-
-
-class Refuse(Policy):
-    """Refuse the message: the write raises QueueFullError ("refuse")."""
-
-    __slots__ = ()
-
-    def decide_locked(self, sender: Sender, size: int, deferred: int, wait: bool) -> bool:
-        self._overflow.count("refused")
-        raise QueueFullError(f"{sender.stream.queued + deferred} bytes are queued and the peer does not take them")
-
-
-class Block(Refuse):
-    """Let the thread that writes wait for room; refuse the message if it must not wait ("block")."""
-
-    __slots__ = ()
-
-    def decide_locked(self, sender: Sender, size: int, deferred: int, wait: bool) -> bool:
-        if not wait or deferred:
-            return Refuse.decide_locked(self, sender, size, deferred, wait)
-        stream, overflow, pool = sender.stream, self._overflow, self._loop.pool
-        seconds = self._write_timeout
-        inside = pool.in_worker()
-        if not may_wait_locked(stream) or (inside and not pool.step_aside()):
-            overflow.count("refused")
-            raise QueueFullError(f"{stream.queued} bytes are queued, and this thread must not wait")
-        overflow.count("blocked")
-        end = math.inf if seconds is None else time.monotonic() + seconds
-        try:
-            while not stream.closed and sender.connection.state not in ENDING:
-                if stream.queued <= self._high_water and not (stream.blocked and overflow.over_budget(size)):
-                    break
-                left = end - time.monotonic()
-                if left <= 0:
-                    overflow.count("block_timeouts")
-                    raise QueueFullError(f"the peer took nothing of {stream.queued} bytes for {seconds:g} s")
-                if stream.queued:
-                    stream.owe_drained_locked()
-                event = overflow.enlist_locked(sender)
-                stream.lock.release()
-                try:
-                    # not for ever: if others' queues drain, which gives room as well, this event is not set
-                    event.wait(min(left, MAX_WAIT if overflow.max_queued is None else BUDGET_WAIT))
-                finally:
-                    stream.lock.acquire()
-                    overflow.delist_locked(sender, event)
-        finally:
-            if inside:
-                pool.step_back()
-        return True
-
-
-class Drop(Policy):
-    """Drop the new message ("drop")."""
-
-    __slots__ = ()
-
-    def decide_locked(self, sender: Sender, size: int, deferred: int, wait: bool) -> bool:
-        self._overflow.count("dropped")
-        return False
-
-
-class Close(Policy):
-    """Close the connection with 1013 ("close")."""
-
-    __slots__ = ()
-
-    def decide_locked(self, sender: Sender, size: int, deferred: int, wait: bool) -> bool:
-        self._overflow.count("closed")
-        sender.send_close_locked(CloseCode.TRY_AGAIN_LATER, "too slow", CloseCause.SLOW)
-        self._loop.call_soon(sender.arm)
-        return False
-
-
-class DropOldest(Drop):
-    """Keep messages back in a Backlog as soon as the kernel takes no more, and drop the oldest there ("drop_oldest").
-    A message that is not known as a whole is dropped itself."""
-
-    __slots__ = ("_by_key",)
-
-    def __init__(self, loop: Loop, overflow: Overflow, options: AcceptOptions) -> None:
-        Drop.__init__(self, loop, overflow, options)
-        self.mark = -1  # always ask
-        self._by_key = False
-
-    def make_room_locked(
-        self,
-        sender: Sender,
-        opcode: int,
-        data: Any,
-        compress: bool,
-        key: Hashable,
-        deferred: int,
-        expires: float,
-        wait: bool,
-    ) -> bool:
-        if not opcode:
-            return Drop.make_room_locked(self, sender, opcode, data, compress, key, deferred, expires, wait)
-        stream, overflow = sender.stream, self._overflow
-        if sender.connection.state in ENDING:
-            return True  # the encoder raises the right error
-        backlog = overflow.backlogs.get(sender)
-        if backlog is None:
-            if stream.queued > min(self._high_water, FRESH) and not stream.blocked:
-                stream.flush_locked()
-            if not stream.blocked:
-                return True
-            backlog = overflow.keep_locked(sender, self._high_water)
-        payload = data.encode() if isinstance(data, str) else to_bytes(data)
-        if opcode == TEXT and payload is not data and not isinstance(data, str) and not payload.isascii():
-            payload.decode()  # an error belongs to whoever wrote this message
-        over = overflow.over_budget(len(payload))
-        if over:
-            overflow.count("over_budget")
-        message = (opcode, payload, compress, expires)
-        replaced, dropped = backlog.put(key if self._by_key else None, message, grow=not over)
-        if replaced:
-            overflow.count("replaced")
-        if dropped:
-            overflow.count("dropped_oldest", dropped)
-        if stream.queued:
-            stream.owe_drained_locked()
-        return False
-
-
-class Latest(DropOldest):
-    """Keep messages back in the same way, each in the place of one with the same key that still waits ("latest")."""
-
-    __slots__ = ()
-
-    def __init__(self, loop: Loop, overflow: Overflow, options: AcceptOptions) -> None:
-        DropOldest.__init__(self, loop, overflow, options)
-        self._by_key = True
-
-
-POLICIES: dict[str, type[Policy]] = {
-    "refuse": Refuse,
-    "block": Block,
-    "drop": Drop,
-    "drop_oldest": DropOldest,
-    "latest": Latest,
-    "close": Close,
-}
-"""By the names of `AcceptOptions.overflow`."""

@@ -41,7 +41,8 @@ SWEEP_INTERVAL = 1.0
 LEAST_RATE = 1024
 """Bytes a second at which an unfinished message has to get on, once more than `SMALL` is held of it."""
 
-CAUSES = ("paused", "closed", "timeouts")
+MEASURES = ("paused", "closed", "timeouts")
+"""The keys of `Receiving.counts`: what is done to connections of which too much is held."""
 
 
 class ReceiveError(ProtocolError):
@@ -95,7 +96,7 @@ class Receiving:
         self.total = 0
         self.full = False
         """Whether no more should be held."""
-        self.counts = dict.fromkeys(CAUSES, 0)
+        self.counts = dict.fromkeys(MEASURES, 0)
         self._loop = loop
         self._large = loop.scratch
         self._small = bytearray(min(READ_SIZE, len(loop.scratch)))  # what is read into while much is held

@@ -23,7 +23,7 @@ import trustme
 from gows import Admission, CloseCause, ConnectionClosedError, HandshakeError, Request, Server, UsageError, accept
 from gows.reactor import Stream, Target
 from gows.reactor.networks import ip_number
-from gows.server.admission import CAUSES
+from gows.server.admission import REFUSAL_CAUSES
 from gows.server.gate import MAX_REFUSED
 from tests.support import wire
 from tests.support.addresses import tcp
@@ -803,7 +803,7 @@ def test_one_admission_for_one_server() -> None:
     Server(admission=admission).stop()
     with pytest.raises(UsageError, match="one server"):
         Server(admission=admission)
-    assert admission.counts.keys() == set(CAUSES)
+    assert admission.counts.keys() == set(REFUSAL_CAUSES)
     assert not any(admission.counts.values())
 
 

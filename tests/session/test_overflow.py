@@ -22,7 +22,8 @@ from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
 from gows.reactor.waits import never_wait, thread_may_wait
 from gows.session.backlog import Backlog
-from gows.session.overflow import CAUSES, POLICIES, Overflow
+from gows.session.overflow import OUTCOMES, Overflow
+from gows.session.policy import POLICIES
 from tests.support import wire
 from tests.support.addresses import tcp
 from tests.support.stage import Guest, Stage
@@ -239,7 +240,7 @@ def test_each_policy_is_counted(make_stage: MakeStage, overflow: str, cause: str
 
 def test_the_causes_are_the_keys() -> None:
     loop = Loop()
-    assert tuple(Overflow(loop).counts) == CAUSES
+    assert tuple(Overflow(loop).counts) == OUTCOMES
     loop.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gows import CloseCause
 from gows.reactor import Loop
-from gows.session.receiving import CAUSES, EVENT_SIZE, LARGE, LOOK_INTERVAL, READ_SIZE, STUCK, Receiving
+from gows.session.receiving import EVENT_SIZE, LARGE, LOOK_INTERVAL, MEASURES, READ_SIZE, STUCK, Receiving
 from tests.support import wire
 from tests.support.stage import Actor, Guest, MakeStage, Stage
 from tests.support.wire import BINARY, CONTINUE, DEFLATE, PING, PONG, TEXT, frame
@@ -447,6 +447,6 @@ def test_budgets_that_cannot_be(value: Any, error: type[Exception]) -> None:
 
 def test_the_causes_are_the_keys() -> None:
     with Loop() as loop:
-        assert tuple(Receiving.of(loop).counts) == CAUSES
+        assert tuple(Receiving.of(loop).counts) == MEASURES
         assert Receiving.of(loop) is Receiving.of(loop)
     assert EVENT_SIZE > 0
