@@ -76,8 +76,9 @@ def check_order(lock: Any) -> None:
 
 
 def check_owned(lock: Any) -> None:
-    """Raise AssertionError unless the calling thread holds `lock`."""
-    if not lock._is_owned():
+    """Raise AssertionError unless the calling thread holds `lock`; with a `threading.Lock`, which does not know its
+    owner, unless any thread does."""
+    if not (lock._is_owned() if hasattr(lock, "_is_owned") else lock.locked()):
         raise AssertionError(f"{threading.current_thread().name} must hold {getattr(lock, 'name', lock)!r} here")
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from gows.brokers.lock import PublishLock
 from gows.debug import DEBUG, LOCK_ORDER, check_owned, check_unlocked, checked_lock, held_locks
 from gows.reactor import Loop, Stream, WorkerPool
 from gows.reactor.workers import run_task, stepping_aside
 from tests.support.recorder import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted((ROOT / "gows" / "reactor").glob("*.py"))
+SOURCES = sorted((ROOT / "gows").rglob("*.py"))
 
 
 @pytest.fixture
@@ -98,6 +99,16 @@ def test_the_lock_is_to_be_owned() -> None:
         assert isinstance(in_a_thread(lambda: check_owned(lock)), AssertionError)
     with pytest.raises(AssertionError, match=r"^MainThread must hold 'bus' here$"):
         check_owned(lock)
+    plain = threading.Lock()
+    with plain:
+        check_owned(plain)
+    with pytest.raises(AssertionError, match="must hold"):
+        check_owned(plain)
+    publish = PublishLock()
+    with publish:
+        check_owned(publish)
+    with pytest.raises(AssertionError, match="must hold 'publish'"):
+        check_owned(publish)
 
 
 def test_locks_are_taken_in_order() -> None:
@@ -230,20 +241,50 @@ with Loop(workers=0) as loop:
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """All functions, but for methods of protocols, which have no code."""
+    protocols = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and is_protocol(node)]
+    abstract = {id(each) for node in protocols for each in node.body}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and id(node) not in abstract:
             yield node
 
 
+def is_protocol(node: ast.ClassDef) -> bool:
+    return any("Protocol" in ast.unparse(base) for base in node.bases)
+
+
+def own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    """The nodes of a function without those of functions in it, which are called at other times."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
 def takes_lock(function: ast.FunctionDef) -> bool:
-    """Whether it takes the lock of a stream somewhere in it."""
-    text = ast.unparse(function)
-    return "lock.acquire()" in text or any(
-        ast.unparse(item.context_expr).endswith(".lock")
-        for node in ast.walk(function)
+    """Whether it takes a lock somewhere in it."""
+    nodes = list(own_nodes(function))
+    calls = {node.func.attr for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+    return bool(calls & {"acquire", "enter"}) or any(
+        ast.unparse(item.context_expr).endswith("lock")
+        for node in nodes
         if isinstance(node, ast.With)
         for item in node.items
     )
+
+
+def checks_lock(function: ast.FunctionDef) -> bool:
+    """Whether it checks under DEBUG that a lock is held, before it does anything."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    first = ast.unparse(body[0]) if body else ""
+    return re.match(r"if DEBUG:\n    check_owned\([\w.]+\)(\n|$)", first) is not None
+
+
+def is_abstract(function: ast.FunctionDef) -> bool:
+    """Whether all it does is to raise NotImplementedError."""
+    return ast.unparse(function.body[-1]) == "raise NotImplementedError"
 
 
 def faults(source: str) -> list[str]:
@@ -251,18 +292,18 @@ def faults(source: str) -> list[str]:
     wrong = []
     for function in functions(ast.parse(source)):
         locked = function.name.endswith("_locked")
-        called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+        called = [node.func for node in own_nodes(function) if isinstance(node, ast.Call)]
         calls = [each.attr for each in called if isinstance(each, ast.Attribute) and each.attr.endswith("_locked")]
-        if locked and "if DEBUG:\n    check_owned(self.lock)" not in ast.unparse(function).replace("\n    ", "\n"):
+        if locked and not checks_lock(function) and not is_abstract(function):
             wrong.append(f"{function.name} does not check that the lock is held")
-        if calls and not locked and not takes_lock(function):
-            wrong.append(f"{function.name} calls {calls[0]}, and takes no lock")
-        if not locked and "lock held" in (ast.get_docstring(function) or "").lower():
+        if calls and not locked and not takes_lock(function) and not checks_lock(function):
+            wrong.append(f"{function.name} calls {calls[0]}, and neither takes nor checks a lock")
+        if not locked and re.search(r"Lock held|lock of its stream is held", ast.get_docstring(function) or ""):
             wrong.append(f"{function.name} needs the lock, and its name does not say so")
     return wrong
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_names_say_what_needs_the_lock(path: Path) -> None:
     assert faults(path.read_text("utf-8")) == []
 
@@ -271,7 +312,11 @@ def test_names_say_what_needs_the_lock(path: Path) -> None:
     ("source", "fault"),
     [
         ("def f_locked(self):\n    pass", "f_locked does not check that the lock is held"),
-        ("def f(self):\n    self.g_locked()", "f calls g_locked, and takes no lock"),
+        (
+            "def f_locked(self):\n    g()\n    if DEBUG:\n        check_owned(self.lock)",
+            "f_locked does not check that the lock is held",
+        ),
+        ("def f(self):\n    self.g_locked()", "f calls g_locked, and neither takes nor checks a lock"),
         ('def f(self):\n    """Do it. Lock held."""', "f needs the lock, and its name does not say so"),
     ],
 )
@@ -283,3 +328,6 @@ def test_the_way_it_should_be_is_no_fault() -> None:
     checked = "def f_locked(self):\n    '''Do it.'''\n    if DEBUG:\n        check_owned(self.lock)\n"
     assert faults(checked) == []
     assert faults("def f(self):\n    with self.lock:\n        self.g_locked()") == []
+    assert faults("def f(self):\n    if DEBUG:\n        check_owned(self.lock)\n    self.g_locked()") == []
+    assert faults("class F(Protocol):\n    def f_locked(self):\n        pass") == []
+    assert faults("def f_locked(self):\n    raise NotImplementedError") == []

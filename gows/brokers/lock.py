@@ -32,6 +32,8 @@ class PublishLock:
     is the user's, is left to `after_release`.
     """
 
+    name = "publish"
+
     __slots__ = ("_after_release", "_before_release", "_depth", "_lock", "_owner", "guards")
 
     def __init__(self) -> None:
@@ -46,6 +48,8 @@ class PublishLock:
     def held(self) -> bool:
         """Return whether the calling thread holds it."""
         return self._owner == threading.get_ident()
+
+    _is_owned = held  # what `threading.Condition` and `check_owned` call
 
     def enter(self, call: Callable[..., object], *arguments: Any) -> bool:
         """Take the lock, and return True. A caller that came amid something that the lock's holder may be waiting for

@@ -12,6 +12,7 @@ from typing import Any
 
 from gows.client.opening import closed_error, refuse_in_loop
 from gows.codes import CloseCode
+from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, ReceiveTimeoutError
 from gows.options import check_seconds
 from gows.protocol.connection import Connection
@@ -171,6 +172,8 @@ class BlockingWebSocket(WebSocket):
     ) -> bool:
         """With the queue over the high-water mark: wait until there is room, instead of applying a
         policy. Nothing says when the message ends that `deferred` ones wait for, so for those the policy is applied."""
+        if DEBUG:
+            check_owned(self.stream.lock)
         stream = self.stream
         stream.flush_locked()
         if deferred or not wait or not may_wait_locked(stream):

@@ -11,6 +11,7 @@ from gows.client.opening import Opening, closed_error, refuse_in_callback, refus
 from gows.client.request import ClientRequest
 from gows.client.retry import Reconnect
 from gows.codes import CloseCode
+from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectError, ConnectionClosedError, GowsError, LoopClosedError
 from gows.options import check_answer
 from gows.protocol.connection import Connection
@@ -159,12 +160,14 @@ class ReconnectingClient:
             if self._stopping:
                 return
             if self._fresh is None or (self._opened_at == NEVER_OPENED and self.error is None):
-                self._open()
+                self._open_locked()
             else:
                 self.loop.pool.submit(_Preparation(self))
 
-    def _open(self) -> None:
-        """Lock held."""
+    def _open_locked(self) -> None:
+        """Begin an attempt with the request that there is."""
+        if DEBUG:
+            check_owned(self._lock)
         self._opening = Opening(self._request, self._handler, self._failed, make=self.make)
         self._opening.start()
 
@@ -190,7 +193,7 @@ class ReconnectingClient:
             if not over:
                 self._request = request
                 try:
-                    self._open()
+                    self._open_locked()
                 except LoopClosedError:
                     over = True
         if over:

@@ -26,7 +26,7 @@ from gows.client.request import HeaderRule, Url
 from gows.client.retry import Reconnect
 from gows.client.subscription import Answer, Callback, Present, TopicSubscription
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
-from gows.debug import checked_lock
+from gows.debug import DEBUG, check_owned, checked_lock
 from gows.errors import ConnectError, GowsError, LoopClosedError, QueueFullError, TopicError, UsageError
 from gows.jsontext import to_json_text
 from gows.options import AcceptOptions, check_plain_function
@@ -162,11 +162,11 @@ class TopicClient:
                     cursors[0].subscriptions.append(subscription)
                     ready = cursors[0].began
                     if ready and present is not None:
-                        self._count(pattern)
+                        self._count_locked(pattern)
                 else:
                     cursor = Cursor(pattern, subscription)
                     cursors.append(cursor)
-                    self._request(cursor)
+                    self._request_locked(cursor)
         if over is not None or ready:
             _settle(subscription.ready, over)
         self._write()
@@ -184,7 +184,7 @@ class TopicClient:
         to_json_text(request, allow_nan=False)  # raises for what cannot be sent
         done = Answer(self)
         with self._lock:
-            asked = self._over is None and self._ask(request, lambda _, error: _settle(done, error), done)
+            asked = self._over is None and self._ask_locked(request, lambda _, error: _settle(done, error), done)
         if not asked:
             _settle(done, self._over or TopicError("closed", "there is no connection"))
         self._write()
@@ -244,16 +244,18 @@ class TopicClient:
                         cursors.remove(cursor)
                         cursor.stop()
             if pattern in self._cursors and not cursors:
-                self._forget(pattern)
-                self._ask({"type": "unsubscribe", "topic": pattern}, nothing)
+                self._forget_locked(pattern)
+                self._ask_locked({"type": "unsubscribe", "topic": pattern}, nothing)
         if waited:
             _settle(subscription.ready, TopicError("closed", "the subscription was ended"))
         self._write()
 
     # ------------------------------------------------------------------ lock held
 
-    def _ask(self, request: dict[str, Any], then: Then, answer: Answer | None = None) -> bool:
+    def _ask_locked(self, request: dict[str, Any], then: Then, answer: Answer | None = None) -> bool:
         """Put a request in the outbox; `then` is called with what is answered. False: there is no connection."""
+        if DEBUG:
+            check_owned(self._lock)
         if self._ws is None:
             return False
         number = next(self._numbers)
@@ -261,8 +263,10 @@ class TopicClient:
         self._outbox.append((self._ws, number, to_json_text({**request, "id": number}, allow_nan=False)))
         return True
 
-    def _request(self, cursor: Cursor) -> None:
+    def _request_locked(self, cursor: Cursor) -> None:
         """Ask for a subscription, from the position on that was heard last."""
+        if DEBUG:
+            check_owned(self._lock)
         request: dict[str, Any] = {"type": "subscribe", "topic": cursor.name}
         if cursor.known is not None:
             request["epoch"], request["offset"] = cursor.known
@@ -272,16 +276,20 @@ class TopicClient:
         elif histories:  # after a loss, too: what comes then is newer than all that was heard
             request["history"] = max(histories)
         cursor.asked_from, cursor.asked_at = cursor.known, self._client.loop.time()
-        cursor.asking = self._ask(request, lambda message, error: self._subscribed(cursor, message, error))
+        cursor.asking = self._ask_locked(request, lambda message, error: self._subscribed(cursor, message, error))
 
-    def _recover(self, cursor: Cursor) -> None:
+    def _recover_locked(self, cursor: Cursor) -> None:
         """Something is missing: ask for it; not at full speed where the answers do not help."""
+        if DEBUG:
+            check_owned(self._lock)
         if cursor.makes_no_progress(self._client.loop.time()):
-            self._ask_later(cursor, 1)
+            self._ask_later_locked(cursor, 1)
         else:
-            self._request(cursor)
+            self._request_locked(cursor)
 
-    def _ask_later(self, cursor: Cursor, factor: int) -> None:
+    def _ask_later_locked(self, cursor: Cursor, factor: int) -> None:
+        if DEBUG:
+            check_owned(self._lock)
         low, high = ASK_AGAIN
         cursor.asking = True
         try:
@@ -290,18 +298,24 @@ class TopicClient:
         except LoopClosedError:  # and with it the client
             pass
 
-    def _count(self, topic: str) -> None:
+    def _count_locked(self, topic: str) -> None:
         """Ask who is in a topic; from then on joins and leaves keep it right."""
-        self._ask({"type": "presence", "topic": topic}, lambda message, error: self._counted(topic, message))
+        if DEBUG:
+            check_owned(self._lock)
+        self._ask_locked({"type": "presence", "topic": topic}, lambda message, error: self._counted(topic, message))
 
-    def _forget(self, pattern: str) -> None:
+    def _forget_locked(self, pattern: str) -> None:
+        if DEBUG:
+            check_owned(self._lock)
         self._cursors.pop(pattern, None)
         self._rooms.pop(pattern, None)
         if not any(cursors[0].is_pattern for cursors in self._cursors.values()):
             self._heard.clear()
 
-    def _wanting(self, topic: str) -> list[Cursor]:
+    def _wanting_locked(self, topic: str) -> list[Cursor]:
         """The patterns that stand for a topic."""
+        if DEBUG:
+            check_owned(self._lock)
         words = topic.split(".")
         return [
             cursors[0]
@@ -309,8 +323,10 @@ class TopicClient:
             if cursors[0].is_pattern and _stands_for(cursors[0].words, words)
         ]
 
-    def _join(self, topic: str) -> None:
+    def _join_locked(self, topic: str) -> None:
         """Let those that have come to the same place go on together."""
+        if DEBUG:
+            check_owned(self._lock)
         cursors = self._cursors[topic]
         first = cursors[0]
         for cursor in cursors[1:]:
@@ -364,7 +380,7 @@ class TopicClient:
             with self._lock:
                 self._ws = None if self._over else ws
                 for cursor in list(itertools.chain.from_iterable(self._cursors.values())):
-                    self._request(cursor)
+                    self._request_locked(cursor)
             self._write()
         self._begun.set()
 
@@ -428,8 +444,8 @@ class TopicClient:
         with self._lock:
             cursors = self._cursors.get(topic, ())
             wanted: list[TopicSubscription] = []
-            patterns = self._wanting(topic)
-            if patterns and self._is_news(topic, position, cursors):
+            patterns = self._wanting_locked(topic)
+            if patterns and self._is_news_locked(topic, position, cursors):
                 for cursor in patterns:
                     wanted += cursor.subscriptions
             for cursor in cursors:
@@ -437,16 +453,17 @@ class TopicClient:
                 if take is Take.DELIVER:
                     wanted += cursor.subscriptions
                 elif take is Take.JUMP:
-                    self._recover(cursor)
+                    self._recover_locked(cursor)
             if len(cursors) > 1:
-                self._join(topic)
+                self._join_locked(topic)
         data = base64.b64decode(message["base64"]) if "base64" in message else message["data"]
         for subscription in wanted:
             _call(subscription.callback, data, topic)
 
-    def _is_news(self, topic: str, position: Position | None, cursors: Sequence[Cursor]) -> bool:
-        """Whether those who subscribed to a pattern have not heard it; what is asked for by name comes to them, too.
-        Lock held."""
+    def _is_news_locked(self, topic: str, position: Position | None, cursors: Sequence[Cursor]) -> bool:
+        """Whether those who subscribed to a pattern have not heard it; what is asked for by name comes to them, too."""
+        if DEBUG:
+            check_owned(self._lock)
         if position is None:
             return True
         last = self._heard.get(topic) or next((cursor.position for cursor in cursors if cursor.began), None)
@@ -470,24 +487,24 @@ class TopicClient:
             cursors = self._cursors.get(topic, ())
             for cursor in cursors:
                 if cursor.move(position, message.get("after", 0)) is Take.JUMP:
-                    self._recover(cursor)
+                    self._recover_locked(cursor)
             if len(cursors) > 1:
-                self._join(topic)
+                self._join_locked(topic)
 
     def _lost(self, message: dict[str, Any]) -> None:
         """Some of a topic is missing. By name it is asked for; what was subscribed to by a pattern is lost."""
         topic, position = message["topic"], _position(message)
         with self._lock:
-            wanted = [subscription for cursor in self._wanting(topic) for subscription in cursor.subscriptions]
+            wanted = [subscription for cursor in self._wanting_locked(topic) for subscription in cursor.subscriptions]
             for cursor in self._cursors.get(topic, ()):
                 if not cursor.began or cursor.asking:
                     continue
                 if cursor.misses(position):
-                    self._recover(cursor)
+                    self._recover_locked(cursor)
                 elif cursor.position is None:
                     wanted += cursor.subscriptions
             if topic in self._rooms:  # or who joined, or left
-                self._count(topic)
+                self._count_locked(topic)
         for subscription in wanted:
             if subscription.lost is not None:
                 _call(subscription.lost, topic)
@@ -534,8 +551,8 @@ class TopicClient:
             again, lost = cursor.began, cursor.answered(_position(message), message.get("recovered") is True)
             subscriptions = list(cursor.subscriptions)
             if any(subscription.present is not None for subscription in subscriptions):
-                self._count(cursor.name)
-            self._join(cursor.name)
+                self._count_locked(cursor.name)
+            self._join_locked(cursor.name)
         if not again:
             for subscription in subscriptions:
                 _settle(subscription.ready, None)
@@ -550,19 +567,19 @@ class TopicClient:
             if cursor not in cursors or error.code == "closed":  # it is asked for with the next connection
                 return
             if cursor.began and error.code in TEMPORARY:
-                self._ask_later(cursor, 1 << min(cursor.refusals, 3))
+                self._ask_later_locked(cursor, 1 << min(cursor.refusals, 3))
                 cursor.refusals += 1
                 return
             cursors.remove(cursor)
             if not cursors:
-                self._forget(cursor.name)
+                self._forget_locked(cursor.name)
         self._tell_refused(cursor, error)
 
     def _ask_again(self, cursor: Cursor, ws: WebSocket) -> None:
         """The server could not then. Loop thread."""
         with self._lock:
             if ws is self._ws and cursor in self._cursors.get(cursor.name, ()):
-                self._request(cursor)
+                self._request_locked(cursor)
         self._write()
 
     def _tell_refused(self, cursor: Cursor, error: TopicError) -> None:

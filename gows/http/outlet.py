@@ -15,7 +15,7 @@ from collections.abc import Callable
 from tempfile import TemporaryFile
 from typing import IO
 
-from gows.debug import checked_lock
+from gows.debug import DEBUG, check_owned, checked_lock
 from gows.reactor.stream import Stream
 from gows.reactor.workers import WorkerPool
 
@@ -206,7 +206,7 @@ class Outlet:
                 return room
             self.stream.write(data)
             self.stream.flush()
-            self._full()
+            self._is_full_locked()
             return True
 
     def wait(self) -> bool:
@@ -241,7 +241,7 @@ class Outlet:
         with self._lock:
             self._owed = False
             try:
-                while self._spool.size and not self.stream.closed and not self._full():
+                while self._spool.size and not self.stream.closed and not self._is_full_locked():
                     self.stream.write(self._spool.take())
                     self.stream.flush()
             except OSError as error:
@@ -263,8 +263,10 @@ class Outlet:
         with self._lock:
             self._spool.close()
 
-    def _full(self) -> bool:
-        """Whether the queue is over the mark; `drained` will follow then. Lock held."""
+    def _is_full_locked(self) -> bool:
+        """Return whether the queue is over the mark; `drained` will follow then."""
+        if DEBUG:
+            check_owned(self._lock)
         stream = self.stream
         with stream.lock:
             self._owed = stream.queued > self._high_water and not stream.closed

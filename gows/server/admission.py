@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, HandshakeError
 from gows.http.proxies import Proxies
 from gows.http1.proxy_protocol import VERSIONS
@@ -177,11 +178,11 @@ class Admission:
         with stream.lock, self._lock:
             if stream.closed or stream.sock is None:
                 raise ConnectionClosedError("the connection is gone")
-            refusal = self._look(number)
+            refusal = self._look_locked(number)
             if refusal is not None:
                 self.counts[refusal.cause] += 1
             elif number is not None and self._capped:
-                self._count(stream.sock.fileno(), number)
+                self._count_locked(stream.sock.fileno(), number)
             return refusal
 
     def leave(self, stream: Stream) -> None:
@@ -222,8 +223,10 @@ class Admission:
 
     # ------------------------------------------------------------------ counting; lock held
 
-    def _look(self, number: int | None) -> Refusal | None:
+    def _look_locked(self, number: int | None) -> Refusal | None:
         """Whether one more of this client may come in; takes from the rate's bucket if so."""
+        if DEBUG:
+            check_owned(self._lock)
         if number is not None:
             if self.per_ip is not None and self._by_ip.get(number, 0) >= self.per_ip:
                 return PER_IP
@@ -238,7 +241,9 @@ class Admission:
             self._full_at = self._rate.take(self._full_at, now, 1)
         return None
 
-    def _count(self, fd: int, number: int) -> None:
+    def _count_locked(self, fd: int, number: int) -> None:
+        if DEBUG:
+            check_owned(self._lock)
         clients = self._clients
         if fd >= len(clients):
             clients.extend([None] * (fd + 64 - len(clients)))

@@ -12,6 +12,7 @@ from typing import Any
 from gows.brokers.base import Broker, ConnectionId, Done, Envelope
 from gows.brokers.lock import PublishLock
 from gows.codes import TOPIC_SUBPROTOCOL, Opcode
+from gows.debug import DEBUG, check_owned
 from gows.errors import (
     ConnectionClosedError,
     GowsError,
@@ -125,6 +126,8 @@ class Publisher:
 
     def _publish_locked(self, envelope: Envelope, excluded: WebSocket | None, done: Done | None) -> bool:
         """Give a publication to the broker. Returns whether all is done, and `done` will not be called."""
+        if DEBUG:
+            check_owned(self.lock)
         self._fanout.check(envelope.publication.bare)
         finished = self.broker.publish(envelope, excluded, done or do_nothing)
         self.published += 1
@@ -132,6 +135,8 @@ class Publisher:
 
     def _publish_deferred_locked(self, envelope: Envelope, excluded: WebSocket | None, done: Done | None) -> None:
         """Publish for a caller that has returned: an error goes to `done`, or to the log."""
+        if DEBUG:
+            check_owned(self.lock)
         failure: Exception | None = None
         try:
             finished = self._publish_locked(envelope, excluded, done)
@@ -161,6 +166,8 @@ class Publisher:
         info = self._describe(ws, topic, words)
 
         def then(missed: list[Publication] | None) -> None:
+            if DEBUG:
+                check_owned(self.lock)
             try:
                 self._add_locked(ws, topic, words, info)
             except UsageError as error:
@@ -173,6 +180,8 @@ class Publisher:
     def send_after_pending_locked(self, ws: WebSocket, messages: list[tuple[PreparedMessage, About]]) -> None:
         """Send messages to one connection, after what was published before: some of that may still be on its way to
         the connection."""
+        if DEBUG:
+            check_owned(self.lock)
         if self._fanout.busy:
             targets = (ws,)
             try:
@@ -267,6 +276,8 @@ class Publisher:
 
     def _add_locked(self, ws: WebSocket, topic: str, words: list[str], info: Any) -> bool:
         """Subscribe a connection, and make it a member of the topic. Returns False if it was subscribed already."""
+        if DEBUG:
+            check_owned(self.lock)
         if not self.subscriptions.add(ws, topic, words):
             return False
         if info is not None:
@@ -289,6 +300,8 @@ class Publisher:
 
     def _announce_news_locked(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
         """Tell subscribers with gows.v1 who joined or left."""
+        if DEBUG:
+            check_owned(self.lock)
         self._announce_locked(self._news, topic, event, exclude)
 
     def _announce_locked(
@@ -300,6 +313,8 @@ class Publisher:
         position: Position | None = None,
     ) -> None:
         """Send an event to subscribers with gows.v1. `position`: what a connection without room for it misses."""
+        if DEBUG:
+            check_owned(self.lock)
         targets = self.subscriptions.targets(topic).enclosed
         if targets:
             try:
@@ -341,6 +356,8 @@ class Publisher:
 
     def exclude_id_locked(self, ws: WebSocket) -> ConnectionId:
         """Return an id by which a publication that comes back to this process excludes `ws`."""
+        if DEBUG:
+            check_owned(self.lock)
         token = next(self._tokens)
         self._excluded_by_id[token] = ws
         if len(self._excluded_by_id) > MAX_EXCLUDED:
@@ -349,6 +366,8 @@ class Publisher:
 
     def deliver_locked(self, envelope: Envelope, exclude: WebSocket | None = None) -> None:
         """Keep a publication if it has a position, and send it to the subscribers here."""
+        if DEBUG:
+            check_owned(self.lock)
         if envelope.exclude is not None and envelope.exclude[0] == self.name:
             number = envelope.exclude[1]
             exclude = self._excluded_by_id.pop(number, None) if number < 0 else self._find(number)
@@ -376,6 +395,8 @@ class Publisher:
 
     def report_lost_locked(self, topic: str, position: Position | None) -> None:
         """Tell the subscribers of a topic that some of it may be missing."""
+        if DEBUG:
+            check_owned(self.lock)
         self.gaps += 1
         self._announce_locked(self._fanout, topic, lost_event(topic, position), position=position)
 

@@ -24,6 +24,7 @@ from gows.brokers.local.broker import LocalBroker
 from gows.brokers.lock import PublishLock
 from gows.bus.bus import Bus
 from gows.codes import Opcode
+from gows.debug import DEBUG, check_owned
 from gows.errors import HandshakeError, HttpError, LoopClosedError, UsageError
 from gows.http.proxies import Proxies
 from gows.http.request import Request
@@ -274,17 +275,19 @@ class Server:
         message = PreparedMessage(opcode, data.encode() if isinstance(data, str) else to_bytes(data), compress, key)
         if self._broadcasting.held():  # this call came amid another one, by a finaliser or a signal handler
             self.fanout.check(message)
-            self._broadcasting.before_release(self._broadcast, message, group, exclude)
-        elif self._broadcasting.enter(self._broadcast, message, group, exclude):
+            self._broadcasting.before_release(self._broadcast_locked, message, group, exclude)
+        elif self._broadcasting.enter(self._broadcast_locked, message, group, exclude):
             try:
-                self._broadcast(message, group, exclude)
+                self._broadcast_locked(message, group, exclude)
             finally:
                 self._broadcasting.__exit__()
 
-    def _broadcast(
+    def _broadcast_locked(
         self, message: PreparedMessage, group: str | None, exclude: WebSocket | RemoteConnection | None
     ) -> None:
-        """Send it to all processes. Lock held."""
+        """Send a message to the connections of all processes."""
+        if DEBUG:
+            check_owned(self._broadcasting)
         self.fanout.check(message)
         if self._remote is not None:
             self._remote.broadcast(message, group, exclude)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gows.codes import CloseCause, CloseCode
+from gows.debug import DEBUG, check_owned
 from gows.errors import LoopClosedError, ProtocolError
 from gows.reactor import Loop, Stream, Timer
 from gows.reactor.timers import TICKS_PER_SECOND
@@ -198,6 +199,8 @@ class Receiving:
     def waits_locked(self, holder: Holder, waiting: int) -> bool:
         """Note how many bytes wait for a handler. Return whether the connection should be read from no more
         (`pause`)."""
+        if DEBUG:
+            check_owned(holder.stream.lock)
         with self._lock:
             counted = self._held.setdefault(holder, [0, 0, 0])
             self._change_locked(holder, counted, counted[0], waiting, counted[2])
@@ -205,6 +208,8 @@ class Receiving:
 
     def took_locked(self, holder: Holder) -> None:
         """Note that a task took what waited; what it had before is done."""
+        if DEBUG:
+            check_owned(holder.stream.lock)
         with self._lock:
             counted = self._held.get(holder)
             if counted is not None:
@@ -212,12 +217,16 @@ class Receiving:
 
     def put_back_locked(self, holder: Holder, waiting: int) -> None:
         """Note that a task could not go on, and how many bytes wait now."""
+        if DEBUG:
+            check_owned(holder.stream.lock)
         with self._lock:
             counted = self._held.setdefault(holder, [0, 0, 0])
             self._change_locked(holder, counted, counted[0], waiting, 0)
 
     def emptied_locked(self, holder: Holder) -> bool:
         """Note that nothing waits for a handler, nor is with one. Return whether anything is counted still."""
+        if DEBUG:
+            check_owned(holder.stream.lock)
         with self._lock:
             counted = self._held.get(holder)
             if counted is not None:
@@ -225,12 +234,16 @@ class Receiving:
         return counted is not None and counted[0] > 0
 
     def _over_locked(self, counted: list[int]) -> bool:
-        """Return whether too much is held in all, and of one connection more than half of an equal share. Under our own
-        lock."""
+        """Return whether too much is held in all, and of one connection more than half of an equal share. The lock is
+        `_lock`."""
+        if DEBUG:
+            check_owned(self._lock)
         return self.full and self.most is not None and sum(counted) > self.most // (2 * len(self._held) or 1)
 
     def _change_locked(self, holder: Holder, counted: list[int], unfinished: int, waiting: int, taken: int) -> None:
-        """Count other numbers for a connection. Under our own lock."""
+        """Count other numbers for a connection. The lock is `_lock`."""
+        if DEBUG:
+            check_owned(self._lock)
         grown = unfinished + waiting + taken - sum(counted)
         self.total += grown
         full, self.full = self.full, self.most is not None and self.total > self.most

@@ -118,9 +118,9 @@ class MessageWriter:
     def defer_locked(self, opcode: int, data: bytes, compress: bool) -> bool:
         """Queue a whole message of somebody else; if this one was begun, it waits for the end of it. False: the
         overflow policy dropped it. Raises what the encoder raises."""
-        ws = self._ws
         if DEBUG:
-            check_owned(ws.stream.lock)
+            check_owned(self._ws.stream.lock)
+        ws = self._ws
         if not self._begun:
             frame = ws.connection.encode_message(opcode, data, compress)
             ws.stream.write_locked(frame)

@@ -11,8 +11,10 @@ import json
 import re
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
+from gows.debug import DEBUG, check_owned
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor.waits import inner_lock
 from gows.session.overflow import Overflow
@@ -55,7 +57,7 @@ class Lost:
         """`lost` events that said so."""
         self.closed = 0
         """Connections that were closed since an answer had no room."""
-        overflow.on_drop = self._dropped
+        overflow.on_drop = self._on_dropped_locked
 
     def note(self, ws: WebSocket, topic: str, position: Position | None) -> None:
         """Remember that a connection missed a message, or more, of a topic, and tell it when there is room. `position`:
@@ -92,8 +94,10 @@ class Lost:
         """Return how many connections are to be told something."""
         return len(self._noted)
 
-    def _dropped(self, ws: object, data: bytes) -> None:
-        """Note that a message that waited for a connection was dropped. The lock of its stream is held."""
+    def _on_dropped_locked(self, ws: Any, data: bytes) -> None:
+        """Note that a message that waited for a connection was dropped. The lock is that of its stream."""
+        if DEBUG:
+            check_owned(ws.stream.lock)
         if isinstance(ws, WebSocket) and ws.subprotocol == TOPIC_SUBPROTOCOL:
             found = _MESSAGE.match(data)
             if found is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.codes import TOPIC_SUBPROTOCOL, CloseCode, Opcode
+from gows.debug import DEBUG, check_owned
 from gows.errors import (
     BrokerError,
     ConnectionClosedError,
@@ -158,6 +159,8 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
 
     def on_result(stands: Position | None, missed: list[Publication] | None, error: UsageError | None) -> None:
         """Send the answer, and what was missed, before anything that is published later."""
+        if DEBUG:
+            check_owned(publisher.lock)
         if error is not None:
             reply(_error(_refusal(error)))
             return

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from gows.codes import TOPIC_SUBPROTOCOL
+from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, NotAllowedError, UsageError
 from gows.options import check_answer
 from gows.protocol.prepared import PreparedMessage
@@ -182,6 +183,8 @@ class Subscriptions:
 
     def _find_targets_locked(self, topic: str) -> Targets:
         """Find the connections that get a message to `topic`."""
+        if DEBUG:
+            check_owned(self._lock)
         all_members = self._members
         groups = [all_members[text] for text in self._patterns.candidates(topic.split(".")) if text in all_members]
         if topic in all_members:
@@ -194,6 +197,8 @@ class Subscriptions:
 
     def _forget_targets_locked(self, topic: str) -> None:
         """Remember no longer which connections get a message to `topic`."""
+        if DEBUG:
+            check_owned(self._lock)
         found = self._targets.pop(topic, None)
         if found is not None:
             cost = _cost(found)
@@ -201,6 +206,8 @@ class Subscriptions:
 
     def _remove_locked(self, ws: WebSocket, pattern: str, words: list[str]) -> None:
         """Remove a connection from the subscribers of a pattern of these words."""
+        if DEBUG:
+            check_owned(self._lock)
         self._total -= 1
         members = self._members[pattern]
         del members[ws]
@@ -213,6 +220,8 @@ class Subscriptions:
 
     def _on_changed_locked(self, pattern: str, words: list[str]) -> None:
         """Forget the targets of the topics that a pattern stands for: its subscribers have changed."""
+        if DEBUG:
+            check_owned(self._lock)
         if is_pattern(words):
             self._targets.clear()
             self._remembered = 0

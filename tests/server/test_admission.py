@@ -240,8 +240,9 @@ def test_a_connection_that_is_counted_is_no_object_more(make_stage: MakeStage) -
     try:
         before = tracemalloc.get_traced_memory()[0]
         admission._clients.extend([None] * 10_000)
-        for fd in range(1000, 10_000):
-            admission._count(fd, next(iter(admission._by_ip)))
+        with admission._lock:
+            for fd in range(1000, 10_000):
+                admission._count_locked(fd, next(iter(admission._by_ip)))
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

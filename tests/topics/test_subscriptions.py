@@ -181,7 +181,8 @@ def test_a_connection_that_has_ended_is_not_counted_as_closed_for_an_answer(make
     guest, ws = subscribed(stage, "news")
     guest.reset()
     stage.run_until(lambda: ws.closed)
-    stage.server.publishing.send_after_pending_locked(ws, [(PreparedMessage(Opcode.TEXT, b"{}"), ANSWER)])
+    with stage.server.publishing.lock:
+        stage.server.publishing.send_after_pending_locked(ws, [(PreparedMessage(Opcode.TEXT, b"{}"), ANSWER)])
     assert stage.server.publishing.losses.closed == 0
 
 
@@ -202,7 +203,7 @@ class _SeenLock:
     """A lock that tells when the test's own thread asks for it."""
 
     def __init__(self, asked: threading.Event) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._asked = asked
         self._thread = threading.current_thread()
 
@@ -213,6 +214,9 @@ class _SeenLock:
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()
+
+    def _is_owned(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from gows.brokers.base import Broker, Done, Envelope
 from gows.brokers.local.topics import KeptTopics
 from gows.bus.bus import Bus
+from gows.debug import DEBUG, check_owned
 from gows.session.websocket import WebSocket
 from gows.topics.publication import Publication, Since
 
@@ -64,6 +65,8 @@ class LocalBroker(Broker):
         return 0 if self._kept is None else self._kept.waiting
 
     def publish(self, envelope: Envelope, exclude: WebSocket | None, done: Done) -> bool:
+        if DEBUG:
+            check_owned(self.events.lock)
         if envelope.keep is not None and self._kept is not None:
             if exclude is not None:
                 envelope = envelope._replace(exclude=self.events.exclude_id_locked(exclude))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from gows.brokers.base import BrokerEvents, Envelope
 from gows.brokers.local.state import NO_BALLOT, Fetch, Follower, Origin, Outbox, Post, Topic
+from gows.debug import DEBUG, check_owned
 from gows.topics.names import is_pattern
 from gows.topics.publication import Position, Publication, Since
 
@@ -140,6 +141,8 @@ class KeptCore(ABC):
 
     def _reset(self, topic: Topic, position: Position, *, lost: bool) -> None:
         """Let a topic stand at a position, whatever came before."""
+        if DEBUG:
+            check_owned(self._events.lock)
         if self._gaps.get(topic.name) and (topic.position is None or topic.position.epoch != position.epoch):
             del self._gaps[topic.name]  # the process that was told has begun this epoch
         topic.position = position

@@ -9,6 +9,7 @@ from gows.brokers.base import Envelope
 from gows.brokers.local.core import LAG_LIMIT, Message
 from gows.brokers.local.state import Answer, Ballot, Claim, Origin, Request, Topic, Unconfirmed
 from gows.brokers.local.sync import PAGE, KeptSync, is_newer, read_position
+from gows.debug import DEBUG, check_owned
 from gows.topics.publication import Position
 
 RETRY = 0.05
@@ -344,6 +345,8 @@ class KeptHome(KeptSync):
 
     def _begin_epoch(self, topic: Topic) -> None:
         """Go on in another epoch, with what is kept of the one before: something may be missing."""
+        if DEBUG:
+            check_owned(self._events.lock)
         assert topic.position is not None
         self._gaps.pop(topic.name, None)
         topic.accepted = topic.promised

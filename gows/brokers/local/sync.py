@@ -14,6 +14,7 @@ from typing import Any
 from gows.brokers.base import Envelope
 from gows.brokers.local.core import LAG_LIMIT, KeptCore, Message
 from gows.brokers.local.state import NO_BALLOT, Ballot, Fetch, Origin, Request, Topic
+from gows.debug import DEBUG, check_owned
 from gows.topics.history import Entry
 from gows.topics.publication import Position
 
@@ -233,6 +234,8 @@ class KeptSync(KeptCore):
 
     def _take(self, topic: Topic, fetch: Fetch, message: Message, body: bytes) -> bool:
         """Keep a chunk of entries. Returns whether there is more."""
+        if DEBUG:
+            check_owned(self._events.lock)
         last, start = topic.position, Position(message["epoch"], message["start"])
         if message["reset"] or last is None or last.epoch != start.epoch or last.offset < start.offset:
             fetch.fill = last is None
@@ -274,6 +277,8 @@ class KeptSync(KeptCore):
 
     def _fetched(self, topic: Topic, fetch: Fetch, *, failed: bool = False) -> None:
         """End a fetch: this process has what the other had, or it failed."""
+        if DEBUG:
+            check_owned(self._events.lock)
         del self._fetches[topic.name]
         if fetch.fill and self._events.has_subscribers(topic.name):  # what they have not seen of that, nobody knows
             self._events.report_lost_locked(topic.name, topic.position)

@@ -28,6 +28,7 @@ from gows.brokers.redis.jobs import Call, Follow, Interest, Mailbox, Post
 from gows.brokers.redis.shards import Shards
 from gows.brokers.redis.worker import NOT_THERE, Settings, Worker
 from gows.bus.bus import Bus
+from gows.debug import DEBUG, check_owned
 from gows.errors import BrokerError, QueueFullError
 from gows.options import check_seconds
 from gows.session.websocket import WebSocket
@@ -134,6 +135,8 @@ class RedisBroker(Broker):
                 worker.finish(job, closed)
 
     def publish(self, envelope: Envelope, exclude: WebSocket | None, done: Done) -> bool:
+        if DEBUG:
+            check_owned(self.events.lock)
         if exclude is not None:
             envelope = envelope._replace(exclude=self.events.exclude_id_locked(exclude))
         if envelope.exclude is not None:
