@@ -5,6 +5,7 @@ tests/test_readme.py runs the programs; `make docs` builds the site, and checks 
 
 from __future__ import annotations
 
+import ast
 import inspect
 import posixpath
 import re
@@ -183,6 +184,43 @@ def unknown_names(text: str) -> set[str]:
             if re.search(r"_|^[A-Z][a-z]+[A-Z]|\.py$", name) and name not in WORDS:
                 found.add(name)
     return found
+
+
+def classes() -> dict[str, set[str]]:
+    """By class of gows: the names of its methods and attributes, inherited ones included."""
+    bases: dict[str, set[str]] = {}
+    own: dict[str, set[str]] = {}
+    for path in (ROOT / "gows").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                names = own.setdefault(node.name, set())
+                for each in ast.walk(node):
+                    if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+                        names.add(each.name)
+                    elif isinstance(each, ast.AnnAssign | ast.Assign):
+                        targets = [each.target] if isinstance(each, ast.AnnAssign) else each.targets
+                        names |= {ast.unparse(target).removeprefix("self.") for target in targets}
+                bases.setdefault(node.name, set()).update(ast.unparse(base).split("[")[0] for base in node.bases)
+
+    def all_names(name: str) -> set[str]:
+        return own.get(name, set()).union(*(all_names(base) for base in bases.get(name, ()) if base != name))
+
+    return {name: all_names(name) for name in own}
+
+
+def unknown_members(text: str) -> set[str]:
+    """The names `Class.member` of `text`, in code marks, whose class is one of gows and has no such member."""
+    known = classes()
+    named = re.findall(r"`([A-Z]\w+)\.(\w+)[`( ]", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return {f"{name}.{member}" for name, member in named if name in known and member not in known[name]}
+
+
+def test_the_design_names_methods_of_the_right_classes() -> None:
+    assert unknown_members("`Fanout.send`, `Fanout.sent`, `WebSocket.arm`, `Stream.run()`, `Nobody.knows`") == {
+        "Fanout.sent",
+        "Stream.run",
+    }
+    assert unknown_members((DOCS / "explanation" / "design.md").read_text("utf-8")) == set()
 
 
 def test_the_design_names_nothing_that_is_not_there() -> None:
