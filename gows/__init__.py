@@ -51,6 +51,7 @@ from gows.http.request import Request
 from gows.http.response import Response
 from gows.options import (
     AcceptOptions,
+    Keep,
     default_options,
     set_frame_read_buffer_size,
     set_message_buffer_size,
@@ -67,7 +68,6 @@ from gows.server.server import Server
 from gows.server.settings import ServerOptions
 from gows.session.handler import Handler
 from gows.session.websocket import MessageWriter, WebSocket
-from gows.topics.history import Keep
 from gows.topics.subprotocol import TopicHandler
 
 __version__ = "0.1.0"

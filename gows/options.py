@@ -1,4 +1,4 @@
-"""What may be set: AcceptOptions, and the process-wide defaults that the module-level functions change.
+"""What may be set: AcceptOptions, Keep, and the process-wide defaults that the module-level functions change.
 
 Every value is checked when it is set: a wrong one raises ValueError or TypeError there, not at the first connection.
 """
@@ -21,6 +21,20 @@ OriginCheck = Callable[[Any], bool]
 """Takes the `gows.Request` of an upgrade, returns whether its Origin is welcome."""
 
 OVERFLOW_POLICIES = ("refuse", "block", "drop", "drop_oldest", "latest", "close")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How much of a topic is kept: at most `messages`, and none older than `seconds` (None: however old)."""
+
+    messages: int
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.messages, bool) or not isinstance(self.messages, int) or self.messages < 1:
+            raise ValueError(f"messages must be an int of 1 or more, not {self.messages!r}")
+        if self.seconds is not None and not (isinstance(self.seconds, int | float) and self.seconds > 0):
+            raise ValueError(f"seconds must be more than 0, or None, not {self.seconds!r}")
 
 
 @dataclass(slots=True)

@@ -94,10 +94,9 @@ ORDERS = orders()
 TYPE_ONLY = {
     ("gows.session.handler", "gows.session.websocket"),
     ("gows.session.websocket", "gows.http.request"),
-    ("gows.session.websocket", "gows.topics.history"),
 }
 """Imports for types alone that point upward: a handler's callbacks get the WebSocket, and it calls them; users read
-`ws.request`, and give a Keep to `ws.publish`, neither of which a session looks at."""
+`ws.request`, at which a session does not look."""
 
 
 def out_of_order(module: str, target: str, orders: Orders) -> bool:

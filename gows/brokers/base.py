@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 from gows.brokers.lock import PublishLock
 from gows.bus.bus import Bus
+from gows.options import Keep
 from gows.session.websocket import WebSocket
-from gows.topics.history import History, Keep
+from gows.topics.history import History
 from gows.topics.publication import Position, Publication, Since
 
 Done = Callable[["Exception | None"], object]

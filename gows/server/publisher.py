@@ -21,11 +21,12 @@ from gows.errors import (
     QueueFullError,
     UsageError,
 )
+from gows.options import Keep
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
 from gows.session.fanout import Fanout
 from gows.session.websocket import WebSocket
-from gows.topics.history import History, Keep, as_keep
+from gows.topics.history import History, as_keep
 from gows.topics.lost import Lost, lost_event
 from gows.topics.names import is_pattern
 from gows.topics.presence import Describe, Member, Presence

@@ -31,7 +31,7 @@ from gows.http.request import Request
 from gows.http.router import Router
 from gows.http.static import StaticFolder
 from gows.http.wsgi import WsgiApp
-from gows.options import AcceptOptions, check_plain_function, check_seconds, default_options
+from gows.options import AcceptOptions, Keep, check_plain_function, check_seconds, default_options
 from gows.protocol.connection import to_bytes
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Listener, Loop
@@ -53,7 +53,7 @@ from gows.session.overflow import Overflow
 from gows.session.receiving import Receiving
 from gows.session.traffic import Traffic
 from gows.session.websocket import Data, WebSocket
-from gows.topics.history import History, Keep
+from gows.topics.history import History
 from gows.topics.lost import Lost
 from gows.topics.names import check_topic
 from gows.topics.presence import Member

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gows.codes import CloseCause, Opcode
 from gows.errors import ConnectionClosedError, UsageError, WriterBusyError
 from gows.jsontext import to_json_text
-from gows.options import check_seconds
+from gows.options import Keep, check_seconds
 from gows.printable import show_address
 from gows.protocol.connection import Connection, ConnectionState, to_bytes
 from gows.reactor.address import SocketAddress
@@ -24,7 +24,6 @@ from gows.session.writer import MessageWriter as MessageWriter
 
 if TYPE_CHECKING:
     from gows.http.request import Request
-    from gows.topics.history import Keep
 
 
 class WebSocket(Session):

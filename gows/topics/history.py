@@ -13,10 +13,10 @@ import secrets
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from gows.options import Keep
 from gows.topics.publication import Position, Publication, Since
 
 MAX_HISTORY = 64 << 20
@@ -27,20 +27,6 @@ MOST_EPOCHS = 8
 """Epochs that are remembered of what was in them and is kept."""
 ENTRY_SIZE = 500
 """Bytes that an entry counts beside its data, and a topic beside its entries."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    """How much of a topic is kept: at most `messages`, and none older than `seconds` (None: however old)."""
-
-    messages: int
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.messages, bool) or not isinstance(self.messages, int) or self.messages < 1:
-            raise ValueError(f"messages must be an int of 1 or more, not {self.messages!r}")
-        if self.seconds is not None and not (isinstance(self.seconds, int | float) and self.seconds > 0):
-            raise ValueError(f"seconds must be more than 0, or None, not {self.seconds!r}")
 
 
 def as_keep(value: Keep | int | timedelta | None) -> Keep | None:

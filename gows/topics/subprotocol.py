@@ -230,7 +230,8 @@ def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str
     def done(error: Exception | None) -> None:
         reply({"type": "published", "topic": topic} if error is None else _error(_refusal(error)))
 
-    server: Any = ws.context.owner
+    server = ws.context.owner
+    assert server is not None, "`publisher` has raised for such a connection"
     try:
         data = handler.on_publish(ws, topic, data)
         server.publish(topic, data, exclude=ws, key=key, ttl=ttl, done=done)

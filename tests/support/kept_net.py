@@ -14,7 +14,8 @@ from gows.brokers.local.broker import home_of
 from gows.brokers.local.topics import KeptTopics
 from gows.brokers.lock import PublishLock
 from gows.errors import BrokerError, QueueFullError
-from gows.topics.history import History, Keep
+from gows.options import Keep
+from gows.topics.history import History
 from gows.topics.publication import Position, Publication
 
 

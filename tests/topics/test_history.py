@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gows.brokers.local.broker import home_of
-from gows.topics.history import ENTRY_SIZE, MOST_MESSAGES, History, Keep, as_keep
+from gows.options import Keep
+from gows.topics.history import ENTRY_SIZE, MOST_MESSAGES, History, as_keep
 from gows.topics.publication import Position, Publication
 
 

@@ -30,9 +30,8 @@ from gows.brokers.redis.worker import NOT_THERE, Settings, Worker
 from gows.bus.bus import Bus
 from gows.debug import DEBUG, check_owned
 from gows.errors import BrokerError, QueueFullError
-from gows.options import check_seconds
+from gows.options import Keep, check_seconds
 from gows.session.websocket import WebSocket
-from gows.topics.history import Keep
 from gows.topics.publication import Publication, Since
 
 MAX_WAITING = 16 << 20

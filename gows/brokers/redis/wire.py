@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from gows.brokers.base import Envelope
 from gows.codes import Opcode
+from gows.options import Keep
 from gows.printable import printable
-from gows.topics.history import Keep
 from gows.topics.names import check_topic
 from gows.topics.publication import Position, Publication
 
