@@ -5,6 +5,8 @@ the compressors of one DeflatePool, each reset after every message, and an infla
 it reads.
 
 zlib-ng does the same work, in the same words, for less; where it is installed (`gows[zlib-ng]`) it is what we use.
+
+The file is longer than others: what is agreed on decides which compressor or inflater is made, so both stand together.
 """
 
 from __future__ import annotations

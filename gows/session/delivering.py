@@ -1,8 +1,7 @@
 """Delivering: the half of a session that calls the handler.
 
 The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly one
-task is submitted, running, or held back by a full outgoing queue (states.py has the table). It changes under
-`stream.lock` only.
+task is submitted, running, or held back by a full outgoing queue (table: states.py). It changes under `stream.lock`.
 
 What arrived before a fault or a close is handled and answered first, because close, fault and loss travel through the
 inbox like messages. Only pings are answered ahead, by the loop: a busy handler must not look like a dead peer.

@@ -4,6 +4,8 @@ A session has three layers, each a class, by the threads in which they work: `Se
 `Delivering` calls the handler, in a worker or in the loop; `Session` reads and keeps the deadlines, in the loop's
 thread, which calls the observer methods (`data_received` …) and is the only one that parses. `WebSocket` adds what
 users call.
+
+The file is longer than others, for all methods of `Session` step through the same flags.
 """
 
 from __future__ import annotations
