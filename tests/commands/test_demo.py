@@ -562,7 +562,7 @@ def test_a_room_is_one_in_all_processes(start: Start, enter_at: Enter) -> None:
     wait_until(lambda: set(ben.members()) == {guest.me for guest in guests})
     talk_across(ann, ben)
     assert enter_at(port, "cid", history=50).history == [message("ann", "hello"), message(ben.name, "good day")]
-    assert len({*ann.people()}) == len(guests) + 1
+    wait_until(lambda: len({*ann.people()}) == len(guests) + 1)
 
 
 def process_of(guest: Guest) -> str:
