@@ -22,6 +22,10 @@ SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check install
 
+# Hundreds of processes start in a run of the tests, and none of them has to compile all sources again: bytecode is kept
+# whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 # What the hot modules are compiled from; they are compiled again when any of it has changed.
 DECLARED := $(shell find gows -name '*.pxd')
 HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
