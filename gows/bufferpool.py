@@ -19,7 +19,7 @@ class BufferPool:
         self._free: list[bytearray] = []
 
     def take(self) -> bytearray:
-        """An empty bytearray; give it back once with `give`."""
+        """Return an empty bytearray; give it back once with `give`."""
         self.lent += 1
         try:
             return self._free.pop()

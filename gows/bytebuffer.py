@@ -37,35 +37,35 @@ class ByteBuffer:
 
     @staticmethod
     def of(data: bytes | bytearray, pool: BufferPool | None = None) -> ByteBuffer:
-        """A buffer over `data`; a bytearray goes to `pool` when it is released."""
+        """Return a buffer over `data`; a bytearray goes to `pool` when it is released."""
         buffer = ByteBuffer.__new__(ByteBuffer)
         buffer._data = data
         buffer._pool = pool
         return buffer
 
     def get_bytes(self) -> memoryview:
-        """A read-only view of the payload, without a copy."""
+        """Return a read-only view of the payload, without a copy."""
         data = self._data
         if data is None:
             raise BufferReleasedError(_RELEASED)
         return memoryview(data).toreadonly()
 
     def clone_bytes(self) -> bytes:
-        """A copy that stays valid after the release."""
+        """Return a copy that stays valid after the release."""
         data = self._data
         if data is None:
             raise BufferReleasedError(_RELEASED)
         return bytes(data)
 
     def get_string(self) -> str:
-        """The payload decoded as UTF-8; raises UnicodeDecodeError for a binary message that is not UTF-8."""
+        """Return the payload decoded as UTF-8; raises UnicodeDecodeError for a binary message that is not UTF-8."""
         data = self._data
         if data is None:
             raise BufferReleasedError(_RELEASED)
         return data.decode()
 
     def size(self) -> int:
-        """Length in bytes."""
+        """Return the length in bytes."""
         return self.__len__()
 
     def release(self) -> None:

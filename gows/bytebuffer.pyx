@@ -29,22 +29,22 @@ cdef class ByteBuffer:
 
     @staticmethod
     def of(data, pool=None):
-        """A buffer over `data`; a bytearray goes to `pool` when it is released."""
+        """Return a buffer over `data`; a bytearray goes to `pool` when it is released."""
         cdef ByteBuffer buffer = lend(data, False)
         buffer._pool = pool
         return buffer
 
     def get_bytes(self):
-        """A read-only view of the payload, without a copy."""
+        """Return a read-only view of the payload, without a copy."""
         return memoryview(_there(self)).toreadonly()
 
     def clone_bytes(self):
-        """A copy that stays valid after the release."""
+        """Return a copy that stays valid after the release."""
         data = _there(self)
         return data if type(data) is bytes else bytes(data)
 
     def get_string(self):
-        """The payload decoded as UTF-8; raises UnicodeDecodeError for a binary message that is not UTF-8."""
+        """Return the payload decoded as UTF-8; raises UnicodeDecodeError for a binary message that is not UTF-8."""
         data = _there(self)
         if self._ascii and type(data) is bytes:  # a copy: the decoder would look at every byte again
             return _copied(<bytes>data)
@@ -53,7 +53,7 @@ cdef class ByteBuffer:
         return data.decode()
 
     def size(self):
-        """Length in bytes."""
+        """Return the length in bytes."""
         return len(_there(self))
 
     cpdef release(self):
@@ -86,7 +86,7 @@ cdef class ByteBuffer:
 
 
 cdef ByteBuffer lend(object data, bint is_ascii):
-    """`ByteBuffer.of(data)`, for the engine."""
+    """Return `ByteBuffer.of(data)`, for the engine."""
     cdef ByteBuffer buffer = ByteBuffer.__new__(ByteBuffer)
     buffer._data = data
     buffer._ascii = is_ascii

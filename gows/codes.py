@@ -72,7 +72,7 @@ _LOCAL_ONLY = frozenset({1004, 1005, 1006, 1015})
 
 
 def may_travel(code: int) -> bool:
-    """Whether `code` may stand in a close frame, sent or received (RFC 6455 §7.4.2)."""
+    """Return whether `code` may stand in a close frame, sent or received (RFC 6455 §7.4.2)."""
     return (1000 <= code <= 1014 and code not in _LOCAL_ONLY) or 3000 <= code <= 4999
 
 

@@ -236,14 +236,14 @@ def check_plain_function(name: str, function: object, *, generator: bool = False
 
 
 def _unwrap(function: Any) -> Any:
-    """What a method or a partial calls."""
+    """Return the function that a method or a partial calls."""
     while isinstance(function, (partial, MethodType)):
         function = function.func if isinstance(function, partial) else function.__func__
     return function
 
 
 def _is_async(function: object) -> bool:
-    """Whether a call returns something to be awaited. asyncio's own mark is that of AsyncMock and of asgiref."""
+    """Return whether a call returns something to be awaited. asyncio's own mark is that of AsyncMock and of asgiref."""
     asyncio_mark = getattr(sys.modules.get("asyncio.coroutines"), "_is_coroutine", None)
     return (
         inspect.iscoroutinefunction(function)
@@ -267,8 +267,8 @@ _default = AcceptOptions()
 
 
 def default_options() -> AcceptOptions:
-    """The process-wide defaults: what `accept`, `connect` and `Server` use when given no options. Not to be changed,
-    but with the functions below: each puts a new object in its place."""
+    """Return the process-wide defaults: what `accept`, `connect` and `Server` use when given no options. Not to be
+    changed, but with the functions below: each puts a new object in its place."""
     return _default
 
 
@@ -299,5 +299,5 @@ def set_frame_read_buffer_size(size: int) -> None:
 
 
 def set_message_buffer_size(size: int) -> None:
-    """For handlers with `on_chunk`: gather the pieces of an unfinished frame to `size` bytes, by default."""
+    """Gather the pieces of an unfinished frame to `size` bytes by default, for handlers with `on_chunk`."""
     _change(message_buffer_size=size)

@@ -24,7 +24,7 @@ class PlainFinder:
     def find_spec(
         cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The source of a module of ours; None for others, and for what has no source."""
+        """Return the source of a module of ours; None for others, and for what has no source."""
         if not name.startswith(PACKAGE + "."):
             return None
         for folder in path or ():
@@ -35,7 +35,7 @@ class PlainFinder:
 
 
 def plain_wanted() -> bool:
-    """Whether the environment asks for plain Python: GOWS_PURE is set, and not to 0."""
+    """Return whether the environment asks for plain Python: GOWS_PURE is set, and not to 0."""
     return os.environ.get("GOWS_PURE", "0") not in ("", "0")
 
 

@@ -170,7 +170,7 @@ class BlockingWebSocket(WebSocket):
         expires: float = math.inf,
         wait: bool = True,
     ) -> bool:
-        """With the queue over the high-water mark: wait until there is room, instead of applying a
+        """Wait until there is room for a message in a queue that is over the high-water mark, instead of applying a
         policy. Nothing says when the message ends that `deferred` ones wait for, so for those the policy is applied."""
         if DEBUG:
             check_owned(self.stream.lock)

@@ -70,7 +70,7 @@ class Cursor:
         """Where it stood when it was last asked for, and when that was, by the loop's clock."""
 
     def take(self, position: Position | None) -> Take:
-        """A message came."""
+        """Note that a message came."""
         if not self.began:
             return Take.DROP
         if position is None:
@@ -87,7 +87,7 @@ class Cursor:
         return Take.DELIVER
 
     def move(self, position: Position, after: int = 0) -> Take:
-        """Nothing is missing from the offset `after` up to `position`."""
+        """Note that nothing is missing from the offset `after` up to `position`."""
         if not self.began or self.asking:
             return Take.DROP
         last = self._last(position)
@@ -99,7 +99,7 @@ class Cursor:
         return Take.DROP
 
     def misses(self, position: Position | None) -> bool:
-        """Whether a `lost` tells what is not known, and can be asked for."""
+        """Return whether a `lost` tells what is not known, and can be asked for."""
         if position is None:
             return self.position is not None
         last = self._last(position)
@@ -109,16 +109,16 @@ class Cursor:
         return True
 
     def _last(self, position: Position) -> Position:
-        """Where it stands: if no epoch is known, before the first message of the one that comes, or where it was in
-        that epoch."""
+        """Return where the subscription stands: if no epoch is known, before the first message of the one that comes,
+        or where it was in that epoch."""
         if self.position is not None:
             return self.position
         before = self.before
         return before if before is not None and before[0] == position[0] else (position[0], 0)
 
     def _stand(self, last: Position) -> None:
-        """Something after `last` is missing. Where it was in another epoch, it is asked for from there: the server
-        knows what of that epoch is in this one too."""
+        """Stay at `last`, for something after it is missing. A position in another epoch stays, too, and is asked for
+        from there: the server knows what of that epoch is in this one too."""
         if self.before is None or self.before[0] == last[0]:
             self.position = last
 
@@ -133,11 +133,11 @@ class Cursor:
         return self.position or self.before
 
     def makes_no_progress(self, now: float) -> bool:
-        """Whether it was asked for from where it still is, a moment ago."""
+        """Return whether it was asked for from where it still is, a moment ago."""
         return self.asked_from == self.known and now - self.asked_at < SOON
 
     def answered(self, position: Position | None, recovered: bool) -> bool:
-        """The server has said yes; whether something is lost."""
+        """Note that the server has said yes. Return whether something is lost."""
         again, self.began, self.asking, self.refusals = self.began, True, False, 0
         self.until = 0 if position is None else position[1]
         if recovered:
@@ -149,10 +149,10 @@ class Cursor:
         return again and not recovered
 
     def stop(self) -> None:
-        """It is over: nothing is asked for again. Any thread."""
+        """Ask for nothing again: the subscription is over. Any thread."""
         if self.timer is not None:
             self.timer.cancel()
 
     def joins(self, other: Cursor) -> bool:
-        """Whether both stand at the same place, and nothing is under way."""
+        """Return whether both stand at the same place, and nothing is under way."""
         return self.began and other.began and not (self.asking or other.asking) and self.place == other.place

@@ -51,7 +51,7 @@ def end_clients() -> None:
 
 
 def _begin(loop: Loop, left: list[Stream], begun: list[None]) -> None:
-    """Loop thread: begin the close of each connection."""
+    """Begin the close of each connection. Loop thread."""
     for stream in loop.streams:
         ws = stream.observer if isinstance(stream, Stream) else None
         if isinstance(ws, WebSocket) and ws.context.role is Role.CLIENT:
@@ -78,7 +78,7 @@ def _wait(left: list[Stream], begun: list[None], loops: int) -> None:
 
 
 def _forget() -> None:
-    """In a forked process (fork(2)) none of the parent's loops turns."""
+    """Forget the parent's loops: in a forked process (fork(2)) none of them turns."""
     global _loops
     _loops = weakref.WeakSet()
 

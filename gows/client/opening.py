@@ -48,7 +48,7 @@ REFUSAL_SECONDS = 2.0
 
 
 def closed_error(ws: WebSocket) -> ConnectionClosedError:
-    """What tells of the end of `ws`."""
+    """Return the error that tells of the end of `ws`."""
     code, reason = ws.close_code, ws.close_reason
     return ConnectionClosedError(f"the connection is closed: {code} {printable(reason)}".rstrip(), code, reason)
 
@@ -148,13 +148,13 @@ class Opening(Observer):
     # ------------------------------------------------------------------ observer of the stream
 
     def connected(self, stream: Stream) -> None:
-        """TCP and TLS are up: ask for the upgrade. A Unix-domain connection is made before `Loop.connect` returns."""
+        """Ask for the upgrade: TCP and TLS are up. A Unix-domain connection is made before `Loop.connect` returns."""
         self._stream = stream
         stream.write(self._request.encode(self._key))
         self._await(self._remaining())
 
     def data_received(self, buf: bytearray | bytes, n: int, /) -> None:
-        """A piece of the answer."""
+        """Take a piece of the answer."""
         try:
             data = bytes(memoryview(buf)[:n])
             if self._refusal is not None:
@@ -170,21 +170,21 @@ class Opening(Observer):
             self._fail(ConnectError(f"the answer of {self._place()} could not be dealt with: {error}"), error)
 
     def eof_received(self) -> None:
-        """The server sends nothing more."""
+        """End the attempt, or the body of a refusal: the server sends nothing more."""
         if self._refusal is not None:
             self._fail(self._refused())
         else:
             self._fail(ConnectError(f"{self._place()} closed the connection during the handshake"))
 
     def deadline_reached(self) -> None:
-        """The time for the handshake, or for the body of a refusal, is up."""
+        """End the attempt, or the body of a refusal: its time is up."""
         if self._refusal is not None:
             self._fail(self._refused())
         else:
             self._fail(self._late("did not answer the handshake"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """No connection could be made, or it broke before the handshake was over."""
+        """Fail: no connection could be made, or it broke before the handshake was over."""
         if self._refusal is not None:
             self._fail(self._refused())
         elif isinstance(error, ConnectError):  # the reactor's, which says where and why
@@ -302,5 +302,5 @@ class _Body:
             return True
 
     def read(self) -> bytes:
-        """What came."""
+        """Return what came of the body."""
         return bytes(self._buffer if self._chunks is None else self._chunks.body)[: self._length]

@@ -202,7 +202,7 @@ class ReconnectingClient:
     def make(
         self, stream: Stream, connection: Connection, context: SessionContext, subprotocol: str | None
     ) -> WebSocket:
-        """The attempt succeeded; `on_open` follows. Loop thread."""
+        """Make the WebSocket of an attempt that succeeded; `on_open` follows. Loop thread."""
         ws = _ClientWebSocket(stream, connection, context, subprotocol)
         ws.client = self
         with self._lock:
@@ -212,7 +212,7 @@ class ReconnectingClient:
         return ws
 
     def ended(self, ws: WebSocket) -> None:
-        """`on_close` has returned. Worker; idempotent."""
+        """Begin what follows the end of a connection: its `on_close` has returned. Worker; idempotent."""
         with self._lock:
             if ws is not self._ws:
                 return
@@ -222,7 +222,7 @@ class ReconnectingClient:
         self.decide(closed_error(ws), None)
 
     def _failed(self, opening: Opening, error: GowsError) -> None:
-        """Loop thread."""
+        """Have a worker decide what follows a failed attempt. Loop thread."""
         with self._lock:
             self._opening = None
             self._failures += 1
@@ -289,7 +289,7 @@ class ReconnectingClient:
             fn()
 
     def _end(self) -> None:
-        """It is over."""
+        """Tell those who wait that the client connects no more."""
         with self._lock:
             fn, self._when_over = self._when_over, None
             if fn is None:
@@ -324,11 +324,11 @@ class _Preparation:
         self.client = client
 
     def run(self) -> None:
-        """Worker."""
+        """Do the step, in a worker."""
         self.client.prepare()
 
     def stalled(self) -> None:
-        """Nothing waits for it."""
+        """Do nothing: nothing waits for this task."""
 
 
 class _Decision:
@@ -342,11 +342,11 @@ class _Decision:
         self._error = error
 
     def run(self) -> None:
-        """Worker."""
+        """Do the step, in a worker."""
         self.client.decide(self._error, self._opening)
 
     def stalled(self) -> None:
-        """Nothing waits for it."""
+        """Do nothing: nothing waits for this task."""
 
 
 class _ClientWebSocket(WebSocket):
@@ -357,13 +357,13 @@ class _ClientWebSocket(WebSocket):
     client: ReconnectingClient
 
     def close_handshake(self, code: int = CloseCode.NORMAL_CLOSURE, text: str = "") -> None:
-        """As of every WebSocket; the client connects no more."""
+        """Close as every WebSocket does; the client connects no more."""
         encode_close_body(code, text)
         self.client.halt()
         super().close_handshake(code, text)
 
     def close(self) -> None:
-        """As of every WebSocket; the client connects no more."""
+        """Close as every WebSocket does; the client connects no more."""
         self.client.halt()
         super().close()
 

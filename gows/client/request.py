@@ -51,7 +51,7 @@ HeaderRule = HeaderSource | Callable[[], HeaderSource]
 
 
 def changes(url: Url, headers: HeaderRule | None) -> bool:
-    """Whether the next attempt may have another URL, or other headers."""
+    """Return whether the next attempt may have another URL, or other headers."""
     return callable(url) or callable(headers) or isinstance(headers, Mapping)
 
 
@@ -126,5 +126,6 @@ def _checked(ssl_context: ssl.SSLContext, server_hostname: str) -> ssl.SSLContex
 
 @lru_cache(maxsize=1)
 def _default_ssl_context() -> ssl.SSLContext:
-    """Made once: reading the system's authorities takes tens of milliseconds and megabytes."""
+    """Return the TLS settings of clients that bring none. They are made once: reading the system's authorities takes
+    tens of milliseconds and megabytes."""
     return ssl.create_default_context()

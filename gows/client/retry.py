@@ -34,7 +34,7 @@ _FINAL_CODES = frozenset({CloseCode.POLICY_VIOLATION, *(4000 + status for status
 
 
 def is_temporary(error: GowsError) -> bool:
-    """Whether trying again may help. The default of `Reconnect.retry_if`.
+    """Return whether trying again may help. The default of `Reconnect.retry_if`.
 
     Yes: the connection was lost or closed by the server, the server could not be reached, or it refused with 408, 425,
     429 or 5xx. No: any other refusal (401, 403, 404, a redirect), an answer that is not a valid 101, and the close
@@ -88,8 +88,8 @@ class Reconnect:
         check_plain_function("retry_if", self.retry_if)
 
     def delay(self, failures: int, error: GowsError | None = None) -> float:
-        """Seconds to wait after `failures` failures in a row (0: a stable connection was lost), the last of which was
-        `error`."""
+        """Return the seconds to wait after `failures` failures in a row (0: a stable connection was lost), the last of
+        which was `error`."""
         try:
             limit = min(self.maximum, self.initial * self.factor**failures)
         except OverflowError:
@@ -108,8 +108,8 @@ class Reconnect:
 
 
 def retry_after(error: HandshakeError) -> float:
-    """The seconds that Retry-After asks for (RFC 9110 §10.2.3: a number, or a date); 0.0 without it, or when it is
-    malformed."""
+    """Return the seconds that Retry-After asks for (RFC 9110 §10.2.3: a number, or a date); 0.0 without it, or when it
+    is malformed."""
     value = {name.lower(): value for name, value in error.headers}.get("retry-after", "")
     if value.isdecimal():
         return min(MAX_RETRY_AFTER, float(value))

@@ -35,12 +35,12 @@ class Answer(Future[Any]):
         self._client = client
 
     def result(self, timeout: float | None = None) -> Any:
-        """As of every Future."""
+        """Return the result, as every Future does."""
         with self._waiting("result()", timeout):
             return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As of every Future."""
+        """Return the exception, as every Future does."""
         with self._waiting("exception()", timeout):
             return super().exception(timeout)
 

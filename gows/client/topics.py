@@ -279,7 +279,7 @@ class TopicClient:
         cursor.asking = self._ask_locked(request, lambda message, error: self._subscribed(cursor, message, error))
 
     def _recover_locked(self, cursor: Cursor) -> None:
-        """Something is missing: ask for it; not at full speed where the answers do not help."""
+        """Ask for what is missing; not at full speed where the answers do not help."""
         if DEBUG:
             check_owned(self._lock)
         if cursor.makes_no_progress(self._client.loop.time()):
@@ -313,7 +313,7 @@ class TopicClient:
             self._heard.clear()
 
     def _wanting_locked(self, topic: str) -> list[Cursor]:
-        """The patterns that stand for a topic."""
+        """Return the patterns that stand for a topic."""
         if DEBUG:
             check_owned(self._lock)
         words = topic.split(".")
@@ -374,7 +374,7 @@ class TopicClient:
     # ------------------------------------------------------------------ callbacks of the connection
 
     def opened(self, ws: WebSocket) -> None:
-        """A connection is up."""
+        """Subscribe to everything by a new connection."""
         self._speaks = ws.subprotocol == TOPIC_SUBPROTOCOL
         if self._speaks:
             with self._lock:
@@ -385,7 +385,7 @@ class TopicClient:
         self._begun.set()
 
     def lost(self) -> None:
-        """It is down."""
+        """End what was asked for by a connection that is lost."""
         with self._lock:
             self._ws = None
             self._rooms.clear()
@@ -399,12 +399,12 @@ class TopicClient:
             then(None, error)
 
     def _ended(self) -> None:
-        """The client connects no more. Any thread."""
+        """End all subscriptions: the client connects no more. Any thread."""
         reason = "the client is closed" if self._closed else f"the client gave up: {self._client.error}"
         self._end(TopicError("closed", reason), waiting=True)
 
     def _end(self, error: TopicError, *, waiting: bool) -> None:
-        """Nothing is subscribed to any more. `waiting`: nor will anything be answered."""
+        """End all subscriptions. `waiting`: end what waits for an answer, too: none will come."""
         with self._lock:
             self._over = self._over or error
             cursors, self._cursors = self._cursors, {}
@@ -417,7 +417,7 @@ class TopicClient:
         self._begun.set()
 
     def heard(self, message: dict[str, Any]) -> None:
-        """A message of the server's."""
+        """Handle a message of the server."""
         kind = message["type"]
         if kind == "message":
             self._message(message)
@@ -461,7 +461,8 @@ class TopicClient:
             _call(subscription.callback, data, topic)
 
     def _is_news_locked(self, topic: str, position: Position | None, cursors: Sequence[Cursor]) -> bool:
-        """Whether those who subscribed to a pattern have not heard it; what is asked for by name comes to them, too."""
+        """Return whether those who subscribed to a pattern have not heard it; what is asked for by name comes to them,
+        too."""
         if DEBUG:
             check_owned(self._lock)
         if position is None:
@@ -476,7 +477,7 @@ class TopicClient:
         return True
 
     def _position(self, message: dict[str, Any]) -> None:
-        """Nothing is missing up to there: it was our own, or has expired."""
+        """Go on to a position up to which nothing is missing: the message there was our own, or has expired."""
         topic, position = message["topic"], _position(message)
         if position is None:
             return
@@ -492,7 +493,8 @@ class TopicClient:
                 self._join_locked(topic)
 
     def _lost(self, message: dict[str, Any]) -> None:
-        """Some of a topic is missing. By name it is asked for; what was subscribed to by a pattern is lost."""
+        """Deal with a topic of which some is missing. It is asked for if the topic is subscribed to by name;
+        subscribers of a pattern are told that it is lost."""
         topic, position = message["topic"], _position(message)
         with self._lock:
             wanted = [subscription for cursor in self._wanting_locked(topic) for subscription in cursor.subscriptions]
@@ -510,7 +512,7 @@ class TopicClient:
                 _call(subscription.lost, topic)
 
     def _moved(self, message: dict[str, Any]) -> None:
-        """Somebody joined a topic, or left it."""
+        """Add a member that joined a topic, or remove one that left it."""
         topic = message["topic"]
         with self._lock:
             room = self._rooms.get(topic)
@@ -540,7 +542,7 @@ class TopicClient:
                 _call(subscription.present, members)
 
     def _subscribed(self, cursor: Cursor, message: dict[str, Any] | None, error: TopicError | None) -> None:
-        """What became of a request for a subscription."""
+        """Handle the answer to a request for a subscription."""
         if message is None:
             assert error is not None
             self._not_subscribed(cursor, error)
@@ -576,14 +578,14 @@ class TopicClient:
         self._tell_refused(cursor, error)
 
     def _ask_again(self, cursor: Cursor, ws: WebSocket) -> None:
-        """The server could not then. Loop thread."""
+        """Ask for a subscription again, after the server could not give it. Loop thread."""
         with self._lock:
             if ws is self._ws and cursor in self._cursors.get(cursor.name, ()):
                 self._request_locked(cursor)
         self._write()
 
     def _tell_refused(self, cursor: Cursor, error: TopicError) -> None:
-        """Its subscriptions are over."""
+        """Tell the subscriptions of a cursor that they are over."""
         cursor.stop()
         for subscription in cursor.subscriptions:
             if not cursor.began:
@@ -602,11 +604,11 @@ class _Task:
         self._step = step
 
     def run(self) -> None:
-        """Worker."""
+        """Do the step, in a worker."""
         self._step()
 
     def stalled(self) -> None:
-        """Nothing waits for it."""
+        """Do nothing: nothing waits for this task."""
 
 
 class _Receiver(Handler):
@@ -648,12 +650,12 @@ def _call(callback: Callable[..., object], *arguments: Any) -> None:
 
 
 def _position(message: dict[str, Any]) -> Position | None:
-    """Where a message stands, if its topic is kept."""
+    """Return where a message stands, if its topic is kept."""
     return (message["epoch"], message["offset"]) if "offset" in message else None
 
 
 def _stands_for(pattern: list[str], words: list[str]) -> bool:
-    """Whether a pattern stands for a topic, as the server sees it."""
+    """Return whether a pattern stands for a topic, as the server sees it."""
     if pattern[-1] == ">":
         pattern = pattern[:-1]
         if len(words) <= len(pattern):

@@ -96,8 +96,8 @@ def parse_url(url: str) -> WebSocketUrl:
 
 
 def _host(shown: str, host: str) -> tuple[str, str]:
-    """The name to look up, and what of it stands in the Host field: a zone means something on this machine only (RFC
-    6874 §4)."""
+    """Return the name to look up, and what of it stands in the Host field: a zone means something on this machine only
+    (RFC 6874 §4)."""
     if ":" in host:
         literal, _, zone = host.partition("%")
         try:

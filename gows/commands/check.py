@@ -29,7 +29,7 @@ PLENTY = 65536
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`check` takes no arguments."""
+    """Add nothing: `gows check` takes no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def gows_version() -> str:
-    """The version of the installed package."""
+    """Return the version of the installed package."""
     try:
         return version("gows")
     except PackageNotFoundError:  # run from a checkout that was not installed
@@ -64,7 +64,7 @@ def gows_version() -> str:
 
 
 def engine() -> str:
-    """Whether the hot modules run compiled or as plain Python."""
+    """Say whether the hot modules run compiled or as plain Python."""
     compiled = sum(is_compiled(module.name) for module in pkgutil.walk_packages(gows.__path__, "gows."))
     if compiled:
         return f"compiled ({compiled} modules)"
@@ -72,20 +72,20 @@ def engine() -> str:
 
 
 def is_compiled(name: str) -> bool:
-    """Whether the module `name` is found as a shared library; it is not imported."""
+    """Return whether the module `name` is found as a shared library; it is not imported."""
     spec = find_spec(name)
     return spec is not None and (spec.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
 
 
 def deflate() -> str:
-    """What compresses."""
+    """Return the name of the library that compresses."""
     if LIBRARY is zlib:
         return f"zlib {zlib.ZLIB_RUNTIME_VERSION}"
     return f"zlib-ng {LIBRARY.ZLIBNG_VERSION}"
 
 
 def selector() -> str:
-    """The name of the poller a loop takes here."""
+    """Return the name of the poller a loop takes here."""
     poller = make_poller()
     try:
         return poller.name
@@ -94,7 +94,7 @@ def selector() -> str:
 
 
 def read_numbers(path: str) -> list[int]:
-    """The numbers in a file of /proc; none where there is no such file (not Linux, or hidden by a container)."""
+    """Return the numbers in a file of /proc; none where there is no such file (not Linux, or hidden by a container)."""
     try:
         return [int(word) for word in Path(path).read_text(encoding="ascii").split()]
     except (OSError, ValueError):
@@ -102,17 +102,17 @@ def read_numbers(path: str) -> list[int]:
 
 
 def limit(value: int) -> str:
-    """A resource limit as people write it."""
+    """Return a resource limit as people write it."""
     return "unlimited" if value == resource.RLIM_INFINITY else f"{value:,}"
 
 
 def connections(soft: int) -> str:
-    """How many connections the descriptor limit leaves room for: one descriptor each."""
+    """Return how many connections the descriptor limit leaves room for: one descriptor each."""
     return "any number of" if soft == resource.RLIM_INFINITY else f"{max(0, soft - DESCRIPTOR_RESERVE):,}"
 
 
 def advice(soft: int, hard: int, somaxconn: list[int], ports: list[int]) -> Iterator[str]:
-    """What to raise, and how; one line each."""
+    """Return which limits to raise, and how; one line each."""
     yield from _descriptor_advice(soft, hard)
     if somaxconn and somaxconn[0] < BACKLOG:
         yield f"Raise the listen queue, or a rush of new connections is cut off: sysctl -w net.core.somaxconn={BACKLOG}"

@@ -50,7 +50,7 @@ _FINE = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `gows connect`."""
+    """Add the options of `gows connect`."""
     parser.add_argument("url", metavar="URL")
     parser.add_argument(
         "--header", action="append", default=[], metavar="'NAME: VALUE'", help="send this header too; may be repeated"
@@ -154,7 +154,7 @@ def _insecure_context(screen: Screen) -> ssl.SSLContext:
 
 
 def _explain(error: Exception) -> str:
-    """One line, in which nothing that the server said can play with the terminal."""
+    """Print one line, in which nothing that the server said can play with the terminal."""
     text = str(error)
     if isinstance(error, HandshakeError) and error.body:
         text += f": {error.body.decode('utf-8', 'replace').strip()}"
@@ -210,7 +210,7 @@ class Talk(Handler):
         self._screen.note(f"pong after {(time.monotonic() - sent) * 1000:.1f} ms")
 
     def on_drain(self, ws: WebSocket) -> None:
-        """There is room for more again."""
+        """Let the input go on: there is room for more again."""
         self.room.set()
 
     def leave(self, ws: WebSocket, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -300,7 +300,7 @@ class Prompt:
         self._talk.leave(self._ws)
 
     def _wait_for_input(self) -> bool:
-        """Until there is something to read: True; or until the connection has ended, or we have closed it: False."""
+        """Wait until there is something to read (True), or the connection has ended or was closed by us (False)."""
         talk = self._talk
         while not talk.leaving and not talk.closed.is_set():
             if talk.news.fileno() not in select.select([_INPUT, talk.news.fileno()], [], [])[0]:
@@ -309,7 +309,7 @@ class Prompt:
         return False
 
     def _wait_for_silence(self, wait: float) -> None:
-        """Until no reply came for `wait` seconds, or the connection has ended."""
+        """Wait until no reply came for `wait` seconds, or the connection has ended."""
         self._talk.last = max(self._talk.last, time.monotonic())
         while not self._talk.leaving:
             left = self._talk.last + wait - time.monotonic()
@@ -317,7 +317,7 @@ class Prompt:
                 return
 
     def _do(self, raw: bytes) -> None:
-        """One line of input."""
+        """Do what one line of input says."""
         try:
             line = raw.decode().removesuffix("\r")
             if line.startswith("/") and not line.startswith("//"):

@@ -83,8 +83,8 @@ ASSETS = {
 
 
 def clean_name(wanted: str) -> str:
-    """The name somebody gets, or a room has, who asks for `wanted`: one line of printable characters; empty if nothing
-    is left.
+    """Return the name that a guest gets, or a room has, for the name `wanted` that was asked for: one line of printable
+    characters; empty if nothing is left.
 
     Invisible characters go, and the two ways to write an accent become one: names that look the same are the same.
     """
@@ -93,7 +93,8 @@ def clean_name(wanted: str) -> str:
 
 
 def topic_of(room: str) -> str:
-    """The topic of a room, whatever characters its name has: 40 of them make 219 at most, and a topic may have 255."""
+    """Return the topic of a room, whatever characters its name has: 40 of them make 219 at most, and a topic may have
+    255."""
     return "room." + base64.urlsafe_b64encode(room.encode()).rstrip(b"=").decode()
 
 
@@ -120,7 +121,7 @@ class Guest(TopicHandler):
         super().on_open(ws)
 
     def on_publish(self, ws: WebSocket, topic: str, data: Any) -> dict[str, Any]:
-        """Say who says it, and when."""
+        """Return a message with its author and its time."""
         if self.name is None:
             raise NotAllowedError("Nobody is heard who is not in the room: subscribe first.")
         text = data.get("text") if isinstance(data, dict) else None
@@ -139,8 +140,8 @@ class Guest(TopicHandler):
         return said
 
     def come(self, members: list[Member]) -> dict[str, str]:
-        """It comes to its room, where these are: what they are told of it. Its name has a number behind it if somebody
-        else is called so; two who come at the same moment may have the same."""
+        """Bring the guest into its room, and return what the `members` there are told of it. Its name gets a number if
+        a member has the same name; two guests who come at the same moment may have the same."""
         if self.name is None:
             taken = {member.info["name"] for member in members}
             name, number = self.wanted, 1
@@ -152,7 +153,8 @@ class Guest(TopicHandler):
 
 
 def make_broker(url: str) -> RedisBroker:
-    """For what `--broker` says. Raises ValueError for a URL that cannot be, ImportError without redis-py."""
+    """Make the broker that `--broker` names. Raises ValueError for a URL that cannot be, ImportError without
+    redis-py."""
     try:
         return RedisBroker(url, prefix="gows-demo")
     except ValueError as error:  # which does not say what it is about
@@ -160,7 +162,7 @@ def make_broker(url: str) -> RedisBroker:
 
 
 def make_server(workers: int, broker: str | None = None) -> Server:
-    """The demo's server, not yet listening. Raises as `make_broker`."""
+    """Return the demo's server, not yet listening. Raises as `make_broker`."""
 
     def is_own_room(ws: WebSocket, topic: str) -> bool:
         guest: Guest = ws.data
@@ -210,7 +212,7 @@ def make_server(workers: int, broker: str | None = None) -> Server:
 
 
 def room_of(request: Request) -> str:
-    """The room that is asked for."""
+    """Return the room that is asked for."""
     return clean_name(request.form_value("room")) or ROOM
 
 
@@ -220,7 +222,7 @@ def asset(body: bytes, content_type: str, request: Request) -> Response:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `gows demo` takes."""
+    """Add the options of `gows demo`."""
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on, 0.0.0.0 for all (default: %(default)s)"
     )
@@ -264,7 +266,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def url(host: str, port: int) -> str:
-    """The address to open for a server that listens on `host`; for one that listens on every address, the local one."""
+    """Return the address to open for a server that listens on `host`; for one that listens on every address, the local
+    one."""
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -58,7 +58,7 @@ class Broadcast(Handler):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `gows echo`."""
+    """Add the options of `gows echo`."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9001, help="port, 0 for a free one (default: %(default)s)")
     parser.add_argument(
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """The option `--processes`."""
+    """Add the option `--processes`."""
     parser.add_argument(
         "--processes",
         type=processes,
@@ -110,7 +110,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def processes(text: str) -> int | str:
-    """A number of processes, or "auto"."""
+    """Return a number of processes, or "auto"."""
     if text == "auto":
         return text
     if not text.isdecimal() or int(text) < 1:
@@ -119,7 +119,8 @@ def processes(text: str) -> int | str:
 
 
 def ssl_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """Where --certificate asks for TLS. Raises ValueError for files that hold no certificate and key."""
+    """Return the TLS settings, if --certificate asks for TLS. Raises ValueError for files that hold no certificate and
+    key."""
     if arguments.certificate is None:
         if arguments.key is not None:
             raise ValueError("--key needs --certificate")
@@ -134,7 +135,7 @@ def ssl_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def server(arguments: argparse.Namespace) -> Server:
-    """The echo server as the command line asks for it."""
+    """Return the echo server as the command line asks for it."""
     options = AcceptOptions(
         check_origin=lambda request: True,
         compression=arguments.compression,

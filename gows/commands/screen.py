@@ -10,7 +10,7 @@ import unicodedata
 
 
 def columns(text: str) -> int:
-    """How wide a terminal shows `text`."""
+    """Return how many columns wide a terminal shows `text`."""
     return sum(
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
         for character in text
@@ -18,7 +18,7 @@ def columns(text: str) -> int:
 
 
 def end_output() -> None:
-    """Nobody reads any more: have what is left, in the buffer too, go nowhere."""
+    """Send what is left, in the buffer too, nowhere: nobody reads the output any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, sys.stdout.fileno())
@@ -51,11 +51,11 @@ class Screen:
                 self._prompted = True
 
     def entered(self) -> None:
-        """The user has ended the line."""
+        """Note that the user has ended the line."""
         self._prompted = False
 
     def end_prompt(self) -> None:
-        """No more is asked of the user: end the line."""
+        """End the line: no more is asked of the user."""
         with self._lock:
             if self._prompted:
                 self._prompted = False

@@ -31,7 +31,7 @@ class Application(Protocol):
         """The proxies that are believed; None: none are."""
 
     def handle(self, request: Request) -> Any:
-        """The answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""
+        """Return the answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""
 
     def answers_at_once(self, request: Request) -> bool:
-        """Whether the loop is to call `handle` itself, where it must not block. Loop thread."""
+        """Return whether the loop is to call `handle` itself, where it must not block. Loop thread."""

@@ -136,7 +136,7 @@ class HttpConnection(Observer):
                 stream.pause_reading()
 
     def eof_received(self) -> None:
-        """The peer has sent all it has to send; a request that is complete is still answered."""
+        """Note that the peer has sent all it has to send; a request that is complete is still answered."""
         with self.stream.lock:
             observer = self.stream.observer
             self._eof |= _PEER_ENDED
@@ -146,7 +146,7 @@ class HttpConnection(Observer):
             self._end()
 
     def blocked(self) -> None:
-        """The peer does not take what is queued as fast as it comes."""
+        """Watch a peer that does not take what is queued as fast as it comes."""
         if self.upgraded:
             self.stream.observer.blocked()
         elif self._phase in _AT_WORK:
@@ -154,14 +154,14 @@ class HttpConnection(Observer):
             self.stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT)
 
     def drained(self) -> None:
-        """There is room for more of the body."""
+        """Go on with the body: there is room for more of it."""
         if self.upgraded:
             self.stream.observer.drained()
         else:
             self._go_on()
 
     def deadline_reached(self) -> None:
-        """The head, the body, the next request or the peer's reading took too long."""
+        """Deal with a head, a body, a next request or a peer's reading that took too long."""
         if self.upgraded:
             self.stream.observer.deadline_reached()
         elif self._phase in _AT_WORK or self.stream.queued:
@@ -173,7 +173,8 @@ class HttpConnection(Observer):
             self.refuse(HttpError(408, f"the request {part} did not come in time"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The stream is gone; an answer that was waiting for it is let go, by a worker: that may run user code."""
+        """Let an answer go that was waiting for the stream, which is gone. A worker does it, for that may run user
+        code."""
         self.app.receiving.forget(self)
         self._go_on()
 
@@ -282,7 +283,7 @@ class HttpConnection(Observer):
         self._end()
 
     def end_when_idle(self, *, patient: bool = False) -> None:
-        """The server stops: close now, or once the request that came is answered. Loop thread.
+        """Close now, or once the request that came is answered: the server stops. Loop thread.
 
         `patient`: only if nothing of a request has come. One that is coming in is still taken, an upgrade too.
         """
@@ -316,7 +317,8 @@ class HttpConnection(Observer):
     # ------------------------------------------------------------------ answering (worker, or the loop)
 
     def run(self) -> None:
-        """The task. Never two at once: it is submitted in BUSY, and again after it went to WAITING or ended a run."""
+        """Make or continue the answer, as a task. Never two at once: it is submitted in BUSY, and again after it went
+        to WAITING or ended a run."""
         stream = self.stream
         inline = stream.loop.pool.inline or stream.loop.in_loop()
         if not inline:
@@ -335,7 +337,8 @@ class HttpConnection(Observer):
                 stream.uncork()
 
     def stalled(self) -> None:
-        """The pool found this task still running at its second look: what it wrote must not wait for its end."""
+        """Send what the task wrote. The pool found it still running at its second look, and that must not wait for its
+        end."""
         self.stream.uncork()
 
     def upgrade(self, answer: bytes, observer: Observer) -> None:
@@ -432,7 +435,8 @@ class HttpConnection(Observer):
                 self._send_all_pieces(sending, outlet)
 
     def _send_pieces(self, sending: _Sending) -> None:
-        """Some pieces of the body, each sent before the next is asked for (PEP 3333, "Buffering and Streaming")."""
+        """Send some pieces of the body, each sent before the next is asked for (PEP 3333, "Buffering and
+        Streaming")."""
         stream = self.stream
         for _ in range(PIECES_PER_RUN):
             if stream.closed:
@@ -449,7 +453,7 @@ class HttpConnection(Observer):
         stream.loop.pool.submit(self)
 
     def _send_all_pieces(self, sending: _Sending, outlet: Outlet) -> None:
-        """All pieces, in this thread; what the peer does not take yet is left to the outlet."""
+        """Send all pieces, in this thread; what the peer does not take yet is left to the outlet."""
         while not self.stream.closed:
             piece = self._next_piece(sending)
             if piece is None:
@@ -490,7 +494,7 @@ class HttpConnection(Observer):
             return True
 
     def _go_on(self) -> None:
-        """Loop thread: a wait is over, for there is room, or nobody to send to."""
+        """Go on after a wait: there is room, or nobody to send to. Loop thread."""
         sending = self._sending
         if sending is not None and sending.outlet is not None:
             sending.outlet.drained()

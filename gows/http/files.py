@@ -50,7 +50,7 @@ class FileBody:
             self.content_type += "; charset=utf-8"
 
     def headers(self) -> list[tuple[str, str]]:
-        """What describes the file."""
+        """Return the fields that describe the file."""
         return [
             ("Last-Modified", format_date(self.modified)),
             ("ETag", self.etag),
@@ -58,7 +58,7 @@ class FileBody:
         ]
 
     def unchanged(self, headers: Headers) -> bool:
-        """Whether the client's copy is still good: If-None-Match, else If-Modified-Since (RFC 9110 §13.2.2)."""
+        """Return whether the client's copy is still good: If-None-Match, else If-Modified-Since (RFC 9110 §13.2.2)."""
         tags = headers.joined("if-none-match")
         if tags is not None:
             return tags == "*" or self.etag in [tag.strip(" \t").removeprefix("W/") for tag in tags.split(",")]
@@ -102,12 +102,12 @@ class FileBody:
 
 
 def out_of_descriptors(error: Exception) -> bool:
-    """Whether a file could not be opened since the process, or the system, has as many open as it may have."""
+    """Return whether a file could not be opened since the process, or the system, has as many open as it may have."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def unavailable() -> HttpError:
-    """The answer where descriptors are used up: it passes."""
+    """Return the answer for the time in which descriptors are used up."""
     return HttpError(503, "too many files are open; try again", (("Retry-After", "1"),))
 
 

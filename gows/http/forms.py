@@ -29,16 +29,16 @@ class Values(Generic[V]):
         self._values = values
 
     def get(self, name: str, default: D = None) -> V | D:  # type: ignore[assignment]
-        """The first value of `name`, or `default`."""
+        """Return the first value of `name`, or `default`."""
         found = self._values.get(name)
         return default if found is None else found[0]
 
     def get_all(self, name: str) -> list[V]:
-        """All values of `name`, in order."""
+        """Return all values of `name`, in order."""
         return list(self._values.get(name, ()))
 
     def items(self) -> list[tuple[str, V]]:
-        """All (name, value) pairs, those of one name together."""
+        """Return all (name, value) pairs, those of one name together."""
         return [(name, value) for name, values in self._values.items() for value in values]
 
     def __getitem__(self, name: str) -> V:
@@ -58,7 +58,7 @@ class Values(Generic[V]):
 
 
 def parse_query(text: str) -> Values[str]:
-    """A query string or a urlencoded body; bytes that are not UTF-8 become U+FFFD. Raises HttpError (400)."""
+    """Parse a query string or a urlencoded body; bytes that are not UTF-8 become U+FFFD. Raises HttpError (400)."""
     if not text:
         return Values([])
     try:
@@ -68,7 +68,7 @@ def parse_query(text: str) -> Values[str]:
 
 
 def parse_cookies(text: str) -> dict[str, str]:
-    """A Cookie header (RFC 6265 §5.4). The first of a name counts: browsers send the more specific one first."""
+    """Parse a Cookie header (RFC 6265 §5.4). The first of a name counts: browsers send the more specific one first."""
     cookies: dict[str, str] = {}
     for pair in text.split(";"):
         name, equals, value = pair.partition("=")
@@ -82,7 +82,7 @@ def parse_cookies(text: str) -> dict[str, str]:
 
 
 def parse_multipart(content_type: str, body: bytes) -> tuple[Values[str], Values[UploadedFile]]:
-    """A multipart/form-data body (RFC 7578): its fields and its files, which the caller closes.
+    """Parse a multipart/form-data body (RFC 7578): its fields and its files, which the caller closes.
 
     Raises HttpError: 400, or 503 when descriptors are used up; OSError when a file cannot be put on disk for another
     reason."""

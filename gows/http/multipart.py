@@ -174,7 +174,7 @@ class _Reader:
         self.ended = True
 
     def close(self) -> None:
-        """Nobody will get the files."""
+        """Close the files: nobody will get them."""
         if self.open is not None:
             self.open.close()
         for _, file in self.files:
@@ -213,12 +213,12 @@ def read_multipart(content_type: str, body: bytes) -> tuple[list[tuple[str, str]
 
 
 def malformed() -> HttpError:
-    """The refusal of a form."""
+    """Return the refusal of a form."""
     return HttpError(400, "malformed part of a multipart form")
 
 
 def _first(body: bytes, delimiter: bytes) -> int:
-    """Where the first boundary is; what stands before it is nothing (RFC 2046 §5.1.1)."""
+    """Return where the first boundary is; what stands before it counts as nothing (RFC 2046 §5.1.1)."""
     if body.startswith(delimiter):
         return 0
     found = body.find(b"\r\n" + delimiter)
@@ -242,7 +242,7 @@ def _check_delimiters(body: bytes, start: int, delimiter: bytes) -> None:
 
 
 def _text(options: dict[str, str], name: str) -> str | None:
-    """A parameter, or its extended form (RFC 8187), which older clients send for names that are not ASCII."""
+    """Return a parameter, or its extended form (RFC 8187), which older clients send for names that are not ASCII."""
     plain = options.get(name)
     extended = options.get(name + "*")
     if plain is not None or extended is None:

@@ -159,12 +159,12 @@ class Waiting:
         self._lock = checked_lock(threading.RLock, "waiting outlets")
 
     def add(self, outlet: Outlet) -> None:
-        """The outlet's thread begins to wait."""
+        """Note that the outlet's thread begins to wait."""
         with self._lock:
             self._outlets.add(outlet)
 
     def remove(self, outlet: Outlet) -> None:
-        """It goes on."""
+        """Note that the outlet's thread goes on."""
         with self._lock:
             self._outlets.discard(outlet)
 
@@ -231,7 +231,7 @@ class Outlet:
         then()
 
     def drained(self) -> None:
-        """Loop thread: there is room for more, or the connection is lost."""
+        """Have a worker go on: there is room for more, or the connection is lost. Loop thread."""
         if self.stream.closed:
             self._room.set()
         self._pool.submit(self)
@@ -256,7 +256,7 @@ class Outlet:
             then()
 
     def stalled(self) -> None:
-        """Nothing of it waits for its end."""
+        """Do nothing: nothing waits for the end of this task."""
 
     def close(self) -> None:
         """Forget what was kept."""

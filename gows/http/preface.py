@@ -37,7 +37,7 @@ class ProxyPreface(Observer):
         self._buffer = bytearray()
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
-        """A part of the header, and maybe of what follows."""
+        """Take a part of the header, and perhaps of what follows."""
         stream = self.stream
         data = self._buffer
         data += memoryview(buf)[:n]
@@ -63,12 +63,12 @@ class ProxyPreface(Observer):
             self.http.data_received(data, len(data))
 
     def eof_received(self) -> None:
-        """Nothing came that was of any use, as from many a health check."""
+        """Close: nothing useful came, as with some health checks."""
         self.stream.close()
 
     def deadline_reached(self) -> None:
-        """The head's time is over."""
+        """Abort: the time for the header is over."""
         self.stream.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """It has ended before it began."""
+        """Do nothing: no request had begun."""

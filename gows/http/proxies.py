@@ -49,12 +49,12 @@ class Proxies:
             raise ValueError("Forwarded goes with no other of forwarded_fields: they might contradict each other")
 
     def trusts(self, peer: PeerAddress) -> bool:
-        """Whether `peer` is one of them."""
+        """Return whether `peer` is one of them."""
         return peer in self.networks
 
     def client(self, peer: PeerAddress, headers: Headers) -> Client:
-        """Who sent a request that came from `peer`: the first that is no proxy of ours, from the right. Where a proxy
-        does not tell, it is the proxy itself.
+        """Return who sent a request that came from `peer`: the first that is no proxy of ours, from the right. Where a
+        proxy does not tell, it is the proxy itself.
 
         Raises HttpError (400) when a proxy of ours wrote, or passed on, what cannot be read.
         """

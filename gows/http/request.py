@@ -133,7 +133,7 @@ class Request:
         return self._parsed_form()[1]
 
     def form_value(self, name: str, default: str = "") -> str:
-        """The first value of `name` in the body's form, else in the query string, else `default`.
+        """Return the first value of `name` in the body's form, else in the query string, else `default`.
 
         A form in the body comes first, as in Go's Request.FormValue.
         """
@@ -141,7 +141,7 @@ class Request:
         return self.query.get(name, default) if value is None else value
 
     def json(self) -> Any:
-        """The body as JSON; HttpError (400) when it is none."""
+        """Return the body as JSON; HttpError (400) when it is none."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):

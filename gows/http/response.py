@@ -96,24 +96,24 @@ class Response:
         self._headers.append((name, value))
 
     def take_headers(self, headers: list[tuple[str, str]]) -> None:
-        """These fields instead of those so far; values may be Latin-1, as in WSGI. Raises InvalidHeaderError."""
+        """Take these fields instead of those so far; values may be Latin-1, as in WSGI. Raises InvalidHeaderError."""
         for name, value in headers:
             check_field(name, value, latin_1=True)
         self._headers = headers
 
     @classmethod
     def html(cls, body: str, status: int = 200, headers: HeaderSource | None = None) -> Response:
-        """A page, in UTF-8."""
+        """Return a page, in UTF-8."""
         return cls(body, status, headers, _HTML)
 
     @classmethod
     def text(cls, body: str, status: int = 200, headers: HeaderSource | None = None) -> Response:
-        """Plain text, in UTF-8."""
+        """Return plain text, in UTF-8."""
         return cls(body, status, headers, _TEXT)
 
     @classmethod
     def json(cls, value: object, status: int = 200, headers: HeaderSource | None = None) -> Response:
-        """`value` as JSON; TypeError or ValueError when it cannot be written."""
+        """Return `value` as JSON; TypeError or ValueError when it cannot be written."""
         return cls(to_json_text(value), status, headers, _JSON)
 
     @classmethod
@@ -135,8 +135,8 @@ class Response:
         headers: HeaderSource | None = None,
         content_type: str | None = None,
     ) -> Response:
-        """A file, sent in pieces; conditional and range requests are met. HttpError: 404 when it is not there, 503 when
-        descriptors are used up.
+        """Return a file, sent in pieces; conditional and range requests are met. HttpError: 404 when it is not there,
+        503 when descriptors are used up.
 
         With `root`, `path` is relative to it, and what lies outside, by ".." or by a symbolic link, is not there.
         Give it whenever any part of `path` came from a client.
@@ -191,7 +191,7 @@ class Response:
             close()
 
     def head_bytes(self, *, keep_alive: bool, chunked: bool, version: str = "HTTP/1.1") -> bytes:
-        """The status line and fields; `chunked`: the length is not known, and the peer understands the coding.
+        """Return the status line and fields; `chunked`: the length is not known, and the peer understands the coding.
         `version`: the request's."""
         lines = [f"HTTP/1.1 {self.status} {status_phrase(self.status)}", f"Date: {http_date()}"]
         lines += [f"{name}: {value}" for name, value in self._headers]
@@ -210,7 +210,7 @@ class Response:
 
 
 def _to_uri(location: str) -> str:
-    """An IRI (RFC 3987), or whatever else, as a URI reference (RFC 3986)."""
+    """Return an IRI (RFC 3987), or whatever else, as a URI reference (RFC 3986)."""
     if not location.isascii():
         found = _split_host(location)
         if found is not None and not found[2].isascii():
@@ -222,7 +222,8 @@ def _to_uri(location: str) -> str:
 
 
 def as_response(result: Any) -> Response:
-    """What a view returned, as a Response: str is HTML, bytes are bytes, dict and list are JSON; else TypeError."""
+    """Return what a view returned, as a Response: str is HTML, bytes are bytes, dict and list are JSON; else
+    TypeError."""
     if isinstance(result, Response):
         return result
     if isinstance(result, str):
@@ -235,7 +236,7 @@ def as_response(result: Any) -> Response:
 
 
 def error_response(error: HttpError) -> Response:
-    """The plain-text answer of a refusal."""
+    """Return the plain-text answer of a refusal."""
     return Response(f"{error.reason}\n", error.status, error.headers, _TEXT)
 
 

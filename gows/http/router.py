@@ -83,7 +83,7 @@ class Router:
             resource.views[method] = view
 
     def match(self, method: str, path: str) -> tuple[View, dict[str, str]]:
-        """The view for a decoded path, and its parameters; HttpError: 404, or 405 with the methods there are."""
+        """Return the view for a decoded path, and its parameters; HttpError: 404, or 405 with the methods there are."""
         resource = self._static.get(path)
         if resource is not None:
             view = resource.view(method)
@@ -142,7 +142,7 @@ class _Options:
 
 
 def _parse_pattern(pattern: str) -> tuple[list[str | None], list[str]]:
-    """The segments (None for a parameter) and the names of the parameters."""
+    """Return the segments (None for a parameter) and the names of the parameters."""
     if not pattern.startswith("/"):
         raise ValueError(f"a pattern begins with a slash, not {pattern!r}")
     segments: list[str | None] = []
@@ -166,7 +166,8 @@ def _parse_pattern(pattern: str) -> tuple[list[str | None], list[str]]:
 
 
 def _walk(node: _Node, segments: list[str], at: int, values: list[str]) -> Iterable[tuple[Resource, list[str]]]:
-    """All patterns that match, best first. Each node is reached at most once, so the work is bounded by the table."""
+    """Yield all patterns that match, best first. Each node is reached at most once, so the work is bounded by the
+    table."""
     if at == len(segments):
         if node.resource is not None:
             yield node.resource, values

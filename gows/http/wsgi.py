@@ -45,7 +45,7 @@ class WsgiApp:
         self._app = app
 
     def __call__(self, request: Request) -> Response | None:
-        """The application's answer; None when it upgraded the connection. Raises what the application raises."""
+        """Return the application's answer; None when it upgraded the connection. Raises what the application raises."""
         call = _Call(request)
         call.result = call.run(self._app, make_environ(request), call.start_response)
         try:
@@ -93,7 +93,7 @@ class _Call:
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], None]:
-        """As PEP 3333 has it."""
+        """Begin an answer, as PEP 3333 says."""
         if exc_info is not None:
             if self._sent or self._written:  # what was written has the first head in front of it
                 raise exc_info[1].with_traceback(exc_info[2])
@@ -117,7 +117,7 @@ class _Call:
         return connection is None or not connection.upgraded
 
     def response(self) -> Response:
-        """What was started, as a Response."""
+        """Return what was started, as a Response."""
         self._sent = True
         if self._status is None:
             raise AssertionError("the application did not call start_response")
@@ -139,7 +139,7 @@ class _Call:
         return response
 
     def __iter__(self) -> Iterator[bytes]:
-        """What was written and what was returned, in the order in which the application came to it."""
+        """Yield what was written and what was returned, in the order in which the application came to it."""
         written = self._written
         while True:
             if written:
@@ -157,14 +157,14 @@ class _Call:
         return self.run(next, self._pieces, None)
 
     def close(self) -> None:
-        """Called once by whoever is done with the body, as PEP 3333 asks."""
+        """Close the application's answer. Called once by whoever is done with the body, as PEP 3333 asks."""
         close = getattr(self.result, "close", None)
         if close is not None:
             self.run(close)
 
 
 def make_environ(request: Request) -> Environ:
-    """The environ of a request. Its text is bytes decoded as Latin-1, as PEP 3333 has it."""
+    """Return the environ of a request. Its text is bytes decoded as Latin-1, as PEP 3333 has it."""
     head = request.head
     environ: Environ = {
         "REQUEST_METHOD": head.method,
@@ -206,7 +206,7 @@ def make_environ(request: Request) -> Environ:
 
 
 def _server_address(request: Request) -> tuple[str, str]:
-    """Where we listen; the Host of the request when that has no name (a Unix-domain socket)."""
+    """Return where we listen; the Host of the request when that has no name (a Unix-domain socket)."""
     local = None if request.connection is None else request.connection.stream.local_address
     if isinstance(local, tuple):
         return local[0], str(local[1])

@@ -40,11 +40,11 @@ class ChunkedDecoder:
         self._parser.feed_data(_HEAD)
 
     def on_body(self, data: bytes) -> None:
-        """Called by httptools."""
+        """Keep a piece of the body. httptools calls it."""
         self.body += data
 
     def on_message_complete(self) -> None:
-        """Called by httptools."""
+        """Note that the body is complete. httptools calls it."""
         self._complete = True
 
     def decode(self, buffer: bytearray, most: int = sys.maxsize) -> bool:
@@ -85,7 +85,7 @@ class ChunkedDecoder:
 
 
 def _open_end(buffer: bytearray, at: int) -> int:
-    """How many of the last bytes, behind `at`, may be the start of CR LF CR LF; they wait for the rest."""
+    """Return how many of the last bytes, behind `at`, may be the start of CR LF CR LF; they wait for the rest."""
     for size in (3, 2, 1):
         if buffer.endswith(_END[:size], at):
             return size

@@ -46,13 +46,14 @@ class Hop:
 
 
 def canonical(ip: IPv4Address | IPv6Address) -> str:
-    """An IP address as `Stream.peer_address` writes it: ::ffff:192.0.2.1 is 192.0.2.1."""
+    """Return an IP address as `Stream.peer_address` writes it: ::ffff:192.0.2.1 is 192.0.2.1."""
     mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
     return str(mapped or ip)
 
 
 def parse_node(text: str) -> Address | None:
-    """An address, with or without a port, IPv6 in brackets or (in X-Forwarded-For) without; None: it is hidden."""
+    """Parse an address, with or without a port, IPv6 in brackets or (in X-Forwarded-For) without; None: it is
+    hidden."""
     if not text or _is_hidden(text):
         return None
     if text == "unix:":  # as nginx writes it
@@ -72,7 +73,7 @@ def parse_node(text: str) -> Address | None:
 
 
 def x_forwarded_for(headers: Headers) -> Iterator[Hop]:
-    """The elements of X-Forwarded-For, from the right."""
+    """Return the elements of X-Forwarded-For, from the right."""
     value = headers.joined("x-forwarded-for")
     if value is not None:
         for element in reversed(value.split(",")):
@@ -82,17 +83,17 @@ def x_forwarded_for(headers: Headers) -> Iterator[Hop]:
 
 
 def x_forwarded_proto(headers: Headers) -> str | None:
-    """The scheme that the proxy next to us put into X-Forwarded-Proto: "http" or "https"; None: it did not."""
+    """Return the scheme that the proxy next to us put into X-Forwarded-Proto: "http" or "https"; None: it did not."""
     return parse_scheme(_last(headers, "x-forwarded-proto"))
 
 
 def x_forwarded_host(headers: Headers) -> str | None:
-    """What it put into X-Forwarded-Host; not checked."""
+    """Return what the proxy next to us put into X-Forwarded-Host; not checked."""
     return _last(headers, "x-forwarded-host")
 
 
 def forwarded(headers: Headers) -> list[Hop]:
-    """The elements of Forwarded, from the right."""
+    """Return the elements of Forwarded, from the right."""
     value = headers.joined("forwarded")
     if value is None:
         return []

@@ -135,7 +135,7 @@ class _HeadReader:
         self._lines = 0  # line ends among them
 
     def _take_head(self) -> bytes | None:
-        """The head with the empty line at its end; None while it is not whole."""
+        """Return the head with the empty line at its end; None while it is not whole."""
         buffer = self._buffer
         end = buffer.find(b"\r\n\r\n", max(0, self._checked - 3), self._max_head)
         if end < 0:
@@ -355,7 +355,7 @@ def _request_head(raw: bytes) -> RequestHead:
 
 
 def _parse_fields(raw: bytes) -> tuple[list[tuple[str, str]], bool]:
-    """The fields, and whether httptools refused the head behind the last one.
+    """Return the fields, and whether httptools refused the head behind the last one.
 
     It does so for a Transfer-Encoding that it does not know, for which `_set_framing` then has the right status.
     """
@@ -374,7 +374,8 @@ def _parse_fields(raw: bytes) -> tuple[list[tuple[str, str]], bool]:
 
 
 def _other_target(method: str, target: str, fields: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
-    """A target that is not a path: absolute, whose host replaces the Host field (RFC 9112 §3.2.2), or `OPTIONS *`."""
+    """Return a target that is not a path: absolute, whose host replaces the Host field (RFC 9112 §3.2.2), or `OPTIONS
+    *`."""
     absolute = _absolute_target(target)
     if absolute is not None and "#" not in target:
         host, path = absolute.groups()
@@ -386,7 +387,7 @@ def _other_target(method: str, target: str, fields: list[tuple[str, str]]) -> tu
 
 
 def is_host(text: str) -> bool:
-    """Whether `text` is a host with an optional port (RFC 9110 §7.2)."""
+    """Return whether `text` is a host with an optional port (RFC 9110 §7.2)."""
     return _is_host(text) is not None
 
 
@@ -399,7 +400,8 @@ def _check_host(host: str | None, version: str) -> None:
 
 
 def _set_framing(head: RequestHead, headers: Headers) -> None:
-    """Where the body ends (RFC 9112 §6); every doubt is refused, since a proxy in front may have decided otherwise."""
+    """Find out where the body ends (RFC 9112 §6); every doubt is refused, since a proxy in front may have decided
+    otherwise."""
     coding = headers.joined("transfer-encoding")
     if coding is None:
         head.content_length = int(headers["content-length"])  # digits of a 64-bit number: httptools refused others

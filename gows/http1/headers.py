@@ -36,11 +36,11 @@ class Headers:
             self.first = {name.lower(): value.strip(" \t") for name, value in reversed(fields)}
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value of `name`, or `default`."""
+        """Return the first value of `name`, or `default`."""
         return self.first.get(name.lower(), default)
 
     def get_all(self, name: str) -> list[str]:
-        """All values of `name`, in the order they came."""
+        """Return all values of `name`, in the order they came."""
         wanted = name.lower()
         if not self.repeated:
             value = self.first.get(wanted)
@@ -48,14 +48,14 @@ class Headers:
         return [value.strip(" \t") for key, value in self._fields if key.lower() == wanted]
 
     def joined(self, name: str) -> str | None:
-        """All values of `name` as one comma-separated list (RFC 9110 §5.3), None when there is none."""
+        """Return all values of `name` as one comma-separated list (RFC 9110 §5.3), None when there is none."""
         if not self.repeated:
             return self.first.get(name.lower())
         values = self.get_all(name)
         return ", ".join(values) if values else None
 
     def has_token(self, name: str, token: str) -> bool:
-        """Whether the list `name` has the element `token` (lower case; compared without case)."""
+        """Return whether the list `name` has the element `token` (lower case; compared without case)."""
         value = self.joined(name)
         if value is None:
             return False
@@ -65,7 +65,7 @@ class Headers:
         return token in [element.strip(" \t") for element in value.split(",")]
 
     def items(self) -> list[tuple[str, str]]:
-        """The (name, value) pairs in the order and case they came."""
+        """Return the (name, value) pairs in the order and case they came."""
         return [(name, value.strip(" \t")) for name, value in self._fields]
 
     def __getitem__(self, name: str) -> str:
@@ -75,11 +75,11 @@ class Headers:
         return isinstance(name, str) and name.lower() in self.first
 
     def __iter__(self) -> Iterator[str]:
-        """The names in lower case, each once."""
+        """Return the names in lower case, each once."""
         return iter(dict.fromkeys(name.lower() for name, _ in self._fields))
 
     def __len__(self) -> int:
-        """How many fields came; a repeated name counts each time."""
+        """Return how many fields came; a repeated name counts each time."""
         return len(self._fields)
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ def parse_parameters(value: str) -> tuple[str, dict[str, str] | None]:
 
 
 def is_token(text: str) -> bool:
-    """Whether `text` is a token (RFC 9110 §5.6.2)."""
+    """Return whether `text` is a token (RFC 9110 §5.6.2)."""
     return _is_token(text) is not None
 
 
@@ -139,7 +139,7 @@ def check_field(name: str, value: str, *, latin_1: bool = False) -> None:
 
 
 def header_pairs(headers: HeaderSource, *, latin_1: bool = False) -> list[tuple[str, str]]:
-    """`headers` as a list of pairs, each checked; raises InvalidHeaderError."""
+    """Return `headers` as a list of pairs, each checked; raises InvalidHeaderError."""
     pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
     for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:

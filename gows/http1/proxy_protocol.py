@@ -51,7 +51,8 @@ class ProxyHeader(NamedTuple):
 
 
 def parse_proxy(data: bytes | bytearray, versions: frozenset[int]) -> ProxyHeader | None:
-    """The header at the beginning of `data`; None: more of it has to come. Raises ProxyError, as soon as it is sure."""
+    """Return the header at the beginning of `data`; None: more of it has to come. Raises ProxyError, as soon as it is
+    sure."""
     if 1 in versions and data[:6] == _LINE_START[: len(data)]:
         return _parse_line(data)
     if 2 in versions and data[:12] == _SIGNATURE[: len(data)]:
@@ -60,7 +61,7 @@ def parse_proxy(data: bytes | bytearray, versions: frozenset[int]) -> ProxyHeade
 
 
 def _parse_line(data: bytes | bytearray) -> ProxyHeader | None:
-    """Version 1, for people to read (§2.1)."""
+    """Parse a header of version 1, for people to read (§2.1)."""
     end = data.find(b"\r\n", 0, MAX_LINE)
     if end < 0:
         if len(data) >= MAX_LINE:
@@ -93,7 +94,7 @@ def _read_port(text: str) -> int:
 
 
 def _parse_binary(data: bytes | bytearray) -> ProxyHeader | None:
-    """Version 2 (§2.2)."""
+    """Parse a header of version 2 (§2.2)."""
     if len(data) < _FIXED:
         return None
     version, command = data[12] >> 4, data[12] & 15
@@ -145,7 +146,7 @@ def _read_fields(header: bytes, start: int) -> bool:
 
 
 def _fields(header: bytes, start: int) -> Iterator[tuple[int, int, int]]:
-    """Each field: its type, where its value begins, how long that is."""
+    """Yield each field: its type, where its value begins, how long that is."""
     while start < len(header):
         at = start + 3
         length = int.from_bytes(header[start + 1 : at], "big")
@@ -168,7 +169,7 @@ _CRC_TABLE = _crc_table()
 
 
 def crc32c(data: bytes) -> int:
-    """The CRC32c of `data` (RFC 9260 appendix A)."""
+    """Return the CRC32c of `data` (RFC 9260 appendix A)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 255]

@@ -28,7 +28,7 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
-        """Both ends. Raises OSError."""
+        """Return both ends. Raises OSError."""
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         return cls(one), cls(other)
 
@@ -42,7 +42,7 @@ class Channel:
             pass
 
     def receive(self) -> list[tuple[str, list[int]]]:
-        """The lines that have come, each with its descriptors, which are the caller's now."""
+        """Return the lines that have come, each with its descriptors, which are the caller's now."""
         found: list[tuple[str, list[int]]] = []
         size = array.array("i").itemsize
         while not self.ended:
@@ -65,5 +65,5 @@ class Channel:
         return found
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close our end. Idempotent."""
         self.sock.close()

@@ -10,8 +10,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(membership: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> int:
-    """The CPUs that this process may run on (sched_getaffinity(2)), or, when that is less, the time that its container
-    gets (cpu.max of cgroup v2, cgroups(7)), rounded up."""
+    """Return the CPUs that this process may run on (sched_getaffinity(2)), or, when that is less, the time that its
+    container gets (cpu.max of cgroup v2, cgroups(7)), rounded up."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -20,7 +20,7 @@ def usable_cpus(membership: Path = Path("/proc/self/cgroup"), root: Path = CGROU
 
 
 def _quota(membership: Path, root: Path) -> float:
-    """The least limit of our control group and those above it; infinite without one."""
+    """Return the least limit of our control group and those above it; infinite without one."""
     least = math.inf
     try:
         (path,) = (line[3:] for line in membership.read_text().splitlines() if line.startswith("0::"))

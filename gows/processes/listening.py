@@ -68,8 +68,8 @@ class Listening:
         self.addresses.append(socket_address(socks[0].getsockname()) or "")
 
     def keep(self, slot: int) -> list[Sock]:
-        """In a worker: the sockets of its slot. All others are closed here, so that a queue is not kept by a process
-        that does not accept from it."""
+        """Return the sockets of a worker's slot, in that worker. All others are closed here, so that a queue is not
+        kept by a process that does not accept from it."""
         kept = self.slots[slot]
         for socks in self.slots:
             for sock in socks:
@@ -78,7 +78,7 @@ class Listening:
         return kept
 
     def own(self, slot: int) -> list[Sock]:
-        """The sockets that no other slot has."""
+        """Return the sockets that no other slot has."""
         return [sock for sock in self.slots[slot] if sum(sock in socks for socks in self.slots) == 1]
 
     def close(self) -> None:

@@ -33,7 +33,8 @@ LONGEST_BACK_OFF = 30.0
 
 
 def back_off(failures: int) -> float:
-    """Seconds until a worker is started again after so many failures in a row: at once, then 0.5 s, doubling to 30."""
+    """Return the seconds until a worker is started again after so many failures in a row: at once, then 0.5 s, doubling
+    to 30."""
     return 0.0 if failures == 0 else min(FIRST_BACK_OFF * 2.0 ** (min(failures, 32) - 1), LONGEST_BACK_OFF)
 
 
@@ -95,8 +96,8 @@ class Supervisor:
         self._failed = False
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, and then until all workers have ended. Raises StartFailed; KeyboardInterrupt after a
-        second signal."""
+        """Run until SIGTERM or SIGINT, and then until all workers have ended. Raises StartFailed; KeyboardInterrupt
+        after a second signal."""
         with self._signal_handlers():
             try:
                 while True:
@@ -117,7 +118,7 @@ class Supervisor:
             raise StartFailed
 
     def _children(self) -> list[Child]:
-        """All processes that were not reaped yet."""
+        """Return all processes that were not reaped yet."""
         found = [child for slot in self._slots for child in (slot.worker, slot.successor) if child is not None]
         return found + self._leaving
 
@@ -125,7 +126,7 @@ class Supervisor:
 
     @contextmanager
     def _signal_handlers(self) -> Iterator[None]:
-        """Signals end the sleep, whichever thread the kernel gives them to, and are heeded after it."""
+        """Let signals end the sleep, whichever thread the kernel gives them to; `_heed_signals` follows it."""
         self._woken, self._wake = socket.socketpair()
         before = {}
         wakeup = -1
@@ -144,7 +145,7 @@ class Supervisor:
             self._wake.close()
 
     def _sleep(self) -> None:
-        """Until something happens or is due."""
+        """Sleep until something happens or is due."""
         times = [child.deadline for child in self._children()] + [slot.due for slot in self._slots]
         due = min((when for when in times if when is not None), default=None)
         poll = select.poll()
@@ -206,8 +207,8 @@ class Supervisor:
                     self._vacate(slot)
 
     def _vacate(self, slot: Slot) -> None:
-        """Nobody is in the slot: have it filled, after a time when that goes wrong again and again, and have the others
-        accept for it meanwhile. But when nobody has ever been ready, it will not go better the next time."""
+        """Have an empty slot filled, later each time that this fails again, and have other workers accept for it
+        meanwhile. Stop instead if no worker was ever ready: the next one would fail as well."""
         if not self._ever_ready:
             self._failed = True
             self._stop()
@@ -219,7 +220,7 @@ class Supervisor:
                 self._lend(slot, other)
 
     def _roll(self) -> None:
-        """The next step of a rolling restart, if there is one: a slot begins when the one before is through."""
+        """Take the next step of a rolling restart, if there is one: a slot begins when the one before is through."""
         if self._rolling is None or self._leaving or any(slot.successor for slot in self._slots):
             return
         if not self._rolling:
@@ -269,8 +270,8 @@ class Supervisor:
         return Child(name, pid, ours, time.monotonic() + self._job.start_timeout)
 
     def _disinherit(self, slot: Slot, ours: Channel) -> list[Any]:
-        """In a worker: close all that is the supervisor's. Were its end of a channel left open here, nobody would see
-        its death. What is left are the sockets of the slot."""
+        """Close, in a worker, all that is the supervisor's, and return the sockets of the slot. If a copy of the
+        supervisor's end of a channel stayed open here, its death would not show."""
         signal.set_wakeup_fd(-1)
         ours.close()
         for child in self._children():
@@ -282,7 +283,7 @@ class Supervisor:
     # ------------------------------------------------------------------ workers
 
     def _hear(self, child: Child) -> None:
-        """What a worker says."""
+        """Take what a worker says."""
         for line, _ in child.channel.receive():
             word, _, text = line.partition(" ")
             if word == "ready":
@@ -311,13 +312,13 @@ class Supervisor:
                 self._lend(other, slot)
 
     def _retire(self, child: Child) -> None:
-        """Its successor accepts now."""
+        """Have a worker end, for its successor accepts now."""
         child.channel.send("retire")
         child.deadline = time.monotonic() + self._job.longest_end
         self._leaving.append(child)
 
     def _lend(self, slot: Slot, other: Slot) -> None:
-        """While nobody is in `slot`, the worker of `other` accepts for it, too: its clients would wait."""
+        """Have the worker of `other` accept for `slot`, too, while that is empty and its clients would wait."""
         socks = self._listening.own(slot.number)
         if socks and other.worker is not None and other.worker not in slot.lent_to:
             other.worker.channel.send(f"lend {slot.number}", [sock.fileno() for sock in socks])

@@ -143,7 +143,8 @@ class Worker:
         return 0
 
     def _wait(self) -> None:
-        """Until there is something to hear of, or a little while: nobody tells us that the server was stopped."""
+        """Wait until the supervisor says something or a signal comes, 0.5 s at most, for nothing tells us that the
+        server was stopped."""
         poll = select.poll()
         poll.register(self.channel.sock, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
@@ -195,7 +196,7 @@ class Worker:
             raise _Ended
 
     def _disown_signals(self) -> None:
-        """In a process that this one has forked: it has nobody to tell, and SIGTERM is to end it (multiprocessing's
+        """Give up our signal handlers in a process that this one has forked: SIGTERM is to end it (multiprocessing's
         `terminate`, which waits for that when we leave)."""
         if signal.getsignal(signal.SIGTERM) == self._sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -210,7 +211,8 @@ class Worker:
 
 
 def time_to_leave() -> float:
-    """Seconds that the threads of this process may take to end: all but the last three until it is killed."""
+    """Return the seconds that the threads of this process may take to end: all but the last three until it is
+    killed."""
     left = signal.getitimer(signal.ITIMER_REAL)[0]  # what alarm(2) has set
     return max(0.5, left - 3.0) if left else GRACE
 
@@ -240,7 +242,8 @@ def make_server(app_factory: AppFactory | str) -> Server:
 
 
 def _raise_descriptor_limit() -> None:
-    """As many descriptors as the hard limit allows: who starts several processes means to have many connections."""
+    """Allow as many descriptors as the hard limit does: a program with several processes means to have many
+    connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -250,7 +253,7 @@ def _raise_descriptor_limit() -> None:
 
 
 def flush_output() -> None:
-    """What this process has printed goes out."""
+    """Write out what this process has printed."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

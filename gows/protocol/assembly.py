@@ -63,7 +63,7 @@ class Assembly:
         self.storage: bytearray | None = None
 
     def add(self, piece: bytes, pool: BufferPool) -> None:
-        """Payload of the message, unmasked, as it came. Raises ProtocolError (1007, 1008, 1009)."""
+        """Add payload of the message, unmasked, as it came. Raises ProtocolError (1007, 1008, 1009)."""
         if self.inflater is None:
             if piece:
                 self._store(piece, pool)
@@ -72,7 +72,8 @@ class Assembly:
             self._store(chunk, pool)
 
     def finish(self) -> None:
-        """The last payload was added. Raises ProtocolError (1007) when something is cut short."""
+        """Check the end of the message: its last payload was added. Raises ProtocolError (1007) when something is cut
+        short."""
         if self.inflater is not None:
             self.inflater.finish()
         if self.text is not None and not self.text.feed(b"", True):
@@ -86,7 +87,7 @@ class Assembly:
         self.storage += chunk
 
     def take(self) -> bytes | bytearray:
-        """What was stored; it is the caller's now, and the message goes on without."""
+        """Return what was stored. It is the caller's now; the message goes on without it."""
         storage, self.storage = self.storage, None
         return b"" if storage is None else storage
 
@@ -100,5 +101,5 @@ class Assembly:
 
 
 def not_utf8() -> ProtocolError:
-    """The fault of a text message with bad bytes (RFC 6455 §8.1)."""
+    """Return the fault of a text message with bad bytes (RFC 6455 §8.1)."""
     return ProtocolError(CloseCode.INVALID_PAYLOAD, "text is not UTF-8")

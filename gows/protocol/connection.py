@@ -121,7 +121,7 @@ class Connection:
     # receiving
 
     def receive_one(self, buf: bytes | bytearray, pos: int, n: int) -> ByteBuffer | None:
-        """The small, whole, uncompressed message with which buf[pos:n] begins: a server's usual case.
+        """Return the small, whole, uncompressed message with which buf[pos:n] begins: a server's usual case.
 
         Its opcode stands in buf[pos], as 0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes
         first is something else, give the rest to `receive`. A third of the steps of `receive`, which makes events.
@@ -210,16 +210,16 @@ class Connection:
         return size if assembly.inflater is None else size + INFLATER_SIZE
 
     def fail(self, error: ProtocolError, events: list[Event]) -> None:
-        """The peer is at fault: nothing more is parsed. Reading thread."""
+        """Stop parsing, for the peer is at fault. Reading thread."""
         self._stop(FAULT)
         events.append((FAIL, error))
 
     def receive_eof(self) -> None:
-        """The stream is gone: nothing can be sent, and what is unfinished is given back. Reading thread; idempotent."""
+        """Give back what is unfinished: the stream is gone, and nothing can be sent. Reading thread; idempotent."""
         self._stop(ENDED)
 
     def end(self) -> None:
-        """We give the connection up: nothing more is received or sent. Any thread; `receive_eof` must follow."""
+        """Give the connection up: nothing more is received or sent. Any thread; `receive_eof` must follow."""
         self._in = ENDED  # one store: the reading thread may be in `receive`, and the unfinished message is its own
 
     def _stop(self, receiving: int) -> None:
@@ -230,7 +230,8 @@ class Connection:
             assembly.drop(self.config.pool)
 
     def _advance(self, buf: bytes | bytearray, pos: int, n: int, events: list[Event]) -> int:
-        """One frame of any kind, or as much of one as there is; returns where it ends. At most one event."""
+        """Parse one frame of any kind, or as much of one as there is. Returns where it ends; appends one event at
+        most."""
         assembly = self._assembly
         if assembly is None or not assembly.left:
             header = parse_header(buf, pos, n, self.config.masked)
@@ -270,13 +271,13 @@ class Connection:
         return end
 
     def _kept(self) -> Assembly:
-        """The assembly there is, or a new one."""
+        """Return the assembly there is, or a new one."""
         if self._assembly is None:
             self._assembly = Assembly()
         return self._assembly
 
     def _check_data(self, first: int, length: int) -> None:
-        """Whether a data frame may come now, and so large (RFC 6455 §5.4, RFC 7692 §6). Raises ProtocolError."""
+        """Check whether a data frame may come now, and so large (RFC 6455 §5.4, RFC 7692 §6). Raises ProtocolError."""
         config = self.config
         assembly = self._assembly
         begun = assembly is not None and assembly.opcode != 0
@@ -302,7 +303,7 @@ class Connection:
             raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, f"message over {config.max_message_size} bytes")
 
     def _begin_data(self, first: int, length: int) -> Assembly:
-        """A data frame begins that goes through the assembly: the one there is, or a new one."""
+        """Begin a data frame that goes through the assembly: the one there is, or a new one."""
         assembly = self._kept()
         if not assembly.opcode:
             assembly.opcode = first & 0x0F
@@ -332,13 +333,13 @@ class Connection:
             events.append((CHUNK, (assembly.opcode, False, ByteBuffer.of(assembly.take(), config.pool))))
 
     def _skip_piece(self, assembly: Assembly) -> None:
-        """Data that came after our close frame: nothing of it is unmasked, checked or kept."""
+        """Skip data that came after our close frame: nothing of it is unmasked, checked or kept."""
         assembly.drop(self.config.pool)
         if not assembly.left and assembly.fin:
             self._assembly = None
 
     def _whole(self, opcode: int, payload: bytes, events: list[Event]) -> None:
-        """An uncompressed message that came in one frame and one read: it never goes through a buffer."""
+        """Append an uncompressed message that came in one frame and one read: it never goes through a buffer."""
         if opcode == TEXT and not payload.isascii() and not is_utf8(payload):
             raise not_utf8()
         buffer = ByteBuffer.of(payload)
@@ -366,7 +367,8 @@ class Connection:
     # sending
 
     def encode_message(self, opcode: int, data: Data, compress: bool = True) -> bytes:
-        """A whole TEXT or BINARY message as one frame; `compress=False` sends it as it is whatever was negotiated.
+        """Return a whole TEXT or BINARY message as one frame; `compress=False` sends it as it is whatever was
+        negotiated.
 
         Raises ConnectionClosedError after our close frame, WriterBusyError while a fragmented message is
         unfinished, ValueError for a TEXT that is not UTF-8 or another opcode.
@@ -403,7 +405,7 @@ class Connection:
         return data_frame(opcode, data)
 
     def encode_fragment(self, opcode: int, data: Data, first: bool, fin: bool, compress: bool = True) -> bytes:
-        """One fragment of a message: `first` begins it, `fin` ends it, control frames may come between (§5.4).
+        """Return one fragment of a message: `first` begins it, `fin` ends it, control frames may come between (§5.4).
 
         `opcode` and `compress` count with the first fragment only. The pieces of a TEXT may split a code point; a
         ValueError says that they are not UTF-8, or that the message ends amid one, and leaves it as it was.
@@ -433,11 +435,11 @@ class Connection:
         return encode_frame(opcode if first else 0, data, fin=fin, rsv1=first and deflated, key=key)
 
     def encode_ping(self, data: Data = b"") -> bytes:
-        """A ping of at most 125 bytes. Raises ConnectionClosedError, ValueError."""
+        """Return a ping of at most 125 bytes. Raises ConnectionClosedError, ValueError."""
         return self._encode_control(PING, data)
 
     def encode_pong(self, data: Data = b"") -> bytes:
-        """A pong of at most 125 bytes: a ping's bytes answer it. Raises ConnectionClosedError, ValueError."""
+        """Return a pong of at most 125 bytes: a ping's bytes answer it. Raises ConnectionClosedError, ValueError."""
         return self._encode_control(PONG, data)
 
     def _encode_control(self, opcode: int, data: Data) -> bytes:
@@ -451,7 +453,8 @@ class Connection:
         return encode_frame(opcode, data, key=None if self.config.masked else urandom(4))
 
     def encode_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> bytes:
-        """Our close frame, the last one; code 1005 sends it without a code. It may cut a fragmented message short.
+        """Return our close frame, the last one; code 1005 sends it without a code. It may cut a fragmented message
+        short.
 
         Raises ConnectionClosedError when it was sent already or the connection has ended, InvalidCloseCodeError for
         a code or reason that may not travel.
@@ -477,7 +480,7 @@ def _decoded_size(event: Event) -> int:
 
 
 def to_bytes(data: Data) -> bytes:
-    """What a user gave as a message, as bytes that nobody else can change. Raises TypeError for what is none."""
+    """Return what a user gave as a message, as bytes that nobody else can change. Raises TypeError for what is none."""
     if isinstance(data, ByteBuffer):
         return data.clone_bytes()
     if isinstance(data, str):

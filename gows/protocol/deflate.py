@@ -131,7 +131,8 @@ def _read_bits(name: str, value: str | None) -> int:
 
 
 def negotiate(offers: Sequence[ExtensionOffer], options: DeflateOptions) -> tuple[str, DeflateParams] | None:
-    """The server's choice (RFC 7692 §5.1): the first offer that can be met, as (header value to answer with, outcome).
+    """Return the server's choice (RFC 7692 §5.1): the first offer that can be met, as (header value to answer with,
+    outcome).
 
     None when there is none (§7: an offer that breaks the rules is declined); the connection then goes on uncompressed.
     """
@@ -146,7 +147,8 @@ def negotiate(offers: Sequence[ExtensionOffer], options: DeflateOptions) -> tupl
 
 
 def _answer(asked: _Asked, options: DeflateOptions) -> tuple[str, DeflateParams]:
-    """Every offer with valid parameters can be met; what was asked is answered, and what we want (§7.1)."""
+    """Answer an offer. Each one with valid parameters can be met; the answer has what was asked, and what we want
+    (§7.1)."""
     server_bits = min(asked.server_bits or 15, options.server_max_window_bits)
     client_bits = 15  # §7.1.2.2: without the parameter in the offer the client may not be limited
     if asked.client_bits is not None:
@@ -170,7 +172,7 @@ def _answer(asked: _Asked, options: DeflateOptions) -> tuple[str, DeflateParams]
 
 
 def make_offer(options: DeflateOptions) -> str:
-    """The client's Sec-WebSocket-Extensions value.
+    """Return the client's Sec-WebSocket-Extensions value.
 
     A limit on the server's window is asked first, and then dropped, for servers that cannot limit theirs (§7.1.2.1).
     """
@@ -189,7 +191,7 @@ def make_offer(options: DeflateOptions) -> str:
 
 
 def accept_answer(extensions: Sequence[ExtensionOffer], options: DeflateOptions | None) -> DeflateParams | None:
-    """The client's look at the server's Sec-WebSocket-Extensions; `options` is what was offered, None for nothing.
+    """Check the server's Sec-WebSocket-Extensions, in a client; `options` is what was offered, None for nothing.
 
     A server that was asked to forget its window and does not say that it will (Tornado, Mojolicious) keeps it, so we
     do: an inflater of some 40 KiB lasts as long as the connection.
@@ -237,7 +239,8 @@ class DeflatePool:
         self._codecs: dict[tuple[DeflateParams, int, int, bool], PerMessageDeflate] = {}
 
     def codec(self, params: DeflateParams, options: DeflateOptions, *, server: bool) -> PerMessageDeflate:
-        """What a Connection needs to compress as agreed. Without takeover in both directions all share one object."""
+        """Return what a Connection needs to compress as agreed. Without takeover in both directions all share one
+        object."""
         if not (params.server_no_context_takeover and params.client_no_context_takeover):
             return PerMessageDeflate(self, params, options, server=server)
         key = (params, options.level, options.mem_level, server)
@@ -247,7 +250,8 @@ class DeflatePool:
         return codec
 
     def take(self, settings: tuple[int, int, int]) -> _Compressor:
-        """A compressor that remembers nothing, for (level, window bits, memory level). Give it back, or drop it."""
+        """Return a compressor that remembers nothing, for (level, window bits, memory level). Give it back, or drop
+        it."""
         free = self._free.get(settings)
         try:
             return free.pop() if free is not None else self._new_compressor(settings)
@@ -310,7 +314,8 @@ class PerMessageDeflate:
         return not self._keep_window
 
     def compress(self, data: bytes, final: bool = True) -> bytes:
-        """The payload of a compressed message's frame (RFC 7692 §7.2.1); `final` says that the message ends with it."""
+        """Return the payload of a compressed message's frame (RFC 7692 §7.2.1); `final` says that the message ends with
+        it."""
         compressor = self._compressor or self._pool.take(self._settings)
         self._compressor = None  # a compressor that failed midway is not used again
         out = compressor.compress(data)
@@ -325,11 +330,11 @@ class PerMessageDeflate:
         return out[:-4] if final else out
 
     def inflater(self, limit: int) -> Inflater:
-        """For the one message that begins now, of at most `limit` bytes once inflated."""
+        """Return an inflater for the one message that begins now, of at most `limit` bytes once inflated."""
         return Inflater(self, self._stream or self.new_stream(), limit)
 
     def new_stream(self) -> _Decompressor:
-        """An inflater with an empty window."""
+        """Return an inflater with an empty window."""
         stream: _Decompressor = self._library.decompressobj(self._inflate_bits)
         return stream
 
@@ -340,7 +345,7 @@ class PerMessageDeflate:
         return kind
 
     def finish(self, stream: _Decompressor) -> bool:
-        """Whether the message that `stream` read is whole; keeps the window if that was agreed.
+        """Return whether the message that `stream` read is whole; keeps the window if that was agreed.
 
         It is when the tail completes an empty block, so that nothing comes out, and a block could begin after it.
         zlib does not tell where it stands, but a final empty block ends its data only there. That uses the stream up.
@@ -368,7 +373,7 @@ class Inflater:
         self._ends = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The inflated bytes, in bounded chunks. Raises ProtocolError: 1007 corrupt, 1009 over the limit."""
+        """Return the inflated bytes, in bounded chunks. Raises ProtocolError: 1007 corrupt, 1009 over the limit."""
         stream = self._stream
         while True:
             # in proportion to the input, for zlib copies what it did not consume after each chunk
@@ -394,7 +399,7 @@ class Inflater:
                 data = stream.unconsumed_tail
 
     def finish(self) -> None:
-        """The message has ended. Raises ProtocolError (1007) for one that is cut short."""
+        """Check the end of the message. Raises ProtocolError (1007) for one that is cut short."""
         if not self._codec.finish(self._stream):
             raise ProtocolError(CloseCode.INVALID_PAYLOAD, "truncated compressed data")
 

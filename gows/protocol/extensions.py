@@ -30,7 +30,8 @@ class ExtensionOffer(NamedTuple):
 
 
 def parse_extensions(header_value: str) -> list[ExtensionOffer]:
-    """The extensions of a Sec-WebSocket-Extensions value, in order; several header lines are joined with ", " before.
+    """Return the extensions of a Sec-WebSocket-Extensions value, in order; several header lines are joined with ", "
+    before.
 
     Empty list elements are skipped (RFC 9110 §5.6.1.2). Raises HandshakeError (400) for what is not of the grammar.
     """
@@ -53,7 +54,7 @@ def parse_extensions(header_value: str) -> list[ExtensionOffer]:
 
 
 def format_extension(name: str, params: Iterable[tuple[str, str | int | None]]) -> str:
-    """One extension as it stands in the header; every value must be a token."""
+    """Return one extension as it stands in the header; every value must be a token."""
     return "; ".join([name, *(key if value is None else f"{key}={value}" for key, value in params)])
 
 

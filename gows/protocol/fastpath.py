@@ -26,7 +26,7 @@ _MEDIUM = 0x80 | 126  # the second byte of a masked frame with a 16-bit length
 
 
 def _forms() -> list[Form | None]:
-    """By the second byte of a small masked frame: (unpack, payload size, key repetition, payload bits)."""
+    """Return, by the second byte of a small masked frame, (unpack, payload size, key repetition, payload bits)."""
     forms: list[Form | None] = [None] * 256
     for size in range(MAX_CONTROL + 1):
         unpack: Any = struct.Struct(f"<BxI{size}s").unpack_from
@@ -42,14 +42,15 @@ _TEXT_HEADS = _HEADS[TEXT]
 
 
 def text_frame(text: str) -> bytes:
-    """`text` as one unmasked frame. Raises UnicodeEncodeError for a lone surrogate, AttributeError for no str."""
+    """Return `text` as one unmasked frame. Raises UnicodeEncodeError for a lone surrogate, AttributeError for no
+    str."""
     data = text.encode()
     size = len(data)
     return (_TEXT_HEADS[size] if size < 126 else frame_header(TEXT, size)) + data
 
 
 def data_frame(opcode: int, data: bytes) -> bytes:
-    """A whole message, TEXT or BINARY, as one unmasked frame."""
+    """Return a whole message, TEXT or BINARY, as one unmasked frame."""
     size = len(data)
     return (_HEADS[opcode][size] if size < 126 else frame_header(opcode, size)) + data
 
@@ -66,8 +67,8 @@ class FastPath:
             self._forms = [form if form is not None and form[1] <= limit else None for form in _FORMS]
 
     def one(self, buf: bytes | bytearray, pos: int, n: int) -> ByteBuffer | None:
-        """The small message (of at most 125 bytes) with which buf[pos:n] begins; its opcode stands in buf[pos], as
-        0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes first is something else."""
+        """Return the small message (of at most 125 bytes) with which buf[pos:n] begins; its opcode stands in buf[pos],
+        as 0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes first is something else."""
         if n - pos < 6:
             return None
         form = self._forms[buf[pos + 1]]
@@ -125,7 +126,7 @@ class FastPath:
         return pos
 
     def _medium(self, buf: bytes | bytearray, pos: int, n: int, events: list[tuple[int, Any]]) -> int:
-        """A message with a 16-bit length. Returns its end, or `pos` when there is none."""
+        """Take a message with a 16-bit length. Returns its end, or `pos` when there is none."""
         if buf[pos + 1] != _MEDIUM or n - pos < 8:
             return pos
         first, length, key = _UNPACK_MEDIUM(buf, pos)

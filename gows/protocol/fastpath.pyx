@@ -31,8 +31,8 @@ cdef class FastPath:
         self._limit = min(limit, 65535)
 
     cpdef ByteBuffer one(self, object buf, Py_ssize_t pos, Py_ssize_t n):
-        """The small message (of at most 125 bytes) with which buf[pos:n] begins; its opcode stands in buf[pos], as
-        0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes first is something else."""
+        """Return the small message (of at most 125 bytes) with which buf[pos:n] begins; its opcode stands in buf[pos],
+        as 0x81 or 0x82, and it has 6 bytes more than its payload. None: what comes first is something else."""
         cdef const unsigned char* data
         cdef Py_ssize_t size
         if pos < 0:
@@ -78,7 +78,8 @@ cdef class FastPath:
 
 
 cpdef bytes text_frame(object text):
-    """`text` as one unmasked frame. Raises UnicodeEncodeError for a lone surrogate, AttributeError for no str."""
+    """Return `text` as one unmasked frame. Raises UnicodeEncodeError for a lone surrogate, AttributeError for no
+    str."""
     cdef const char* data
     cdef Py_ssize_t size
     cdef bytes encoded
@@ -93,12 +94,12 @@ cpdef bytes text_frame(object text):
 
 
 cpdef bytes data_frame(int opcode, bytes data):
-    """A whole message, TEXT or BINARY, as one unmasked frame."""
+    """Return a whole message, TEXT or BINARY, as one unmasked frame."""
     return _framed(0x80 | opcode, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
 cdef bytes _framed(int first, const char* data, Py_ssize_t size):
-    """A frame without a mask (RFC 6455 §5.2)."""
+    """Return a frame without a mask (RFC 6455 §5.2)."""
     cdef Py_ssize_t head = 2 if size < 126 else 4 if size < 65536 else 10
     cdef uint64_t left = size
     cdef bytes frame = PyBytes_FromStringAndSize(NULL, head + size)
@@ -115,7 +116,7 @@ cdef bytes _framed(int first, const char* data, Py_ssize_t size):
 
 
 cdef ByteBuffer _unmasked(const unsigned char* data, Py_ssize_t size, bint text):
-    """The payload behind the key at `data`; None for a text that is not UTF-8."""
+    """Return the payload behind the key at `data`; None for a text that is not UTF-8."""
     cdef uint32_t key
     cdef bint is_ascii
     cdef bytes payload = PyBytes_FromStringAndSize(NULL, size)

@@ -34,7 +34,7 @@ _OPCODES = frozenset(Opcode)
 
 
 def frame_header(opcode: int, length: int, *, fin: bool = True, rsv1: bool = False, key: bytes | None = None) -> bytes:
-    """The 2 to 14 bytes before a payload of `length` bytes; `key` (4 bytes) makes it a masked frame."""
+    """Return the 2 to 14 bytes before a payload of `length` bytes; `key` (4 bytes) makes it a masked frame."""
     first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
     masked = 0 if key is None else _MASKED
     if length < 126:
@@ -49,13 +49,13 @@ def frame_header(opcode: int, length: int, *, fin: bool = True, rsv1: bool = Fal
 def encode_frame(
     opcode: int, payload: bytes, *, fin: bool = True, rsv1: bool = False, key: bytes | None = None
 ) -> bytes:
-    """A whole frame; with `key` the payload is masked."""
+    """Return a whole frame; with `key` the payload is masked."""
     head = frame_header(opcode, len(payload), fin=fin, rsv1=rsv1, key=key)
     return head + (payload if key is None else mask_range(payload, 0, len(payload), key))
 
 
 def _first_byte_fault(first: int) -> str | None:
-    """What is wrong with a frame that begins so, whatever was negotiated (§5.2, §5.5; RFC 7692 §6.1)."""
+    """Return what is wrong with a frame that begins so, whatever was negotiated (§5.2, §5.5; RFC 7692 §6.1)."""
     opcode = first & 0x0F
     if first & 0x30:
         return "reserved bit set"
@@ -72,7 +72,8 @@ _FIRST_BYTE_FAULTS = tuple(_first_byte_fault(first) for first in range(256))
 
 
 def parse_header(buf: bytes | bytearray, pos: int, end: int, masked: bool) -> tuple[int, int, bytes | None, int] | None:
-    """The header at buf[pos:end]: (first byte, payload length, key, where the payload begins); None: not whole yet.
+    """Return the header at buf[pos:end]: (first byte, payload length, key, where the payload begins); None: not whole
+    yet.
 
     Checks what a header shows by itself, as soon as its bytes are there; raises ProtocolError (1002). `masked` says
     which kind of frames the peer must send (§5.1).
@@ -118,7 +119,7 @@ def parse_header(buf: bytes | bytearray, pos: int, end: int, masked: bool) -> tu
 
 
 def encode_close_body(code: int, reason: str = "") -> bytes:
-    """The payload of a close frame; 1005 (no code) gives an empty one.
+    """Return the payload of a close frame; 1005 (no code) gives an empty one.
 
     Raises InvalidCloseCodeError when the code may not travel (§7.4), or the reason is over 123 bytes or not Unicode.
     """
@@ -138,7 +139,7 @@ def encode_close_body(code: int, reason: str = "") -> bytes:
 
 
 def parse_close_body(body: bytes) -> tuple[int, str]:
-    """Code and reason of a received close frame; (1005, "") for an empty one (§7.1.5).
+    """Return code and reason of a received close frame; (1005, "") for an empty one (§7.1.5).
 
     Raises ProtocolError: 1002 for one byte or a code that may not travel, 1007 for a reason that is not UTF-8.
     """

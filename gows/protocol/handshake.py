@@ -52,7 +52,7 @@ _ANSWER_START = (
 
 
 def check_request(head: RequestHead) -> str:
-    """The Sec-WebSocket-Key of a valid upgrade (RFC 6455 §4.2.1); raises HandshakeError otherwise."""
+    """Return the Sec-WebSocket-Key of a valid upgrade (RFC 6455 §4.2.1); raises HandshakeError otherwise."""
     if head.method != "GET":
         raise HandshakeError(405, "a WebSocket upgrade is a GET request", (("Allow", "GET"),))
     if head.version != "HTTP/1.1":
@@ -70,12 +70,12 @@ def check_request(head: RequestHead) -> str:
 
 
 def accept_key(key: str) -> str:
-    """The Sec-WebSocket-Accept that answers `key` (RFC 6455 §4.2.2, step 5.4)."""
+    """Return the Sec-WebSocket-Accept that answers `key` (RFC 6455 §4.2.2, step 5.4)."""
     return b2a_base64(sha1(key.encode() + _GUID).digest(), newline=False).decode()
 
 
 def choose_subprotocol(head: RequestHead, offered: Sequence[str]) -> str | None:
-    """The first of `offered` (ours, best first) that the client asked for; None when there is none.
+    """Return the first of `offered` (ours, best first) that the client asked for; None when there is none.
 
     Raises HandshakeError (400) when the client's list is not made of tokens, or names one twice (RFC 6455 §4.1).
     """
@@ -92,7 +92,7 @@ def choose_subprotocol(head: RequestHead, offered: Sequence[str]) -> str | None:
 
 
 def check_headers(headers: HeaderSource) -> list[tuple[str, str]]:
-    """`headers` of a user as pairs.
+    """Return the `headers` of a user as pairs.
 
     Raises InvalidHeaderError for CR, LF, control or non-ASCII characters, a name that is no token, and a name that the
     handshake itself writes: Sec-WebSocket-*, Upgrade, Connection, Content-Length, Host and the like.
@@ -108,7 +108,8 @@ def check_headers(headers: HeaderSource) -> list[tuple[str, str]]:
 def response_101(
     key: str, *, subprotocol: str | None = None, extensions: str | None = None, headers: HeaderSource = ()
 ) -> bytes:
-    """The answer that ends a handshake (RFC 6455 §4.2.2); InvalidHeaderError for `headers` that may not be sent."""
+    """Return the answer that ends a handshake (RFC 6455 §4.2.2); InvalidHeaderError for `headers` that may not be
+    sent."""
     answer = _ANSWER_START + b2a_base64(sha1(key.encode() + _GUID).digest(), newline=False)
     if subprotocol is None and extensions is None and not headers:
         return answer + b"\r\n\r\n"
@@ -125,7 +126,7 @@ def response_101(
 
 
 def response_error(error: HttpError) -> bytes:
-    """The HTTP answer to a request that was refused: plain text, `Connection: close`.
+    """Return the HTTP answer to a request that was refused: plain text, `Connection: close`.
 
     The error may be what another server answered to a client of ours, in a view that lets it pass. Its fields are sent,
     with bytes above 0x7F as they came, but not those that speak of its own body and connection; and what is no refusal
@@ -147,7 +148,7 @@ def response_error(error: HttpError) -> bytes:
 
 
 def status_phrase(status: int) -> str:
-    """The reason phrase of a status, empty for an unknown one (RFC 9112 §4: it may be)."""
+    """Return the reason phrase of a status, empty for an unknown one (RFC 9112 §4: it may be)."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -155,7 +156,7 @@ def status_phrase(status: int) -> str:
 
 
 def same_origin(origin: str | None, host: str | None, secure: bool) -> bool:
-    """Whether a page of `origin` may open a WebSocket to `host` (the Host field): host and port must be equal.
+    """Return whether a page of `origin` may open a WebSocket to `host` (the Host field): host and port must be equal.
 
     No Origin passes: the client is no browser (RFC 6455 §10.2). "null" and malformed ones do not. A port that is not
     given is its scheme's; when Host gives none and we are not `secure` ourselves, Origin's scheme counts, for TLS may
@@ -172,7 +173,7 @@ def same_origin(origin: str | None, host: str | None, secure: bool) -> bool:
 
 
 def new_key() -> str:
-    """A fresh Sec-WebSocket-Key: 16 random bytes in base64 (RFC 6455 §4.1 point 7)."""
+    """Return a fresh Sec-WebSocket-Key: 16 random bytes in base64 (RFC 6455 §4.1 point 7)."""
     return b64encode(os.urandom(16)).decode()
 
 
@@ -186,7 +187,7 @@ def request_bytes(
     origin: str | None = None,
     headers: HeaderSource = (),
 ) -> bytes:
-    """The client's request (RFC 6455 §4.1); raises InvalidHeaderError before anything could be sent.
+    """Return the client's request (RFC 6455 §4.1); raises InvalidHeaderError before anything could be sent.
 
     `host` is "name" or "name:port"; `target` begins with "/" and is percent-encoded.
     """
@@ -219,7 +220,7 @@ def request_bytes(
 def check_response(
     head: ResponseHead, key: str, *, subprotocols: Sequence[str] = (), deflate_options: DeflateOptions | None = None
 ) -> tuple[str | None, DeflateParams | None]:
-    """The subprotocol and the compression the server chose (RFC 6455 §4.1).
+    """Return the subprotocol and the compression the server chose (RFC 6455 §4.1).
 
     Raises HandshakeError: for a status other than 101 it carries that status, the server's reason and headers (so
     Location of a redirect, WWW-Authenticate of a 401); for a 101 that is not valid its status is 101. `subprotocols`

@@ -34,20 +34,20 @@ _TABLES = tuple((_ALL ^ _FROM_BYTES(bytes([k]) * 256, "little")).to_bytes(256, "
 
 
 def mask(data: bytes | bytearray | memoryview, key: bytes, offset: int = 0) -> bytes:
-    """`data` XORed with the 4 bytes of `key`, starting with key[offset % 4]. Masks and unmasks alike."""
+    """Return `data` XORed with the 4 bytes of `key`, starting with key[offset % 4]. Masks and unmasks alike."""
     if isinstance(data, memoryview):
         data = bytes(data)  # views have no translate
     return mask_range(data, 0, len(data), rotate(key, offset))
 
 
 def rotate(key: bytes, offset: int) -> bytes:
-    """The key that goes on after `offset` bytes were masked with `key`."""
+    """Return the key that goes on after `offset` bytes were masked with `key`."""
     offset &= 3
     return key[offset:] + key[:offset] if offset else key
 
 
 def mask_range(buf: bytes | bytearray, start: int, end: int, key: bytes) -> bytes:
-    """buf[start:end] XORed with `key`: the receiver's way, without a copy of the slice first."""
+    """Return buf[start:end] XORed with `key`: the receiver's way, without a copy of the slice first."""
     size = end - start
     if size < _INTERLEAVE_FROM:
         masked = _FROM_BYTES(buf[start:end], "little") ^ _FROM_BYTES(key, "little") * REPEATS[(size + 3) >> 2]

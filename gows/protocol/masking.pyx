@@ -63,7 +63,7 @@ cdef uint64_t mask_into(unsigned char* out, const unsigned char* source, Py_ssiz
 
 
 cpdef bytes mask(object data, bytes key, object offset=0):
-    """`data` XORed with the 4 bytes of `key`, starting with key[offset % 4]. Masks and unmasks alike."""
+    """Return `data` XORed with the 4 bytes of `key`, starting with key[offset % 4]. Masks and unmasks alike."""
     cdef Py_buffer view
     cdef bytes masked
     cdef bytes turned = rotate(key, offset)
@@ -78,13 +78,13 @@ cpdef bytes mask(object data, bytes key, object offset=0):
 
 
 cpdef bytes rotate(bytes key, object offset):
-    """The key that goes on after `offset` bytes were masked with `key`."""
+    """Return the key that goes on after `offset` bytes were masked with `key`."""
     cdef Py_ssize_t turn = offset & 3
     return key[turn:] + key[:turn] if turn else key
 
 
 cpdef bytes mask_range(object buf, Py_ssize_t start, Py_ssize_t end, bytes key):
-    """buf[start:end] XORed with `key`: the receiver's way, without a copy of the slice first."""
+    """Return buf[start:end] XORed with `key`: the receiver's way, without a copy of the slice first."""
     cdef const unsigned char* data = bytes_of(buf, end)
     cdef bytes masked
     if start < 0 or start > end:

@@ -24,7 +24,7 @@ class MeteredConnection(Connection):
     __slots__ = ()
 
     def receive_one(self, buf: bytes | bytearray, pos: int, n: int) -> None:
-        """Nothing: `receive` counts."""
+        """Return None: `receive` counts what comes."""
 
     def receive(self, buf: bytes | bytearray, n: int, events: list[Event], pos: int = 0) -> None:
         """Parse and count; `pos` is 0, for `receive_one` takes nothing. Of a read that is too large, only what was
@@ -53,7 +53,7 @@ class MeteredConnection(Connection):
             self.fail(RateError("messages"), events)
 
     def receive_eof(self) -> None:
-        """The stream is gone, and is remembered no longer."""
+        """Forget the connection: its stream is gone."""
         super().receive_eof()
         rates = self.config.rates
         assert rates is not None
@@ -63,6 +63,6 @@ class MeteredConnection(Connection):
 
 
 def _counts(event: Event) -> bool:
-    """Whether an event is a message or a control frame: of a message in pieces, the last one is."""
+    """Return whether an event is a message or a control frame: of a message in pieces, the last one is."""
     kind, value = event
     return kind not in (CLOSE, FAIL) and (kind != CHUNK or value[1])

@@ -46,8 +46,9 @@ class PreparedMessage:
         self._frame = b""
 
     def encode(self, connection: Connection) -> bytes:
-        """The frame for one connection, under the lock that guards its sending. Raises ConnectionClosedError unless it
-        is open, WriterBusyError while a fragmented message is unfinished, UsageError for a client's connection."""
+        """Return the frame for one connection, under the lock that guards its sending. Raises ConnectionClosedError
+        unless it is open, WriterBusyError while a fragmented message is unfinished, UsageError for a client's
+        connection."""
         state = connection._in | connection._out
         if state:
             kind, text = SEND_MESSAGE[state] or _PEER_CLOSES

@@ -24,12 +24,12 @@ class Rate:
         """Seconds in which an empty bucket fills."""
 
     def room(self, full_at: float, now: float) -> int:
-        """How many may be taken now from a bucket that is full at `full_at`."""
+        """Return how many may be taken now from a bucket that is full at `full_at`."""
         # a hair more, for a sum of intervals falls short of the time it stands for
         return int((self.span - max(full_at - now, 0.0)) / self._interval + 1e-6)
 
     def take(self, full_at: float, now: float, amount: float) -> float:
-        """When the bucket is full after `amount` was taken."""
+        """Return when the bucket is full after `amount` was taken."""
         return max(full_at, now) + amount * self._interval
 
 
@@ -68,12 +68,12 @@ class Meter:
         return self._rate.room(full_at, now)
 
     def forget(self, key: Hashable) -> None:
-        """The key is gone."""
+        """Forget a key that is gone."""
         self._new.pop(key, None)
         self._old.pop(key, None)
 
     def __len__(self) -> int:
-        """How many keys are remembered."""
+        """Return how many keys are remembered."""
         return len(self._new.keys() | self._old.keys())
 
 

@@ -39,7 +39,7 @@ class Utf8Validator:
 
 
 def is_utf8(payload: bytes) -> bool:
-    """Whether all of `payload` is UTF-8 (RFC 3629)."""
+    """Return whether all of `payload` is UTF-8 (RFC 3629)."""
     try:
         payload.decode()
     except UnicodeDecodeError:

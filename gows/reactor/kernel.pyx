@@ -145,7 +145,7 @@ cdef class Socket:
 
 
 cdef inline object _result(Py_ssize_t n):
-    """What a system call returned; it has just set errno."""
+    """Return what a system call returned; it has just set errno."""
     if n < 0:
         PyErr_SetFromErrno(OSError)
     return n

@@ -281,7 +281,8 @@ class _Acceptor(Endpoint):
         self.sock.close()
 
     def fail(self, error: Exception) -> None:
-        """Back off: the error was logged, the next connection may do better, and this one may still be in the queue."""
+        """Back off after an error, which was logged: the next connection may do better, and this one may still be in
+        the queue."""
         self.listener.hold_off()
 
 

@@ -38,7 +38,7 @@ cdef class Lock:
             self._open_gate()
 
     def _is_owned(self):
-        """Whether the caller's thread has the lock; `threading.RLock` has this method, for conditions."""
+        """Return whether the caller's thread has the lock; `threading.RLock` has this method, for conditions."""
         return self._depth > 0 and self._owner == <unsigned long>PyThread_get_thread_ident()
 
     def __enter__(self):

@@ -158,7 +158,7 @@ def available_pollers() -> list[str]:
 
 
 def make_poller(name: str | None = None, max_events: int = 512) -> Poller:
-    """The poller called `name`, or the platform's best, which reports at most `max_events` events at a time.
+    """Return the poller called `name`, or the platform's best, which reports at most `max_events` events at a time.
 
     Raises ValueError for a name that this platform does not have.
     """

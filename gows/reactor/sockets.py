@@ -150,8 +150,8 @@ class SocketLayer:
         return 0
 
     def acknowledged(self, sock: Sock) -> int:
-        """A count that grows as the peer's host takes what was sent: of bytes, or where there is no such, the negative
-        of what is held. Loop thread."""
+        """Return a count that grows as the peer's host takes what was sent: of bytes, or where there is no such, the
+        negative of what is held. Loop thread."""
         if _BYTES_ACKED is not None and sock.family != socket.AF_UNIX:
             try:
                 info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
@@ -205,8 +205,8 @@ def _prepared(sock: Socket, *, nodelay: bool) -> Socket:
 
 
 def _listen_tcp(address: Address, backlog: int, reuse_port: bool) -> list[Sock]:
-    """Every interface: one dual-stack IPv6 socket, or IPv4 where there is no IPv6. A name: each of its addresses that
-    is ours."""
+    """Return the sockets that listen at an address. Every interface: one dual-stack IPv6 socket, or IPv4 where there is
+    no IPv6. A name: each of its addresses that is ours."""
     if not address.host:
         try:
             if socket.has_dualstack_ipv6():

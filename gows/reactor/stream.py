@@ -90,7 +90,7 @@ class _NoObserver(Observer):
     __slots__ = ()
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
-        """Never called."""
+        """Do nothing: no stream of this observer reads."""
 
 
 NO_OBSERVER = _NoObserver()
@@ -216,7 +216,7 @@ class Stream(Transport):
                 loop.wakeup.wake()
 
     def cork_locked(self) -> None:
-        """Only queue from now on what is written."""
+        """Queue only, from now on, what is written."""
         if DEBUG:
             check_owned(self.lock)
         self._state |= CORKED
@@ -252,7 +252,7 @@ class Stream(Transport):
             loop.wakeup.wake()
 
     def cork(self) -> None:
-        """Only queue from now on what is written. Any thread."""
+        """Queue only, from now on, what is written. Any thread."""
         with self.lock:
             self.cork_locked()
 

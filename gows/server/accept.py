@@ -163,7 +163,8 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
 def _upgrade_for_proxy(
     carrier: HttpConnection, agreement: Agreement, ws: WebSocket, client: SocketAddress | None
 ) -> None:
-    """The connection of a trusted proxy is one client's from here on: it is admitted now, and its peer has a name."""
+    """Upgrade the connection of a trusted proxy. From here on it is that of one client, which is admitted now, and
+    whose address is the peer's."""
     admission = carrier.app.admission if isinstance(carrier.app, Server) else None
     if admission is not None:
         refusal = admission.enter(carrier.stream, client)
@@ -190,7 +191,7 @@ def _accept_borrowed(
     headers: list[tuple[str, str]],
     loop: Loop | None,
 ) -> WebSocket:
-    """A socket that a foreign server goes on holding: it is left with a dead end in its place.
+    """Take over a socket that a foreign server goes on holding, and leave a dead end in its place.
 
     Whatever that server writes or shuts down after its view returned must not reach our connection. So our side gets
     a duplicate of the descriptor, and the server's descriptor becomes one end of a socket pair whose other
@@ -211,7 +212,7 @@ def _accept_borrowed(
 def _accept_socket(
     sock: socket.socket, head: bytes, options: AcceptOptions, headers: list[tuple[str, str]], loop: Loop | None
 ) -> WebSocket:
-    """A socket of the caller's; it is ours from here on, refused or not."""
+    """Take over a socket of the caller; it is ours from here on, refused or not."""
     _refuse_tls(sock)
     try:
         request = _read_head(sock, head)
@@ -236,8 +237,8 @@ def _refuse_tls(sock: socket.socket) -> None:
 
 
 def _refuse_early(sock: socket.socket, reader: object) -> None:
-    """Nothing may come before the 101 (RFC 6455 §4.1); what lies in a server's buffer would be lost. gunicorn does not
-    let us look there."""
+    """Refuse a peer that sent something before the 101 (RFC 6455 §4.1); what lies in a server's buffer would be lost.
+    gunicorn does not let us look there."""
     if isinstance(reader, BufferedReader):
         timeout = sock.gettimeout()
         sock.setblocking(False)
@@ -250,7 +251,8 @@ def _refuse_early(sock: socket.socket, reader: object) -> None:
 
 
 def _adopt(sock: socket.socket, agreement: Agreement, request: Request) -> WebSocket:
-    """As `Loop.adopt`, but the observer is there before the loop looks at the socket: none of its news is missed."""
+    """Give a socket to the loop. Other than with `Loop.adopt`, the observer is there before the loop looks at it, and
+    so misses nothing."""
     loop = agreement.context.loop
     stream = Stream(loop, loop.sockets.adopt(sock))
     ws = stream.observer = _websocket(stream, agreement, request)
@@ -290,7 +292,8 @@ def _parse(head: bytes) -> Request:
 
 
 def _feed(parser: RequestParser, data: bytes) -> None:
-    """Outside of a Server nobody else answers a malformed head, so it is a refused handshake like any other."""
+    """Parse a head. Outside of a Server nobody else answers a malformed one, so it is a refused handshake like any
+    other."""
     try:
         parser.feed(data)
     except HttpError as error:
@@ -316,7 +319,7 @@ def _wsgi_socket(environ: dict[str, Any]) -> socket.socket:
 
 
 def _wsgi_head(environ: dict[str, Any]) -> bytes:
-    """The request head that the environ was made from (PEP 3333), to be checked like any other."""
+    """Return the request head that the environ was made from (PEP 3333), to be checked like any other."""
     target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
     if not target:
         target = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "/") or "/"
@@ -333,6 +336,6 @@ def _wsgi_head(environ: dict[str, Any]) -> bytes:
 
 
 def _handler_head(handler: BaseHTTPRequestHandler) -> bytes:
-    """The request head that http.server has parsed, to be checked like any other."""
+    """Return the request head that http.server has parsed, to be checked like any other."""
     lines = [handler.requestline, *(f"{name}: {value}" for name, value in handler.headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")

@@ -138,7 +138,7 @@ class Admission:
             raise ValueError(f"retry_after must be (least, most) seconds, not {self.retry_after!r}")
 
     def proxy_versions(self, proxy_protocol: bool | str) -> frozenset[int]:
-        """The versions of the PROXY protocol that `proxy_protocol` allows; none: there is no such header. Raises
+        """Return the versions of the PROXY protocol that `proxy_protocol` allows; none: there is no such header. Raises
         ValueError."""
         if proxy_protocol is False:
             return frozenset()
@@ -163,7 +163,7 @@ class Admission:
             loop.on_end.append(self._ended)
 
     def detach(self) -> None:
-        """The server has ended."""
+        """End counting: the server has ended."""
         if self._loop is not None and self._ended in self._loop.on_end:
             self._loop.on_end.remove(self._ended)
 
@@ -186,13 +186,13 @@ class Admission:
             return refusal
 
     def leave(self, stream: Stream) -> None:
-        """The connection is not what it was admitted for, and goes on. Any thread."""
+        """Count a connection no more that is not what it was admitted for, and goes on. Any thread."""
         with stream.lock:
             if not stream.closed:  # else its end is near, or was, and the descriptor may be another's
                 self._ended(stream)
 
     def _ended(self, stream: Stream) -> None:
-        """The stream ends; its descriptor is still open."""
+        """Count a stream no more that ends; its descriptor is still open."""
         assert stream.sock is not None
         fd = stream.sock.fileno()
         with self._lock:
@@ -206,12 +206,13 @@ class Admission:
                 _decrease(self._by_subnet, subnet(number, self.ipv4_prefix, self.ipv6_prefix))
 
     def count(self, cause: str) -> None:
-        """One more in `counts`. Any thread."""
+        """Add one to `counts`. Any thread."""
         with self._lock:
             self.counts[cause] += 1
 
     def error(self, refusal: Refusal) -> HandshakeError:
-        """The answer to who was refused; its Retry-After is random, or those who came together came back together."""
+        """Return the answer to a client that was refused. Its Retry-After is random, or those that came together would
+        come back together."""
         return HandshakeError(
             refusal.status, refusal.reason, (("Retry-After", str(random.randint(*self.retry_after))),)
         )
@@ -224,7 +225,8 @@ class Admission:
     # ------------------------------------------------------------------ counting; lock held
 
     def _look_locked(self, number: int | None) -> Refusal | None:
-        """Whether one more of this client may come in; takes from the rate's bucket if so."""
+        """Return why one more connection of this client may not come in; None: it may, and takes from the rate's
+        bucket."""
         if DEBUG:
             check_owned(self._lock)
         if number is not None:

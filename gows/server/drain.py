@@ -54,7 +54,7 @@ class Drain:
         self._deadline = self._spread_until + timeout * TICKS_PER_SECOND
 
     def begin(self) -> None:
-        """Loop thread."""
+        """Begin to drain. Loop thread."""
         for listener in self._listeners:
             listener.take_queued()
             listener.close()
@@ -85,8 +85,8 @@ class Drain:
         self.finished.set()
 
     def _share(self, count: int, now: int) -> int:
-        """How many of `count` to close now: what falls to the time since the last look, give or take a half; a fraction
-        is left to chance."""
+        """Return how many of `count` to close now: what falls to the time since the last look, give or take a half; a
+        fraction is left to chance."""
         passed, remaining = now - self._last_look, self._spread_until - now
         if remaining <= 0:
             return count
@@ -94,8 +94,8 @@ class Drain:
         return min(count, int(exact) + (random.random() < exact % 1))
 
     def _survey(self, now: int) -> tuple[list[WebSocket], list[HttpConnection], int]:
-        """The open WebSockets, the HTTP connections that are left although they are idle, and how many connections
-        there are in all. When it is time, HTTP connections are told to end."""
+        """Return the open WebSockets, the HTTP connections that are left although they are idle, and how many
+        connections there are in all. When it is time, HTTP connections are told to end."""
         open_: list[WebSocket] = []
         idle: list[HttpConnection] = []
         # requests of those who were just accepted are still to be read, without a drain too

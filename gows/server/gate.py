@@ -40,10 +40,10 @@ class _Refused(Observer):
         self.count = 0
 
     def data_received(self, buf: bytearray, n: int, /) -> None:
-        """Nothing of it is of interest."""
+        """Do nothing: what a refused peer sends is of no interest."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        """One less."""
+        """Count one less."""
         self.count -= 1
 
 
@@ -92,7 +92,8 @@ class Gate:
         return False
 
     def _known(self, stream: Stream) -> bool:
-        """It is known by now who is there: the peer, or whom a PROXY header names. Whether the connection goes on."""
+        """Admit a connection of which it is known by now whose it is: the peer's, or that of the client which a PROXY
+        header names. Return whether it goes on."""
         admission = self._admission
         if not admission.limited:
             return True
@@ -118,7 +119,7 @@ class Gate:
             stream.abort()
 
     def _no_proxy(self, stream: Stream, error: ProxyError) -> None:
-        """A connection that is to begin with a PROXY header does not."""
+        """Count a connection that should begin with a PROXY header and does not."""
         if not self._admission.counts["proxy_protocol"]:
             address = show_address(stream.peer_address)
             logger.warning("%s was cut off: %s; further ones are only counted", address, error)

@@ -16,7 +16,8 @@ _HEADERS = (("Cache-Control", "no-store"),)
 
 
 def health_answer(request: Request, *, ready: bool) -> Response:
-    """The answer to a request for one of HEALTH_PATHS. Raises HttpError (405) for other methods than GET and HEAD."""
+    """Return the answer to a request for one of HEALTH_PATHS. Raises HttpError (405) for other methods than GET and
+    HEAD."""
     if request.method not in ("GET", "HEAD"):
         raise HttpError(405, f"{request.method} is not allowed here", (("Allow", "GET, HEAD"),))
     if request.path == READY and not ready:

@@ -102,12 +102,12 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """One more."""
+        """Count one more, and add its time."""
         self.sum += seconds
         self.counts[sum(seconds > bound for bound in BOUNDS)] += 1
 
     def snapshot(self) -> dict[str, float]:
-        """By upper bound, and the sum."""
+        """Return the counts by upper bound, and the sum."""
         found: dict[str, float] = {str(bound): count for bound, count in zip(BOUNDS, self.counts, strict=False)}
         return found | {"+Inf": self.counts[-1], "sum": self.sum}
 
@@ -130,7 +130,7 @@ class Probes:
         loop.call_soon(self._begin)
 
     def close(self) -> None:
-        """The end of it. Any thread."""
+        """Measure no more. Any thread."""
         self._over = True
         self._loop.on_turn = None
         timer = self._timer
@@ -155,12 +155,12 @@ class Probes:
         self._begin()
 
     def run(self) -> None:
-        """The task: it has waited until now."""
+        """Note how long the task has waited until now."""
         self.wait.observe(max(0.0, self._loop.time() - self._asked))
         self._running = False
 
     def stalled(self) -> None:
-        """It never is."""
+        """Do nothing: this task is never slow."""
 
     @property
     def longest_lag(self) -> float:
@@ -196,7 +196,7 @@ class Metrics:
         self._probes = Probes(server.loop)
 
     def close(self) -> None:
-        """The server ends. Any thread."""
+        """Measure no more: the server ends. Any thread."""
         self._probes.close()
 
     def join(self, bus: Bus) -> None:
@@ -204,7 +204,7 @@ class Metrics:
         bus.handle("metrics", lambda sender, data: json.dumps(self.snapshot()).encode())
 
     def answer(self, request: Request) -> Response:
-        """The page: of all processes. Waits for the others, a second at most. Raises HttpError (405)."""
+        """Return the page of all processes. Waits for the others, a second at most. Raises HttpError (405)."""
         if request.method not in ("GET", "HEAD"):
             raise HttpError(405, f"{request.method} is not allowed here", (("Allow", "GET, HEAD"),))
         snapshots = [self.snapshot()]
@@ -215,7 +215,7 @@ class Metrics:
         return Response(body, 200, (("Content-Type", kind), ("Cache-Control", "no-store")))
 
     def snapshot(self) -> Snapshot:
-        """The numbers of this process. Any thread."""
+        """Return the numbers of this process. Any thread."""
         server, loop = self._server, self._server.loop
         traffic, fanout, news, losses = server.traffic, server.fanout, server.news, server.publishing.losses
         states: Counter[str] = Counter()
@@ -270,12 +270,12 @@ class Metrics:
 
 
 def _code(code: int) -> str:
-    """A label for a close code: of a thousand together where the peer has the choice."""
+    """Return a label for a close code: one for a thousand of those that the peer may choose."""
     return f"{code}-{code + 999}" if code >= 3000 else str(code)
 
 
 def add_up(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """One for all; the largest where the name has `_max_`."""
+    """Return the sums of all; the largest where the name has `_max_`."""
     total: Snapshot = {}
     for snapshot in snapshots:
         for name, values in snapshot.items():
@@ -287,7 +287,7 @@ def add_up(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def _renderer() -> Callable[[Snapshot], tuple[bytes, str]]:
-    """What makes a page of a snapshot, in Prometheus' text format. Raises UsageError."""
+    """Return what makes a page of a snapshot, in Prometheus' text format. Raises UsageError."""
     try:
         from prometheus_client import CollectorRegistry
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily

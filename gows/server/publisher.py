@@ -213,7 +213,8 @@ class Publisher:
         return ended
 
     def _check_subscribe(self, ws: WebSocket, topic: str) -> list[str]:
-        """As `Subscriptions.check_subscribe`; a connection that may not subscribe any more is unsubscribed."""
+        """Do what `Subscriptions.check_subscribe` does; a connection that may not subscribe any more is
+        unsubscribed."""
         try:
             return self.subscriptions.check_subscribe(ws, topic)
         except NotAllowedError:

@@ -162,7 +162,7 @@ class Server:
     # ------------------------------------------------------------------ what is served
 
     def route(self, pattern: str, methods: Iterable[str] = ("GET",)) -> Callable[[V], V]:
-        """Decorator: the view answers requests for `pattern` ("/", "/room/{name}", "/files/{rest:path}").
+        """Decorate a view: it answers requests for `pattern` ("/", "/room/{name}", "/files/{rest:path}").
 
         A view takes the Request and, by name, the pattern's parameters. It returns a Response, or a str (HTML), bytes,
         dict or list (JSON); or it upgrades the connection with `gows.accept(request)` and returns nothing. Views run
@@ -209,8 +209,8 @@ class Server:
             raise
 
     def answers_at_once(self, request: Request) -> bool:
-        """Whether the request is about our health. The loop answers it, so that workers that are all busy do not make
-        the process look dead. Loop thread."""
+        """Return whether the request is about our health. The loop answers it, so that workers that are all busy do not
+        make the process look dead. Loop thread."""
         return self.health and request.path in HEALTH_PATHS
 
     # ------------------------------------------------------------------ running
@@ -229,7 +229,8 @@ class Server:
         return own if self._remote is None else [*own, *self._remote.connections()]
 
     def connection_count(self) -> int:
-        """How many open WebSockets there are, in all processes. Asks the others as `connections`, for a number only."""
+        """Return how many open WebSockets there are, in all processes. Asks the others as `connections`, for a number
+        only."""
         own = len(Audience(self.loop, self).members())
         return own if self._remote is None else own + self._remote.count()
 
@@ -336,21 +337,22 @@ class Server:
         return sum(map(self.publishing.recheck, connections))
 
     def members(self, topic: str) -> list[Member]:
-        """Who has subscribed to `topic`, in all processes, of those whom `presence` describes: `id` and `info` of each.
-        What other processes tell of theirs is here already: nobody is asked. Any thread."""
+        """Return who has subscribed to `topic`, in all processes, of those whom `presence` describes: `id` and `info`
+        of each. What other processes tell of theirs is here already: nobody is asked. Any thread."""
         check_topic(topic, self.subscriptions.longest)
         return self.publishing.members(topic)
 
     def topics(self) -> dict[str, int]:
-        """What connections of this server have subscribed to, patterns too, and how many to just that; in all its
-        processes, the others of which have a second to answer. Any thread but the bus's."""
+        """Return what connections of this server have subscribed to, patterns too, and how many to just that; in all
+        its processes, the others of which have a second to answer. Any thread but the bus's."""
         counts = Counter(self.subscriptions.counts())
         if self._remote is not None:
             counts.update(self._remote.topics())
         return dict(counts)
 
     def subscriber_count(self, topic: str) -> int:
-        """How many connections, in all processes, would get a message that is published to `topic` now. As `topics`."""
+        """Return how many connections, in all processes, would get a message that is published to `topic` now. Asks the
+        others as `topics` does."""
         check_topic(topic, self.subscriptions.longest)
         others = 0 if self._remote is None else self._remote.subscribers(topic)
         return self.subscriptions.count(topic) + others
@@ -383,7 +385,7 @@ class Server:
         reuse_port: bool = False,
         mode: int | None = None,
     ) -> Listener:
-        """As `listen`; returns what `drop_listener` takes."""
+        """Listen, as `listen` does. Returns what `drop_listener` takes."""
         if self._stopping:
             raise UsageError("this server was stopped")
         admission = self.admission
@@ -506,7 +508,8 @@ class Server:
 
     @contextmanager
     def _starting_or_stopping(self) -> Iterator[None]:
-        """One thread at a time, and only once: a signal handler may come amid it and call `stop()`."""
+        """Let one thread at a time start or stop, and only once: a signal handler may come amid it and call
+        `stop()`."""
         with self._stop_lock:
             self._stopper = threading.get_ident()
             try:
@@ -521,7 +524,7 @@ class Server:
             pass  # a loop that was told to end by an earlier stop() does not call us any more
 
     def _signalled(self) -> None:
-        """SIGINT or SIGTERM came. Called in a signal handler."""
+        """Stop, for SIGINT or SIGTERM came. Called in a signal handler."""
         self._leaving = True
         self._ended.put(None)
 

@@ -25,7 +25,8 @@ def _put_back(handlers: dict[signal.Signals, Any]) -> None:
 
 
 def _disown_signals() -> None:
-    """In a forked process (fork(2)) the server does not go on. What ends its program is to end a child, too."""
+    """Give up our signal handlers in a forked process (fork(2)), where the server does not go on: what ends its program
+    is to end a child, too."""
     while _replaced:
         _put_back(_replaced.pop())
 

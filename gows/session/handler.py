@@ -32,22 +32,24 @@ class Handler:
     hand-over. One that blocks all the same holds up every connection. Looked at when `ws.serve(handler)` is called."""
 
     def on_open(self, ws: WebSocket) -> None:
-        """The upgrade is answered; messages may be written. First of all callbacks."""
+        """Called first of all callbacks, when the upgrade is answered: messages may be written."""
 
     def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
-        """One whole message, TEXT (checked UTF-8) or BINARY. `buff` is lent until this returns."""
+        """Called with one whole message, TEXT (checked UTF-8) or BINARY. `buff` is lent until this returns."""
 
     def on_close(self, ws: WebSocket) -> None:
-        """The connection has ended: `ws.close_code`, `ws.close_reason`. Exactly once and last, whatever ended it."""
+        """Called exactly once and last, when the connection has ended, whatever ended it: `ws.close_code`,
+        `ws.close_reason`."""
 
     def on_ping(self, ws: WebSocket, data: bytes) -> None:
-        """A ping came; the pong was already sent."""
+        """Called when a ping came; the pong was already sent."""
 
     def on_pong(self, ws: WebSocket, data: bytes) -> None:
-        """A pong came, asked for or not."""
+        """Called when a pong came, asked for or not."""
 
     def on_drain(self, ws: WebSocket) -> None:
-        """The outgoing queue had passed the high-water mark and fell to the low-water mark: writing may go on."""
+        """Called when the outgoing queue had passed the high-water mark and fell to the low-water mark: writing may go
+        on."""
 
 
 _CALLBACKS = ("on_open", "on_message", "on_chunk", "on_close", "on_ping", "on_pong", "on_drain", "on_publish")

@@ -68,7 +68,7 @@ class Policy:
         expires: float,
         wait: bool,
     ) -> bool:
-        """With the queue over `mark`: find out whether there is room for a message, and else apply the policy.
+        """Find out whether there is room for a message in a queue that is over `mark`, and else apply the policy.
 
         - `opcode`: 0, if the message is not known yet as a whole, so that it cannot be kept back.
         - `data`: its payload, str or bytes; `compress`, `key`: as the user gave them.

@@ -99,8 +99,8 @@ class Sending:
         expires: float = math.inf,
         wait: bool = True,
     ) -> bool:
-        """With the queue over `context.mark`: find out whether there is room for a message, and else apply the overflow
-        policy (see `Policy.make_room_locked`)."""
+        """Find out whether there is room for a message in a queue that is over `context.mark`, and else apply the
+        overflow policy (see `Policy.make_room_locked`)."""
         if DEBUG:
             check_owned(self.stream.lock)
         return self.context.policy.make_room_locked(self, opcode, data, compress, key, deferred, expires, wait)

@@ -367,7 +367,7 @@ class Session(Delivering):
     # ------------------------------------------------------------------ what is held of what came (loop thread)
 
     def _count_held(self, n: int, events: list[Event]) -> None:
-        """After `n` bytes came: count what is unfinished, and the events that wait for the handler, unless it is
+        """Count, after `n` bytes came, what is unfinished, and the events that wait for the handler, unless it is
         little."""
         context, connection = self.context, self.connection
         receiving = context.receiving

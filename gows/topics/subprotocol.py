@@ -244,7 +244,7 @@ def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str
 
 
 def _ping(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
-    """Stand for `ping` in the table of requests; `_act` answers it, for it has no topic."""
+    """Do nothing: `_act` answers `ping`, for it has no topic, and this stands for it in the table of requests."""
 
 
 _ACTS: dict[str, Callable[[TopicHandler, WebSocket, str, dict[str, Any], Reply], None]] = {

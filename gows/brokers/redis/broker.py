@@ -209,9 +209,10 @@ class RedisBroker(Broker):
         return self._mailbox.waiting
 
     def counters(self) -> dict[str, int]:
-        """Publications that were refused or queued while Redis was not there, refused since too many waited, of which
-        it is not known whether Redis has them, and which Redis did not take; how often it was connected again; what
-        came from Redis and is not ours, and topics of which only a look into Redis showed that something was missed."""
+        """Return the counts of publications that were refused or queued while Redis was not there, refused since too
+        many waited, of which it is not known whether Redis has them, and which Redis did not take; how often it was
+        connected again; what came from Redis and is not ours, and topics of which only a look into Redis showed that
+        something was missed."""
         return dict(self._mailbox.counts)
 
 
