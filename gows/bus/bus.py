@@ -49,7 +49,7 @@ class Bus:
     """
 
     def __init__(self, folder: str | SocketFolder, name: str, *, loop: Loop | None = None) -> None:
-        """Raises ValueError for a name that cannot be a file's."""
+        """Make the bus, not started yet. Raises ValueError for a name that cannot be a file's."""
         if not is_name(name):
             raise ValueError(f"a name on the bus has letters, digits, '.', '_' and '-', not {name!r}")
         self._sockets = folder if isinstance(folder, SocketFolder) else SocketFolder(os.fspath(folder))

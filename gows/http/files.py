@@ -26,7 +26,8 @@ class FileBody:
     __slots__ = ("content_type", "etag", "file", "length", "modified", "size", "start")
 
     def __init__(self, path: str) -> None:
-        """Raises HttpError: 404 when there is no regular file that may be read, 503 when descriptors are used up."""
+        """Open the file. Raises HttpError: 404 when there is no regular file that may be read, 503 when descriptors are
+        used up."""
         try:
             kind, encoding = mimetypes.guess_type(path)  # reads files itself, the first time
             # non-blocking, for to open a FIFO would wait until somebody writes to it

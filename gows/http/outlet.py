@@ -185,7 +185,7 @@ class Outlet:
     __slots__ = ("_high_water", "_lock", "_owed", "_pool", "_room", "_spool", "_then", "_waiting", "stream")
 
     def __init__(self, stream: Stream, pool: WorkerPool, high_water: int) -> None:
-        """The stream's observer passes on `drained` and `connection_lost`."""
+        """Make the outlet of an answer; the stream's observer passes on `drained` and `connection_lost`."""
         self.stream = stream
         self._pool = pool
         self._high_water = high_water

@@ -32,7 +32,7 @@ class Proxies:
     __slots__ = ("fields", "networks")
 
     def __init__(self, networks: Iterable[NetworkLike], fields: Iterable[str]) -> None:
-        """Raises ValueError, TypeError.
+        """Read the networks of the proxies. Raises ValueError, TypeError.
 
         Only `fields` are looked at, in any letter case: a proxy passes on what it does not know, so any other was
         perhaps written by the client. `Forwarded` says everything itself, and goes with no other.

@@ -21,7 +21,8 @@ class StaticFolder:
     __slots__ = ("_folder", "_prefix")
 
     def __init__(self, prefix: str, folder: str | os.PathLike[str]) -> None:
-        """Raises ValueError when `folder` is none, or the prefix does not begin with a slash."""
+        """Serve `folder` under a prefix. Raises ValueError when `folder` is none, or the prefix does not begin with a
+        slash."""
         self._folder = os.path.realpath(os.fspath(folder))
         if not os.path.isdir(self._folder):
             raise ValueError(f"{os.fspath(folder)} is no folder")

@@ -40,7 +40,7 @@ class WsgiApp:
     __slots__ = ("_app",)
 
     def __init__(self, app: WsgiCallable) -> None:
-        """Raises TypeError for what cannot be one, an ASGI application above all."""
+        """Wrap an application. Raises TypeError for what cannot be one, an ASGI application above all."""
         check_wsgi(app)
         self._app = app
 

@@ -27,7 +27,7 @@ class Listening:
     """
 
     def __init__(self, places: Sequence[Place], slots: int, *, backlog: int = 4096, mode: int | None = None) -> None:
-        """Raises OSError naming the address, ValueError for one that cannot be read."""
+        """Bind the sockets. Raises OSError naming the address, ValueError for one that cannot be read."""
         self.slots: list[list[Sock]] = [[] for _ in range(slots)]
         self.addresses: list[SocketAddress] = []
         self._files: list[tuple[str, os.stat_result]] = []

@@ -35,7 +35,8 @@ class Reserve:
     def __init__(
         self, loop: BaseLoop, listeners: Iterable[Listener], size: int, on_pause: Callable[[], object]
     ) -> None:
-        """`listeners` are those that are paused; the caller may add to them. `on_pause` is called at each pause."""
+        """Keep descriptors free. `listeners` are those that are paused; the caller may add to them. `on_pause` is
+        called at each pause."""
         self._loop = loop
         self._listeners = listeners
         self._size = size

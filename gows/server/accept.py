@@ -104,7 +104,7 @@ class Agreement:
         headers: list[tuple[str, str]],
         owner: object = None,
     ) -> None:
-        """Raises HandshakeError when the upgrade is refused."""
+        """Agree on an upgrade. Raises HandshakeError when the upgrade is refused."""
         head = request.head
         self.context = context_for(loop, options, Role.SERVER, owner)
         key = check_request(head)

@@ -51,7 +51,8 @@ class Gate:
     """The gate of one server. Loop thread."""
 
     def __init__(self, app: Gated, listeners: Sequence[Listener]) -> None:
-        """`listeners`: those that pause while the process has no descriptors left to give."""
+        """Make the gate of a server. `listeners`: those that pause while the process has no descriptors left to
+        give."""
         self._app = app
         self._admission = admission = app.admission
         self._refused = _Refused()

@@ -190,7 +190,7 @@ class Metrics:
     """The metrics of one server."""
 
     def __init__(self, server: Measured) -> None:
-        """Raises UsageError when prometheus-client is missing."""
+        """Begin to measure. Raises UsageError when prometheus-client is missing."""
         self._render = _renderer()
         self._server = server
         self._probes = Probes(server.loop)

@@ -32,24 +32,23 @@ class Handler:
     hand-over. One that blocks all the same holds up every connection. Looked at when `ws.serve(handler)` is called."""
 
     def on_open(self, ws: WebSocket) -> None:
-        """Called first of all callbacks, when the upgrade is answered: messages may be written."""
+        """Begin: the upgrade is answered, and messages may be written. The first of all callbacks."""
 
     def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
-        """Called with one whole message, TEXT (checked UTF-8) or BINARY. `buff` is lent until this returns."""
+        """Take one whole message, TEXT (checked UTF-8) or BINARY. `buff` is lent until this returns."""
 
     def on_close(self, ws: WebSocket) -> None:
-        """Called exactly once and last, when the connection has ended, whatever ended it: `ws.close_code`,
+        """Clean up: the connection has ended. Called exactly once and last, whatever ended it: `ws.close_code`,
         `ws.close_reason`."""
 
     def on_ping(self, ws: WebSocket, data: bytes) -> None:
-        """Called when a ping came; the pong was already sent."""
+        """Take note of a ping; the pong was already sent."""
 
     def on_pong(self, ws: WebSocket, data: bytes) -> None:
-        """Called when a pong came, asked for or not."""
+        """Take note of a pong, asked for or not."""
 
     def on_drain(self, ws: WebSocket) -> None:
-        """Called when the outgoing queue had passed the high-water mark and fell to the low-water mark: writing may go
-        on."""
+        """Go on writing: the outgoing queue had passed the high-water mark, and fell to the low-water mark."""
 
 
 _CALLBACKS = ("on_open", "on_message", "on_chunk", "on_close", "on_ping", "on_pong", "on_drain", "on_publish")

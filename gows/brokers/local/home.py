@@ -30,7 +30,7 @@ class KeptHome(KeptSync):
     # ------------------------------------------------------------------ numbering
 
     def _requested(self, request: Request, topic: Topic) -> None:
-        """Number a message, or refer its publisher to the home of the topic."""
+        """Give a message its number, or refer its publisher to the home of the topic."""
         elsewhere = topic.promised.name != self.name and topic.promised.name in self.up
         if elsewhere or not topic.follows(request):
             self._refer(topic, request)

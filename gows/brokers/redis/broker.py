@@ -70,7 +70,8 @@ class RedisBroker(Broker):
         forget: float = 86400.0,
         timeout: float = 5.0,
     ) -> None:
-        """Raises ValueError for what cannot be meant, ImportError without redis-py."""
+        """Make the broker, not connected yet. Raises ValueError for what cannot be meant, ImportError without
+        redis-py."""
         try:
             from redis.asyncio import Redis
             from redis.asyncio.retry import Retry
