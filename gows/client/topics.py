@@ -43,7 +43,7 @@ EVERYTHING = 10_000
 ANSWER_SECONDS = 5.0
 """Leaving the `with` block ends when no answer came for so long."""
 
-MAX_HEARD = 4096
+MAX_PATTERN_POSITIONS = 4096
 """Topics heard by patterns of which the last position is remembered."""
 TEMPORARY = frozenset({"unavailable", "too_slow", "too_many"})
 """Codes after which a subscription that stood is asked for again."""
@@ -90,7 +90,7 @@ class TopicClient:
         self._outbox: deque[tuple[WebSocket, int, str]] = deque()
         self._writing = False
         self._cursors: dict[str, list[Cursor]] = {}  # by what is subscribed to
-        self._heard: OrderedDict[str, Position] = OrderedDict()  # by topic: the last position heard by a pattern
+        self._pattern_positions: OrderedDict[str, Position] = OrderedDict()  # by topic: the last seen by a pattern
         self._rooms: dict[str, dict[str, Any]] = {}  # by topic: who is there, for those who want to know
         self._over: TopicError | None = None  # connects no more
         self._closed = False
@@ -310,7 +310,7 @@ class TopicClient:
         self._cursors.pop(pattern, None)
         self._rooms.pop(pattern, None)
         if not any(cursors[0].is_pattern for cursors in self._cursors.values()):
-            self._heard.clear()
+            self._pattern_positions.clear()
 
     def _wanting_locked(self, topic: str) -> list[Cursor]:
         """Return the patterns that stand for a topic."""
@@ -416,7 +416,7 @@ class TopicClient:
             self._tell_refused(cursor, error)
         self._begun.set()
 
-    def heard(self, message: dict[str, Any]) -> None:
+    def on_server_message(self, message: dict[str, Any]) -> None:
         """Handle a message of the server."""
         kind = message["type"]
         if kind == "message":
@@ -467,13 +467,13 @@ class TopicClient:
             check_owned(self._lock)
         if position is None:
             return True
-        last = self._heard.get(topic) or next((cursor.position for cursor in cursors if cursor.began), None)
+        last = self._pattern_positions.get(topic) or next((cursor.position for cursor in cursors if cursor.began), None)
         if last is not None and last[0] == position[0] and position[1] <= last[1]:
             return False
-        self._heard[topic] = position
-        self._heard.move_to_end(topic)
-        if len(self._heard) > MAX_HEARD:
-            self._heard.popitem(last=False)
+        self._pattern_positions[topic] = position
+        self._pattern_positions.move_to_end(topic)
+        if len(self._pattern_positions) > MAX_PATTERN_POSITIONS:
+            self._pattern_positions.popitem(last=False)
         return True
 
     def _position(self, message: dict[str, Any]) -> None:
@@ -482,9 +482,9 @@ class TopicClient:
         if position is None:
             return
         with self._lock:
-            heard = self._heard.get(topic)
-            if heard is not None and heard[0] == position[0] and heard[1] < position[1]:
-                self._heard[topic] = position
+            last = self._pattern_positions.get(topic)
+            if last is not None and last[0] == position[0] and last[1] < position[1]:
+                self._pattern_positions[topic] = position
             cursors = self._cursors.get(topic, ())
             for cursor in cursors:
                 if cursor.move(position, message.get("after", 0)) is Take.JUMP:
@@ -623,7 +623,7 @@ class _Receiver(Handler):
         self._client.opened(ws)
 
     def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
-        self._client.heard(json.loads(buff.get_string()))
+        self._client.on_server_message(json.loads(buff.get_string()))
 
     def on_close(self, ws: WebSocket) -> None:
         self._client.lost()

@@ -110,7 +110,7 @@ class Supervisor:
                         break
                     self._sleep()
                     for child in self._children():
-                        self._hear(child)
+                        self._read_reports(child)
                         self._reap(child)
             finally:
                 self._kill_all()
@@ -282,8 +282,8 @@ class Supervisor:
 
     # ------------------------------------------------------------------ workers
 
-    def _hear(self, child: Child) -> None:
-        """Take what a worker says."""
+    def _read_reports(self, child: Child) -> None:
+        """Read what a worker reports."""
         for line, _ in child.channel.receive():
             word, _, text = line.partition(" ")
             if word == "ready":
@@ -338,7 +338,7 @@ class Supervisor:
         pid, status = os.waitpid(child.pid, os.WNOHANG)
         if not pid:
             return
-        self._hear(child)  # its last words
+        self._read_reports(child)  # its last words
         child.channel.close()
         self._log_end(child, os.waitstatus_to_exitcode(status))
         if child in self._leaving:

@@ -97,7 +97,7 @@ class Worker:
         self.channel = channel
         self._drain = job.drain
         self._not_ready = job.not_ready
-        self._told = False
+        self._must_end = False
         self._interruptible = False
         self._lent: dict[str, list[Listener]] = {}  # by slot
         self._listeners: list[Listener] = []
@@ -121,7 +121,7 @@ class Worker:
         """Serve; the exit status."""
         try:
             self._interruptible = True  # from here on SIGTERM ends even an import that takes for ever, and no longer
-            if self._told:
+            if self._must_end:
                 return 0
             server = make_server(self.job.app_factory)
             bus = Bus(self.job.folder, self.name)
@@ -134,7 +134,7 @@ class Worker:
         server.start()
         signal.alarm(0)
         self.channel.send("ready")
-        while not (self._told or server.draining):
+        while not (self._must_end or server.draining):
             self._wait()
             self._obey(server)
             if not server.loop.running and not server.draining:
@@ -173,10 +173,10 @@ class Worker:
                     server.drop_listener(listener)
                 self._drain = max(self._drain or 0.0, RETIREMENT)
                 self._not_ready = None
-                self._told = True
+                self._must_end = True
         if self.channel.ended:  # the supervisor was killed
             logger.error("worker %s has lost its supervisor, and ends", self.name)
-            self._told = True
+            self._must_end = True
 
     def _end(self, server: Server, bus: Bus) -> None:
         self._limit(self.job.longest_end)
@@ -190,7 +190,7 @@ class Worker:
             shutil.rmtree(self.job.folder, ignore_errors=True)
 
     def _sigterm(self, number: int, frame: object) -> None:
-        self._told = True
+        self._must_end = True
         if self._interruptible:
             self._interruptible = False  # once: a second one would end how the first is dealt with
             raise _Ended

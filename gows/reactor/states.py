@@ -18,7 +18,7 @@ CLOSING = 1 << 13  # close() was called
 NO_LINGER = 1 << 14  # close(linger=False) was called
 ABORTED = 1 << 15  # abort() was called, or an error was met: only the end is left
 RESET = 1 << 16  # the end is to be RST
-LOST = 1 << 17  # connection_lost was called
+LOST_REPORTED = 1 << 17  # connection_lost was called
 DRAIN_OWED = 1 << 18  # the queue passed the high-water mark: drained() is to be called
 LINGERING = 1 << 19  # queue and FIN were sent: `_progress` counts the bytes that are read and thrown away
 SEND_FAILED = 1 << 20  # a send failed; what the peer sent before is still being read
@@ -26,7 +26,7 @@ CLOSE_TIMER_SET = 1 << 21  # the deadline is that of close(), and not the observ
 CLOSE_NOTIFY_SENT = 1 << 24  # TLS: close_notify was queued
 TLS_DEFERRED = 1 << 25  # TLS: start_tls() was not called yet, and what comes goes to the observer as it is
 
-NO_DATA = CONNECTING | PAUSED | EOF_RECEIVED | CLOSING | ABORTED | LOST  # on_readable does not hand data over
-NO_WRITE = FIN_QUEUED | ABORTED | LOST  # what is written is dropped
-NO_SEND = CONNECTING | BLOCKED | ABORTED | LOST | FIN_SENT  # flush_locked sends nothing
+NO_DATA = CONNECTING | PAUSED | EOF_RECEIVED | CLOSING | ABORTED | LOST_REPORTED  # on_readable does not hand data over
+NO_WRITE = FIN_QUEUED | ABORTED | LOST_REPORTED  # what is written is dropped
+NO_SEND = CONNECTING | BLOCKED | ABORTED | LOST_REPORTED | FIN_SENT  # flush_locked sends nothing
 WILL_BE_SENT = CORKED | DIRTY | BLOCKED | CONNECTING  # somebody sends the queue already

@@ -8,7 +8,7 @@ Who may touch what:
 
 Life of a stream, as bits of `_state` (see `states`):
 
-    CONNECTING -> (attached) -> CLOSING -> ABORTED? -> LOST
+    CONNECTING -> (attached) -> CLOSING -> ABORTED? -> LOST_REPORTED
 
 A `close` or `abort` from any thread only marks the stream and hands it to the loop, which settles it at the end of a
 turn, after the batch of events: so a descriptor's number cannot come back within a batch that still holds an event of
@@ -47,7 +47,7 @@ from gows.reactor.states import (
     FIN_QUEUED,
     FIN_SENT,
     LINGERING,
-    LOST,
+    LOST_REPORTED,
     NO_DATA,
     NO_LINGER,
     NO_SEND,
@@ -122,7 +122,7 @@ class Stream(Transport):
     @property
     def closed(self) -> bool:
         """Return whether `close` or `abort` was called or the connection was lost. Any thread."""
-        return self._state & (CLOSING | ABORTED | LOST) != 0
+        return self._state & (CLOSING | ABORTED | LOST_REPORTED) != 0
 
     @property
     def peer_address(self) -> tuple[str, int] | str | None:
@@ -140,7 +140,7 @@ class Stream(Transport):
     def name_peer(self, address: tuple[str, int] | str) -> None:
         """Set what `peer_address` returns from now on: the peer of the socket is a proxy. Any thread."""
         with self.lock:
-            if not self._state & LOST:  # else nobody would forget it
+            if not self._state & LOST_REPORTED:  # else nobody would forget it
                 self.loop.peer_names[self] = address
 
     @property
@@ -412,7 +412,7 @@ class Stream(Transport):
         """End the stream because of `error`; `flags` are added to its state."""
         if DEBUG:
             check_owned(self.lock)
-        if self._state & (ABORTED | LOST):
+        if self._state & (ABORTED | LOST_REPORTED):
             return
         self._state |= ABORTED | flags
         self._clear_queue_locked()
@@ -425,7 +425,7 @@ class Stream(Transport):
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
-            if not self._state & BLOCKED or self._state & (ABORTED | LOST):
+            if not self._state & BLOCKED or self._state & (ABORTED | LOST_REPORTED):
                 return
             self._watch_locked(self._state & WATCHED | WRITE)
             closing = self._state & CLOSING
@@ -445,7 +445,7 @@ class Stream(Transport):
             if self.queued >= self.observer.high_water:  # it grew while it was blocked, and may go out at once
                 self._state |= DRAIN_OWED
             self.flush_locked()
-            if not self._state & (BLOCKED | ABORTED | LOST):
+            if not self._state & (BLOCKED | ABORTED | LOST_REPORTED):
                 self._watch_locked(self._state & READ)
 
     # ------------------------------------------------------------------ reading; loop thread
@@ -492,7 +492,7 @@ class Stream(Transport):
         with self.lock:
             state = self._state
             self._state = state & ~PAUSED
-            if state & PAUSED and not state & (READ | ABORTED | LOST):
+            if state & PAUSED and not state & (READ | ABORTED | LOST_REPORTED):
                 self.loop.call_soon(self._watch_read)
 
     def _watch_read(self) -> None:
@@ -504,7 +504,7 @@ class Stream(Transport):
 
     def _on_unwanted(self, scratch: bytearray) -> None:
         """Stop watching for data that the observer does not take now; read and discard what comes after `close`."""
-        if self._state & (ABORTED | LOST):
+        if self._state & (ABORTED | LOST_REPORTED):
             return
         if self._state & CLOSING:
             self._discard(scratch)
@@ -535,7 +535,7 @@ class Stream(Transport):
         if DEBUG:
             self.loop.check_thread()
         with self.lock:
-            if self._state & (EOF_RECEIVED | ABORTED | LOST):
+            if self._state & (EOF_RECEIVED | ABORTED | LOST_REPORTED):
                 return
             self._state |= EOF_RECEIVED
             self._watch_locked(self._state & WRITE)
@@ -573,7 +573,7 @@ class Stream(Transport):
         Replaces the deadline set before; to move it later costs nothing. Loop thread."""
         if DEBUG:
             self.loop.check_thread()
-        if self._state & (CLOSING | ABORTED | LOST):  # the deadline is ours now
+        if self._state & (CLOSING | ABORTED | LOST_REPORTED):  # the deadline is ours now
             return
         self._set_deadline(seconds)
 
@@ -590,7 +590,7 @@ class Stream(Transport):
         if DEBUG:
             self.loop.check_thread()
         state = self._state
-        if not state & (CLOSING | ABORTED | LOST):
+        if not state & (CLOSING | ABORTED | LOST_REPORTED):
             self.observer.deadline_reached()
         elif state & LINGERING:
             if not self._extend_timeout(LINGER_TIMEOUT):
@@ -602,7 +602,7 @@ class Stream(Transport):
 
     def _extend_timeout(self, seconds: float) -> bool:
         """Give the peer `seconds` more if it has taken enough since the last call. Returns whether it has."""
-        if self._state & (ABORTED | LOST) or not self.loop.progress.is_fast_enough(self, seconds):
+        if self._state & (ABORTED | LOST_REPORTED) or not self.loop.progress.is_fast_enough(self, seconds):
             return False
         if self._state & LINGERING:
             self._progress = 0
@@ -619,7 +619,7 @@ class Stream(Transport):
         if self.deadline:
             self.loop.wheel.add_descriptor(self.sock.fileno(), self.deadline)
         with self.lock:
-            if not self._state & (PAUSED | EOF_RECEIVED | ABORTED | LOST):
+            if not self._state & (PAUSED | EOF_RECEIVED | ABORTED | LOST_REPORTED):
                 self._watch_locked(self._state & WATCHED | READ)
 
     def establish(self, sock: Sock) -> None:
@@ -654,7 +654,7 @@ class Stream(Transport):
         """
         bits = CLOSING | FIN_QUEUED | (0 if linger else NO_LINGER)
         with self.lock:
-            if self._state & (CLOSING | ABORTED | LOST):
+            if self._state & (CLOSING | ABORTED | LOST_REPORTED):
                 return
             self._state |= bits
             self.loop.schedule(self, None)
@@ -671,7 +671,7 @@ class Stream(Transport):
 
     def disown(self) -> None:
         """Release the descriptor in a forked child. What is written there from now on is dropped."""
-        self._state |= LOST
+        self._state |= LOST_REPORTED
         if self.sock is not None:
             self.sock.close()
 
@@ -680,7 +680,7 @@ class Stream(Transport):
         if DEBUG:
             self.loop.check_thread()
         state = self._state
-        if state & LOST:
+        if state & LOST_REPORTED:
             if self.sock is not None and self.sock.fileno() >= 0:  # what a signal handler raised came amid the end
                 self._tell_lost(error)
             return
@@ -727,7 +727,7 @@ class Stream(Transport):
                     self._watch_locked(0)
             except (OSError, KeyError) as exc:  # somebody closed the descriptor behind our back; it has to end, too
                 fault = exc
-            self._state |= LOST
+            self._state |= LOST_REPORTED
             self._clear_queue_locked()
             self.deadline = 0
         if fault is not None:

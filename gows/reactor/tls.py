@@ -30,7 +30,7 @@ from gows.reactor.states import (
     EOF_RECEIVED,
     FIN_QUEUED,
     FIN_SENT,
-    LOST,
+    LOST_REPORTED,
     PAUSED,
     TLS_DEFERRED,
     WATCHED,
@@ -45,7 +45,7 @@ PIECE = 8192
 
 NOTHING = memoryview(b"")
 
-NO_CIPHER = TLS_DEFERRED | EOF_RECEIVED | CLOSING | ABORTED | LOST  # what comes is not to be deciphered
+NO_CIPHER = TLS_DEFERRED | EOF_RECEIVED | CLOSING | ABORTED | LOST_REPORTED  # what comes is not to be deciphered
 
 
 class TLSStream(Stream):
@@ -89,7 +89,7 @@ class TLSStream(Stream):
         """Begin to watch the descriptor, even when paused: the handshake has to be read."""
         super().attach()
         with self.lock:
-            if not self._state & (ABORTED | LOST):
+            if not self._state & (ABORTED | LOST_REPORTED):
                 self._watch_locked(self._state & WATCHED | READ)
         if not self._state & TLS_DEFERRED:
             self._handshake()
@@ -107,7 +107,7 @@ class TLSStream(Stream):
     def _handshake(self) -> bool:
         """Take the next step of the handshake. Returns whether it has succeeded."""
         with self.lock:
-            if self._state & (CLOSING | ABORTED | LOST):
+            if self._state & (CLOSING | ABORTED | LOST_REPORTED):
                 return False
             try:
                 self.ssl_object.do_handshake()
@@ -177,7 +177,7 @@ class TLSStream(Stream):
         """Hand over what can be deciphered, `cipher` last, a scratch buffer full at a time, as long as the observer
         wants it."""
         more = True
-        while more and not self._state & (PAUSED | EOF_RECEIVED | CLOSING | ABORTED | LOST):
+        while more and not self._state & (PAUSED | EOF_RECEIVED | CLOSING | ABORTED | LOST_REPORTED):
             with self.lock:
                 filled, cipher, more = self._decipher_locked(scratch, cipher)
             if filled:
@@ -233,7 +233,7 @@ class TLSStream(Stream):
     def _read_on(self) -> None:
         if DEBUG:
             self.loop.check_thread()
-        if not self._state & (CONNECTING | LOST):
+        if not self._state & (CONNECTING | LOST_REPORTED):
             self._deliver(self.loop.scratch, NOTHING)
 
     # ------------------------------------------------------------------ sending; lock held
@@ -242,7 +242,7 @@ class TLSStream(Stream):
         """Encipher a portion of the queue and send it; during the handshake, send what that produced."""
         if DEBUG:
             check_owned(self.lock)
-        if self._state & (BLOCKED | ABORTED | LOST | FIN_SENT):
+        if self._state & (BLOCKED | ABORTED | LOST_REPORTED | FIN_SENT):
             return
         try:
             if self._cipher is None:

@@ -228,12 +228,12 @@ class Publisher:
             return
         event = {"type": "unsubscribed", "topic": topic, "code": "not_allowed", "reason": str(error)}
         try:
-            told = ws.send_text(to_json(event).decode())
+            sent = ws.send_text(to_json(event).decode())
         except QueueFullError:
-            told = False
+            sent = False
         except ConnectionClosedError:
             return
-        if not told:  # it hears it when it comes back
+        if not sent:  # it hears it when it comes back
             self.losses.close(ws)
 
     def unsubscribe(self, ws: WebSocket, topic: str) -> bool:

@@ -5,7 +5,7 @@ from gows.reactor.lock cimport Lock
 from gows.reactor.stream cimport Stream
 from gows.session.sending cimport Sending
 
-cdef int CHUNK, TEXT, BINARY, CLOSE, PING, PONG, FAIL, OPENED, HALF_CLOSED, LOST, DRAINED, DISMISS
+cdef int CHUNK, TEXT, BINARY, CLOSE, PING, PONG, FAIL, OPENED, HALF_CLOSED, STREAM_LOST, DRAINED, DISMISS
 cdef int MAX_QUEUED_PONGS, EVENT_SIZE, LARGE
 cdef int HELD, INBOX_FULL, MUTED, FINISHED, UNSERVED, DISMISSED, COUNTED, PONG_UNIT
 cdef bint DEBUG

@@ -32,11 +32,11 @@ from gows.session.states import (
     HALF_CLOSED,
     HELD,
     INBOX_FULL,
-    LOST,
     MUTED,
     OPCODES,
     OPENED,
     PONG_UNIT,
+    STREAM_LOST,
     UNSERVED,
     Event,
 )
@@ -286,7 +286,7 @@ class Delivering(Sending):
             self.connection.end()
             self.stream.close()
             self._finish()
-        elif kind == LOST:
+        elif kind == STREAM_LOST:
             self._finish()
         elif kind == OPENED:
             self._call("on_open")

@@ -93,7 +93,7 @@ class Overflow:
 
     # ------------------------------------------------------------------ the budget
 
-    def queued(self) -> int:
+    def total_queued(self) -> int:
         """Return the bytes that wait for all connections of the loop, at about this moment."""
         streams = sum(stream.queued for stream in list(self._loop.streams) if isinstance(stream, Stream))
         return streams + sum(backlog.size for backlog in list(self.backlogs.values()))
@@ -105,7 +105,7 @@ class Overflow:
         with self._lock:
             self._grown += size
             if self._grown >= self.max_queued // LOOKS or (self._over and self._loop.time() >= self._next_look):
-                self._over = self.queued() + size > self.max_queued
+                self._over = self.total_queued() + size > self.max_queued
                 self._grown = 0
                 self._next_look = self._loop.time() + LOOK_INTERVAL
             return self._over

@@ -32,11 +32,11 @@ from gows.session.states import (
     HELD,
     INBOX_FULL,
     LEAVING,
-    LOST,
     LOST_EARLY,
     OPCODES,
     OPENED,
     SPECIAL,
+    STREAM_LOST,
     UNSERVED,
     Event,
 )
@@ -218,7 +218,7 @@ class Session(Delivering):
             if self.handler is None:
                 self._flags |= LOST_EARLY
                 return
-        self._enqueue([(LOST, error)])
+        self._enqueue([(STREAM_LOST, error)])
         if held:
             self._submit()
 
@@ -311,7 +311,7 @@ class Session(Delivering):
             early, self._inbox = self._inbox, [(OPENED, None)]
             if self._flags & LOST_EARLY or self.stream.closed:
                 self.connection.end()
-                self._inbox.append((LOST, None))
+                self._inbox.append((STREAM_LOST, None))
             if hasattr(handler, "on_chunk"):
                 self.connection.config = self.context.chunk_config
             if handler.inline:

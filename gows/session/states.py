@@ -32,7 +32,7 @@ Event = tuple[int, Any]
 """A kind and its value. The protocol's kinds are CHUNK to FAIL; these are the session's own:"""
 OPENED = 16  # the handler was attached
 HALF_CLOSED = 17  # the peer half-closed without a close frame
-LOST = 18  # the stream is gone
+STREAM_LOST = 18  # the stream is gone
 DRAINED = 19  # the outgoing queue fell to the low-water mark
 DISMISS = 20  # we close, behind what came before
 
@@ -91,7 +91,7 @@ DELIVERY: dict[int, tuple[Cell, Cell, Cell]] = {
     CLOSE: (_ENDS, _ENDS, _NOTHING),  # answered first, unless it is the answer to ours
     FAIL: (_ENDS, _ENDS, _NOTHING),  # a close frame says so to the peer first
     HALF_CLOSED: (_ENDS, _ENDS, _NOTHING),
-    LOST: (_ENDS, _ENDS, _NOTHING),
+    STREAM_LOST: (_ENDS, _ENDS, _NOTHING),
 }
 
 

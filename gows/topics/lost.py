@@ -53,7 +53,7 @@ class Lost:
         self._noted: dict[WebSocket, Noted] = {}
         self.missed = 0
         """Messages of topics that subscribers of gows.v1 did not get."""
-        self.told = 0
+        self.sent = 0
         """`lost` events that said so."""
         self.closed = 0
         """Connections that were closed since an answer had no room."""
@@ -125,6 +125,6 @@ class Lost:
             }
         for topic, position in noted.items():
             if ws.send_prepared(PreparedMessage(Opcode.TEXT, lost_event(topic, position))):
-                self.told += 1
+                self.sent += 1
             else:
                 self.note(ws, topic, position)

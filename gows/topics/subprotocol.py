@@ -80,12 +80,12 @@ class TopicHandler(Handler):
             if id_ is not None:
                 answer["id"] = id_
             try:
-                told = ws.send_text(to_json_text(answer))  # in whatever thread, with whatever locks: it must not wait
+                sent = ws.send_text(to_json_text(answer))  # in whatever thread, with whatever locks: it must not wait
             except QueueFullError:
-                told = False
+                sent = False
             except ConnectionClosedError:
                 return
-            if not told:
+            if not sent:
                 ws.publisher().losses.close(ws)
 
         try:

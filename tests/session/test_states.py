@@ -18,9 +18,9 @@ from gows.session.states import (
     HALF_CLOSED,
     HELD,
     INBOX,
-    LOST,
     MUTED,
     OPENED,
+    STREAM_LOST,
     Delivery,
     Inbox,
     Step,
@@ -60,7 +60,7 @@ VALUES: dict[int, Callable[[], Any]] = {
     CLOSE: lambda: (1000, ""),
     FAIL: lambda: ProtocolError(1002, "of the test"),
     HALF_CLOSED: lambda: None,
-    LOST: lambda: None,
+    STREAM_LOST: lambda: None,
 }
 
 
@@ -84,7 +84,7 @@ def stage_in(state: Delivery) -> tuple[Stage, Piecewise]:
         deliver(handler.ws, PONG)
         assert stage.log.take()
     elif state is Delivery.FINISHED:
-        deliver(handler.ws, LOST)
+        deliver(handler.ws, STREAM_LOST)
     assert delivery_of(handler.ws) is state
     return stage, handler
 

@@ -96,7 +96,7 @@ class KeptCore(ABC):
         self._older: dict[str, set[str]] = {}
         self._changed: set[str] = set()  # those of which we are the home, since the last beat
         self._acks: dict[str, dict[str, tuple[int, str, int]]] = {}
-        self._heard_at: dict[str, float] = {}  # by home: when the latest record was sent
+        self._record_sent_at: dict[str, float] = {}  # by home: when the latest record was sent
         self._dones: dict[str, list[tuple[str, int]]] = {}
         self._gaps: dict[str, str] = {}  # topics of which something was given up; the process that was told, or ""
         self._forgot = False
@@ -189,7 +189,7 @@ class KeptCore(ABC):
 
     def _note_lag(self, home: str, at: float) -> None:
         """Note when a home sent a message that has come now: a late one means that it may not count us."""
-        self._heard_at[home] = at
+        self._record_sent_at[home] = at
         if self._peers.now() - at > LAG_LIMIT:
             self._unsure.add(home)
 
@@ -299,7 +299,7 @@ class KeptCore(ABC):
         acks, self._acks = self._acks, {}
         for peer, topics in acks.items():
             found = [[name, *where] for name, where in topics.items()]
-            self._send(peer, {"do": "ack", "at": self._heard_at.get(peer, 0.0), "topics": found})
+            self._send(peer, {"do": "ack", "at": self._record_sent_at.get(peer, 0.0), "topics": found})
         dones, self._dones = self._dones, {}
         for peer, numbers in dones.items():
             self._send(peer, {"do": "done", "topics": numbers})

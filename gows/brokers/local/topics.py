@@ -235,7 +235,7 @@ class KeptTopics(KeptHome):
             self._greeting.discard(name)
             self._unsure.add(name)
             self._doubt()
-        for by_peer in (self._pages, self._acks, self._dones, self._acked_at, self._heard_at):
+        for by_peer in (self._pages, self._acks, self._dones, self._acked_at, self._record_sent_at):
             by_peer.pop(name, None)
         self._lagging.discard(name)
         self._drop_fetches(name)

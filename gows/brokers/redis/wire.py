@@ -127,7 +127,7 @@ def read_envelope(topic: str, packet: object, now: float, age: float = 0.0) -> E
         expires=math.inf if ttl is None else now + ttl - age,
         is_json=header["json"],
     )
-    return Envelope(publication, _read_keep(header.get("keep")), ttl, _read_left_out(header.get("left_out")))
+    return Envelope(publication, _read_keep(header.get("keep")), ttl, _read_exclude(header.get("left_out")))
 
 
 def _read_keep(value: Any) -> Keep | None:
@@ -138,11 +138,11 @@ def _read_keep(value: Any) -> Keep | None:
     return Keep(value[0], None if value[1] is None else _seconds(value[1]))
 
 
-def _read_left_out(value: Any) -> tuple[str, int] | None:
+def _read_exclude(value: Any) -> tuple[str, int] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str) or not _is_int(value[1]):
-        raise ValueError("who is left out is a process and a number")
+        raise ValueError("an excluded connection is a process and a number")
     return value[0], value[1]
 
 

@@ -83,7 +83,7 @@ class Worker:
         self._settings = settings
         self._woken: asyncio.Event
         self._link: Link
-        self._last_heard = 0.0
+        self._last_received = 0.0
 
     def attach(self, events: BrokerEvents) -> None:
         """Belong to a server, which is to hear of `events`."""
@@ -226,13 +226,13 @@ class Worker:
     async def _beat(self) -> None:
         """Say that this process is there, and forget processes that are not. Raises BrokerError if nothing comes."""
         mailbox = self._mailbox
-        heard = self._last_heard = time.monotonic()
+        received = self._last_received = time.monotonic()
         while True:
             await asyncio.sleep(BEAT)
             now = time.monotonic()
-            if self._last_heard == heard and now - heard > 3 * BEAT:
+            if self._last_received == received and now - received > 3 * BEAT:
                 raise BrokerError("nothing came from Redis for too long")
-            heard = self._last_heard
+            received = self._last_received
             await self._link.ping()
             mailbox.submit(self.nodes.greeting("alive"))
             self.nodes.drop_silent()
@@ -244,7 +244,7 @@ class Worker:
         """Take what is published, for ever."""
         while True:
             message = await self._link.receive()
-            self._last_heard = time.monotonic()
+            self._last_received = time.monotonic()
             if message is None:
                 continue
             channel, data = message
