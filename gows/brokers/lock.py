@@ -109,7 +109,7 @@ class PublishLock:
                 try:
                     call()
                 except Exception:
-                    logger.exception("something that was left for later failed")
+                    logger.exception("a call that was left until the publish lock was free failed")
         if self._before_release and not self.held():  # a signal came while we let go
             with self:
                 pass
@@ -118,4 +118,6 @@ class PublishLock:
         try:
             call()
         except Exception as error:
-            self.after_release(partial(logger.error, "something that waited for its turn failed", exc_info=error))
+            self.after_release(
+                partial(logger.error, "a call that waited for its turn under the publish lock failed", exc_info=error)
+            )

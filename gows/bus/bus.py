@@ -268,7 +268,7 @@ class Bus:
             try:
                 call(name)
             except Exception:
-                logger.exception("what was to be called about the process %s failed", name)
+                logger.exception("a callback about the process %s failed", name)
 
     def on_outbound_lost(self, link: Outbound, error: Exception | None) -> None:
         """Note that a connection of ours is lost, or could not be made: try again if the socket is there."""

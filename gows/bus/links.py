@@ -131,7 +131,7 @@ class Inbound(Observer):
         """Read who is at the other end from the first frame. Returns whether this connection counts."""
         name = frame.data.decode()
         if frame.type != HELLO or not is_name(name):
-            raise ValueError("the first frame does not say who is speaking")
+            raise ValueError("the first frame does not name its process")
         self.name = name
         if self.bus.on_hello(self, frame.number):
             return True

@@ -298,7 +298,7 @@ class Publisher:
                 except Exception as error:  # of the broker's: it has left the other topics all the same
                     failed = error
         if failed is not None:
-            logger.error("other processes do not hear that %r left its topics: %s", ws, failed)
+            logger.error("other processes were not told that %r left its topics: %s", ws, failed)
 
     def _announce_news_locked(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
         """Tell subscribers with gows.v1 who joined or left."""
@@ -326,7 +326,7 @@ class Publisher:
             except QueueFullError as error:
                 self.losses.note_all(targets, topic, position)
                 self.lock.after_release(
-                    logger.error, "the subscribers of %s here do not hear all about it: %s", topic, error
+                    logger.error, "the subscribers of %s in this process miss an event: %s", topic, error
                 )
 
     # ------------------------------------------------------------------ loop thread

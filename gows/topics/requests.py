@@ -129,7 +129,7 @@ def read_ttl(request: dict[str, Any]) -> int | float | None:
 def read_data(request: dict[str, Any]) -> Any:
     """Return what is to be published: what JSON can carry, and every reader of it can take."""
     if "data" not in request:
-        raise RequestError("bad_request", "what is published has data")
+        raise RequestError("bad_request", "a request to publish has data")
     data = request["data"]
     level = [data]
     for _ in range(MAX_DEPTH + 1):

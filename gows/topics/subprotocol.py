@@ -148,7 +148,7 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
     since, history = read_position(request), read_history(request)
     publisher = ws.publisher()
     if not publisher.charge_joining(ws, topic):
-        raise RequestError("too_many", f"too many hear that somebody comes to {topic!r}; try again later")
+        raise RequestError("too_many", f"too many subscribers would be told of a new one in {topic!r}; try again later")
 
     left = publisher.answers.left(ws)
     asked = since
@@ -225,7 +225,7 @@ def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str
         raise NotAllowedError("this server has no may_publish, so clients may not publish")
     subscriptions.check_publish(ws, topic)
     if not ws.publisher().charge_publishing(ws, topic):
-        raise RequestError("too_many", f"too many hear what is published to {topic!r}; try again later")
+        raise RequestError("too_many", f"too many subscribers get what is published to {topic!r}; try again later")
 
     def done(error: Exception | None) -> None:
         reply({"type": "published", "topic": topic} if error is None else _error(_refusal(error)))

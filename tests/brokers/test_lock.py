@@ -59,8 +59,8 @@ def test_what_fails_is_logged_and_the_rest_goes_on(caplog: pytest.LogCaptureFixt
         work()
     assert steps == ["in turn", "afterwards"]
     assert [record.message for record in caplog.records] == [
-        "something that was left for later failed",
-        "something that waited for its turn failed",
+        "a call that was left until the publish lock was free failed",
+        "a call that waited for its turn under the publish lock failed",
     ]
     assert not lock.held()
 

@@ -378,7 +378,7 @@ def test_what_a_listener_raises_is_logged_and_others_are_told(
     a.start()
     b.start()
     wait_until(lambda: told == ["b"])
-    assert "what was to be called about the process b failed" in caplog.text
+    assert "a callback about the process b failed" in caplog.text
 
 
 def test_who_leaves_is_gone_and_may_come_back(make_bus: MakeBus) -> None:

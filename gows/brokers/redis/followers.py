@@ -126,4 +126,4 @@ class Followers:
         try:
             job.call()
         except Exception:
-            logger.exception("something that waited for its turn at the broker failed")
+            logger.exception("a call that waited for earlier requests of its connection failed")

@@ -385,7 +385,7 @@ class Worker:
         try:
             post.done(error)
         except Exception:
-            logger.exception("what was to be called after a publication failed")
+            logger.exception("the callback `done` of a publication raised")
 
 
 def _is_trouble(error: Exception) -> bool:
