@@ -37,9 +37,11 @@ progress    what peers take of what was sent
 turn        the two steps of a turn that are taken for each event and each written stream
 loop        one thread that moves the bytes of all its connections
 states      the states of a stream, as bits
+enciphered  a socket whose bytes travel in a TLS session
 stream      one connection's bytes, in both directions
 tls         the same under TLS
 listener    accepts connections
+resolver    looks up names
 connector   makes one outgoing connection
 transports  the loop that listens, connects and adopts
 reserve     descriptors that are kept free

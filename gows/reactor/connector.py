@@ -1,11 +1,10 @@
-"""Connector: makes one outgoing connection, trying every address of the name in turn."""
+"""Connector: makes one outgoing connection, trying every address of the name in turn; Upgrade: begins TLS on one."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import threading
 
 from gows.debug import DEBUG
 from gows.errors import ConnectError
@@ -13,6 +12,7 @@ from gows.reactor.address import Address
 from gows.reactor.interfaces import Endpoint, Sock
 from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import WRITE
+from gows.reactor.resolver import resolve
 from gows.reactor.sockets import Target
 from gows.reactor.stream import Stream
 from gows.reactor.timers import Timer
@@ -40,20 +40,7 @@ class Connector(Endpoint):
 
     def start(self) -> None:
         """Resolve the name, in a thread of its own if that may block."""
-        if self._loop.sockets.is_numeric(self._address):
-            self._resolve()
-        else:
-            try:
-                threading.Thread(target=self._resolve, name="gows-resolve", daemon=True).start()
-            except RuntimeError as error:  # no thread to be had
-                self._stream.abort(error)
-
-    def _resolve(self) -> None:
-        try:
-            targets, error = self._loop.sockets.resolve(self._address), None
-        except (OSError, ValueError) as failure:  # ValueError: a name that cannot be written in DNS, or holds a NUL
-            targets, error = [], failure
-        self._loop.run_soon(self._resolved, targets, error)
+        resolve(self._loop, self._address, self._resolved)
 
     def _resolved(self, targets: list[Target], error: Exception | None) -> None:
         if not self._stream.closed:
@@ -162,3 +149,13 @@ class Connector(Endpoint):
         failure = ConnectError(f"cannot connect to {self._address}: {error}")
         failure.__cause__ = error
         return failure
+
+
+class Upgrade:
+    """The attempt to begin TLS on a connection that is made. Its time is its observer's deadline. Loop thread."""
+
+    __slots__ = ()
+
+    def finish(self, error: Exception | None) -> Exception | None:
+        """Return `error` as it is: there is nothing to release."""
+        return error

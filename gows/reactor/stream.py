@@ -645,6 +645,24 @@ class Stream(Transport):
             else:
                 self.flush_locked()
 
+    def hand_over(self) -> Sock:
+        """Return the socket, for whoever goes on with the connection: this stream is over, and its observer is told
+        nothing. Raises ConnectionError when something is still queued: then the peer answered before it was asked. Loop
+        thread."""
+        if DEBUG:
+            self.loop.check_thread()
+        with self.lock:
+            self.flush_locked()
+            if self.queued or self.sock is None or self._state & (CLOSING | ABORTED | LOST_REPORTED):
+                raise ConnectionError("the peer answered before it took what was sent")
+            self._watch_locked(0)
+            self._state |= LOST_REPORTED
+            self.deadline = 0
+        self.loop.connection_over(self, None)
+        self.observer = NO_OBSERVER
+        sock, self.sock = self.sock, None
+        return sock
+
     def close(self, *, linger: bool = True) -> None:
         """Send what is queued, then close. Any thread; idempotent; scheduled.
 

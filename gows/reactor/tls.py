@@ -17,6 +17,7 @@ from __future__ import annotations
 import ssl
 
 from gows.debug import DEBUG, check_owned
+from gows.reactor.enciphered import EncipheredSocket
 from gows.reactor.interfaces import Observer, Sock
 from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import READ
@@ -121,6 +122,10 @@ class TLSStream(Stream):
             self._state &= ~CONNECTING
         self.established()
         return True
+
+    def hand_over(self) -> Sock:
+        """As of a Stream. The socket goes on with the TLS session."""
+        return EncipheredSocket(super().hand_over(), self.ssl_object, self._incoming, self._outgoing)
 
     # ------------------------------------------------------------------ reading; loop thread
 

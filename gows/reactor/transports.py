@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Callable
 
 from gows.reactor.address import Address, AddressLike, ascii_host, parse_address
-from gows.reactor.connector import Connector
+from gows.reactor.connector import Connector, Upgrade
+from gows.reactor.enciphered import LEAST_BUFFER
 from gows.reactor.interfaces import Observer
 from gows.reactor.listener import Listener
 from gows.reactor.loop import BaseLoop
@@ -94,6 +95,25 @@ class Loop(BaseLoop):
         connector = self._attempts[stream] = Connector(self, stream, place, timeout)
         self.run_soon(connector.start)
         return stream
+
+    def start_tls(
+        self, stream: Stream, observer: Observer, *, ssl_context: ssl.SSLContext, server_hostname: str
+    ) -> Stream:
+        """Begin TLS on a connection that is made, as its client: what a proxy carries begins now. A `stream` under TLS
+        then has two sessions, one in the other.
+
+        Returns the stream that takes the place of `stream`, which is over without a word to its observer.
+        `observer.connected(stream)` follows, or `connection_lost`; the observer sets the deadline. Raises
+        ConnectionError when something that was written to `stream` is still queued, or it is closed, ValueError for a
+        context that cannot be used. Loop thread.
+        """
+        if isinstance(stream, TLSStream) and len(self.scratch) < LEAST_BUFFER:
+            raise ValueError(f"TLS within TLS needs a loop with a read_buffer_size of {LEAST_BUFFER} or more")
+        inner = TLSStream(self, None, ssl_context, observer, server_hostname=server_hostname)
+        sock = stream.hand_over()
+        self._attempts[inner] = Upgrade()
+        inner.establish(sock)
+        return inner
 
     def adopt(
         self,

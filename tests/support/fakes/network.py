@@ -114,10 +114,18 @@ class MemoryNetwork(SocketLayer):
         assert isinstance(listener, MemoryListener)
 
     def held(self, sock: Any) -> int:
-        return 0 if sock._outgoing is None else self.buffer_size - int(sock._outgoing.room)
+        outgoing = self._beneath(sock)._outgoing
+        return 0 if outgoing is None else self.buffer_size - outgoing.room
 
     def acknowledged(self, sock: Any) -> int:
-        return -self.held(sock) if sock._outgoing is None else int(sock._outgoing.taken) + 1
+        outgoing = self._beneath(sock)._outgoing
+        return 0 if outgoing is None else outgoing.taken + 1
+
+    def _beneath(self, sock: Any) -> MemorySocket:
+        """The socket, which may be wrapped in another; a kernel knows descriptors only."""
+        found = sock if isinstance(sock, MemorySocket) else self.open[sock.fileno()]
+        assert isinstance(found, MemorySocket)
+        return found
 
     # ------------------------------------------------------------------ what tests and pollers ask for
 
