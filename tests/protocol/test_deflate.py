@@ -8,6 +8,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -244,10 +245,11 @@ def inflate(codec: PerMessageDeflate, pieces: Iterable[bytes], limit: int = 1 <<
     return bytes(out)
 
 
-def corpus() -> list[bytes]:
+@cache
+def corpus() -> tuple[bytes, ...]:
     rng = random.Random(7)
     words = [rng.randbytes(rng.randrange(1, 9)) for _ in range(40)]
-    return [
+    return (
         b"",
         b"a",
         b"Hello",
@@ -256,7 +258,7 @@ def corpus() -> list[bytes]:
         b"".join(rng.choice(words) for _ in range(30_000)),
         b"",
         b"Hello",
-    ]
+    )
 
 
 @pytest.mark.parametrize("level", [1, 6, 9])
