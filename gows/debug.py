@@ -23,6 +23,7 @@ LOCK_ORDER = (
     ("shared loop",),
     ("topic client",),
     ("publish",),
+    ("notices",),
     ("subscriptions", "fanout"),
     ("redis broker",),
     ("outlet",),

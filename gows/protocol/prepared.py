@@ -1,9 +1,10 @@
-"""PreparedMessage: one message for many connections, encoded and compressed once for each variant."""
+"""PreparedMessage: one message for many connections, encoded and compressed once for each variant; PreparedSeries: some
+that go together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from gows.errors import ConnectionClosedError, UsageError
 from gows.protocol.config import ConnectionConfig
@@ -74,3 +75,34 @@ class PreparedMessage:
             self._frames[deflate] = frame
         self._config, self._deflate, self._frame = config, connection.deflate, frame
         return frame
+
+
+class PreparedSeries:
+    """Messages that go to many connections one behind the other, their frames joined once for each variant."""
+
+    __slots__ = ("_config", "_deflate", "_frames", "_joined", "messages")
+
+    def __init__(self, messages: Sequence[PreparedMessage]) -> None:
+        self.messages = messages
+        self._joined: dict[tuple[ConnectionConfig, PerMessageDeflate | None], bytes] = {}
+        self._deflate: PerMessageDeflate | None = None
+        self._config: ConnectionConfig | None = None  # of the last connection, as in PreparedMessage
+        self._frames = b""
+
+    def encode(self, connection: Connection) -> bytes | None:
+        """Return the frames for one connection; its sending is locked by the caller. None: it keeps a window between
+        messages, so each has to be compressed for it. Raises what `PreparedMessage.encode` does."""
+        state = connection._in | connection._out
+        if state:
+            kind, text = SEND_MESSAGE[state] or _PEER_CLOSES
+            raise kind(text)
+        config, deflate = connection.config, connection.deflate
+        if config is self._config and deflate is self._deflate:
+            return self._frames
+        if deflate is not None and not deflate.shared:
+            return None
+        frames = self._joined.get((config, deflate))
+        if frames is None:
+            frames = self._joined[config, deflate] = b"".join([each.encode(connection) for each in self.messages])
+        self._config, self._deflate, self._frames = config, deflate, frames
+        return frames

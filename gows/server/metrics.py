@@ -247,7 +247,7 @@ class Metrics:
             "gows_receiving": dict(server.receiving.counts),
             "gows_broadcast_deliveries": {"": fanout.delivered + news.delivered},
             "gows_broadcast_missed": {"": fanout.missed + news.missed},
-            "gows_broadcast_waiting_bytes": {"": fanout.waiting + news.waiting},
+            "gows_broadcast_waiting_bytes": {"": fanout.waiting + news.waiting + server.publishing.notices.waiting},
             "gows_broadcast_expired": {"": fanout.expired},
             "gows_published": {"": server.publishing.published},
             "gows_subscriptions": {"": sum(server.subscriptions.counts().values())},

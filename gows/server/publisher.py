@@ -29,6 +29,7 @@ from gows.session.websocket import WebSocket
 from gows.topics.history import History, as_keep
 from gows.topics.lost import Lost, lost_event
 from gows.topics.names import is_pattern
+from gows.topics.notices import Notices
 from gows.topics.presence import Describe, Member, Presence
 from gows.topics.publication import ANSWER, About, Position, Publication, Since, position_event, to_json
 from gows.topics.recovery import ANSWER_BURST, ANSWER_RATE, DELIVERY_BURST, DELIVERY_RATE, MANY_DELIVERIES, Budget
@@ -74,7 +75,6 @@ class Publisher:
         self.broker = broker
         self._loop = loop
         self._fanout = fanout
-        self._news = news
         self.subscriptions = subscriptions
         self._keep = keep
         self._find: Callable[[int], WebSocket | None] = lambda number: None
@@ -87,7 +87,8 @@ class Publisher:
         self._deliveries = Budget(DELIVERY_RATE, DELIVERY_BURST, loop.time)
         fanout.on_missed = news.on_missed = self._on_missed
         fanout.on_excluded = self._on_excluded
-        self.presence = Presence(broker.send_to_peers, self._announce_news_locked)
+        self.notices = Notices(loop, subscriptions, news)
+        self.presence = Presence(broker.send_to_peers, self._announce_locked)
         broker.attach(self)
         subscriptions.on_first = broker.subscribe
         subscriptions.on_last = broker.unsubscribe
@@ -280,6 +281,7 @@ class Publisher:
         """Subscribe a connection, and make it a member of the topic. Returns False if it was subscribed already."""
         if DEBUG:
             check_owned(self.lock)
+        self.notices.before_subscribing(ws, topic, words)
         if not self.subscriptions.add(ws, topic, words):
             return False
         if info is not None:
@@ -300,34 +302,23 @@ class Publisher:
         if failed is not None:
             logger.error("other processes were not told that %r left its topics: %s", ws, failed)
 
-    def _announce_news_locked(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
+    def _announce_locked(self, topic: str, event: bytes, exclude: WebSocket | None) -> None:
         """Tell subscribers with gows.v1 who joined or left."""
         if DEBUG:
             check_owned(self.lock)
-        self._announce_locked(self._news, topic, event, exclude)
+        try:
+            self.notices.add(topic, event, exclude)
+        except LoopClosedError:  # this server has stopped
+            pass
+        except QueueFullError as error:
+            self._all_missed_locked(topic, None, error)
 
-    def _announce_locked(
-        self,
-        fanout: Fanout,
-        topic: str,
-        event: bytes,
-        exclude: WebSocket | None = None,
-        position: Position | None = None,
-    ) -> None:
-        """Send an event to subscribers with gows.v1. `position`: what a connection without room for it misses."""
+    def _all_missed_locked(self, topic: str, position: Position | None, error: QueueFullError) -> None:
+        """Note that subscribers with gows.v1 are not told something. `position`: what they miss."""
         if DEBUG:
             check_owned(self.lock)
-        targets = self.subscriptions.targets(topic).enclosed
-        if targets:
-            try:
-                fanout.send(PreparedMessage(Opcode.TEXT, event), targets, exclude, About(topic, position))
-            except LoopClosedError:  # this server has stopped
-                pass
-            except QueueFullError as error:
-                self.losses.note_all(targets, topic, position)
-                self.lock.after_release(
-                    logger.error, "the subscribers of %s in this process miss an event: %s", topic, error
-                )
+        self.losses.note_all(self.subscriptions.targets(topic).enclosed, topic, position)
+        self.lock.after_release(logger.error, "the subscribers of %s in this process miss an event: %s", topic, error)
 
     # ------------------------------------------------------------------ loop thread
 
@@ -400,7 +391,15 @@ class Publisher:
         if DEBUG:
             check_owned(self.lock)
         self.gaps += 1
-        self._announce_locked(self._fanout, topic, lost_event(topic, position), position=position)
+        targets = self.subscriptions.targets(topic).enclosed
+        if targets:
+            event = PreparedMessage(Opcode.TEXT, lost_event(topic, position))
+            try:
+                self._fanout.send(event, targets, None, About(topic, position))
+            except LoopClosedError:  # this server has stopped
+                pass
+            except QueueFullError as error:
+                self._all_missed_locked(topic, position, error)
 
     def on_peer_up(self, name: str) -> None:
         """Tell a process that has come of the members here."""

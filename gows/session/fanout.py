@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from gows.errors import LoopClosedError, QueueFullError
-from gows.protocol.prepared import PreparedMessage
+from gows.protocol.prepared import PreparedMessage, PreparedSeries
 from gows.reactor import Loop, Stream
 from gows.reactor.waits import inner_lock
 from gows.session.websocket import WebSocket
@@ -22,11 +21,15 @@ DELIVERIES_PER_TURN = 256
 """Messages put on queues in one turn: some two milliseconds with their sends. Others wait no longer than that."""
 MAX_JOINED = 32
 """Messages that go to the same connections in one go."""
+JOINED_SIZE = 8192
+"""Bytes of small messages that are queued for a connection in one piece; with their send they cost about as much as one
+message."""
 MAX_WAITING = 64 << 20
 """Bytes of messages that may wait for their turn."""
 
 Item = tuple[PreparedMessage, "WebSocket | None", object]
 """A message, whom it is not for, and what it is about."""
+_ALL: Mapping[WebSocket, int] = {}
 
 
 def _ignore(ws: WebSocket, about: object) -> None:
@@ -138,15 +141,46 @@ class Fanout:
             self.waiting += size
             self.owed += owed
 
+    def send_together(
+        self, items: Sequence[Item], targets: tuple[WebSocket, ...], first: Mapping[WebSocket, int]
+    ) -> None:
+        """Queue messages that came together on every connection of `targets`, in their order. `first`: for connections
+        that do not get all, the place in `items` of the first one for them. 8 KiB of such messages count as one in a
+        turn's share. Any thread; never blocks. Raises LoopClosedError; to `check` is left to the caller.
+        """
+        if not targets:
+            return
+        rounds: list[_Round] = []
+        size, total = JOINED_SIZE, 0
+        for number, item in enumerate(items):
+            length = len(item[0].data)
+            size += length
+            total += length
+            if size > JOINED_SIZE:
+                size = length
+                rounds.append(_Round(targets, first, number))
+                rounds[-1].begun = rounds[-1].together = True
+            rounds[-1].messages.append(item)
+            rounds[-1].expires = min(rounds[-1].expires, item[0].expires)
+        owed = len(targets) * len(items)
+        with self._lock:
+            if not self._rounds:
+                self._loop.call_soon(self._turn)
+            self._rounds.extend(rounds)
+            self.waiting += total
+            self.owed += owed
+
     @property
     def busy(self) -> bool:
         """Return whether there is a message that not every target has got yet. Any thread."""
         return bool(self._rounds)
 
-    def check(self, message: PreparedMessage) -> None:
-        """Raise QueueFullError, as `send` does, unless there is room for a message."""
-        if self.waiting and self.waiting + len(message.data) > MAX_WAITING:
-            raise QueueFullError(f"{self.waiting} bytes of messages to many wait already")
+    def check(self, message: PreparedMessage, more: int = 0) -> None:
+        """Raise QueueFullError, as `send` does, unless there is room for a message. `more`: bytes of messages that wait
+        to be sent here."""
+        waiting = self.waiting + more
+        if waiting and waiting + len(message.data) > MAX_WAITING:
+            raise QueueFullError(f"{waiting} bytes of messages to many wait already")
 
     def _turn(self) -> None:
         """Put messages on queues, as many as belong in one turn. Loop thread."""
@@ -156,16 +190,15 @@ class Fanout:
             if not first.begun:
                 with self._lock:  # from now on nothing joins it
                     first.begun = True
-            if budget < len(first.messages) and budget < most:
+            if budget < first.cost and budget < most:
                 break
-            steps = max(1, budget // len(first.messages))
             try:
-                taken = self._deliver(first, steps)
+                spent, ended = self._deliver(first, budget)
             except Exception:  # of iterating over targets that a user made
                 logger.exception("sending to many connections failed midway")
-                taken = 0
-            budget -= max(1, taken * len(first.messages))  # targets that are None cost time, too
-            if taken < steps:
+                spent, ended = 0, True
+            budget -= max(1, spent)
+            if ended:
                 with self._lock:
                     size = sum(len(message.data) for message, _, _ in first.messages)
                     owed = len(first.targets) * len(first.messages) if isinstance(first.targets, tuple) else 0
@@ -176,35 +209,46 @@ class Fanout:
                         return
         self._loop.call_soon(self._turn)
 
-    def _deliver(self, round_: _Round, steps: int) -> int:
-        """Queue the messages of a round for its next `steps` targets. Return how many targets there were."""
-        taken = delivered = missed = 0
-        messages = round_.messages
+    def _deliver(self, round_: _Round, budget: int) -> tuple[int, bool]:
+        """Queue the messages of a round for its next targets. Return how much of the budget that took, and whether
+        these were the last ones."""
         now = self._loop.time()
-        if round_.expires <= now:
-            messages = self._drop_expired(round_, now)
-            if not messages:
-                return 0
-        for ws in islice(round_.rest, steps):
-            taken += 1
-            if ws is None:
-                continue
-            for message, exclude, about in messages:
-                if ws is exclude:
-                    if about is not None:
-                        self.on_excluded(ws, about)
-                elif ws.send_prepared(message):
-                    delivered += 1
+        if round_.expires <= now and not self._drop_expired(round_, now):
+            return 0, True
+        spent = delivered = missed = 0
+        messages, cost, first, place = round_.messages, round_.cost, round_.first, round_.place
+        series, apart = round_.series()
+        ended = True
+        for ws in round_.rest:
+            spent += cost  # also for None: it costs time, too
+            if ws is not None:
+                left = messages
+                if first and first.get(ws, 0) > place:
+                    left = messages[first[ws] - place :]
+                if series is not None and left is messages and ws not in apart and ws.send_series(series):
+                    delivered += len(messages)
                 else:
-                    missed += 1
-                    if about is not None:
-                        self.on_missed(ws, about)
+                    for message, exclude, about in left:
+                        if ws is exclude:
+                            if about is not None:
+                                self.on_excluded(ws, about)
+                        elif ws.send_prepared(message):
+                            delivered += 1
+                        else:
+                            missed += 1
+                            if about is not None:
+                                self.on_missed(ws, about)
+                    if round_.together:
+                        spent += len(left)
+            if spent + cost > budget:
+                ended = False
+                break
         self.delivered += delivered
         self.missed += missed
-        return taken
+        return spent, ended
 
-    def _drop_expired(self, round_: _Round, now: float) -> list[Item]:
-        """Remove the messages of a round that have expired. Return the others."""
+    def _drop_expired(self, round_: _Round, now: float) -> bool:
+        """Remove the messages of a round that have expired. Return whether there are others."""
         kept = [item for item in round_.messages if item[0].expires > now]
         dropped = len(round_.messages) - len(kept)
         self.expired += dropped
@@ -213,22 +257,50 @@ class Fanout:
             owed = len(round_.targets) * dropped if isinstance(round_.targets, tuple) else 0
             self.waiting -= size
             self.owed -= owed
-            round_.messages = kept
-            round_.expires = min((message.expires for message, _, _ in kept), default=math.inf)
-        return kept
+            round_.replace(kept)
+        return bool(kept)
 
 
 class _Round:
     """Messages that go to the same targets."""
 
-    __slots__ = ("begun", "expires", "messages", "rest", "targets")
+    __slots__ = ("_series", "begun", "expires", "first", "messages", "place", "rest", "targets", "together")
 
-    def __init__(self, targets: Iterable[WebSocket | None]) -> None:
+    def __init__(
+        self, targets: Iterable[WebSocket | None], first: Mapping[WebSocket, int] = _ALL, place: int = 0
+    ) -> None:
         self.targets = targets
         self.rest = iter(targets)
         self.messages: list[Item] = []
         self.begun = False
+        self.together = False
+        """Whether they were sent together, and count as one message."""
         self.expires = math.inf  # of the first that does
+        self.first = first
+        """As for `send_together`."""
+        self.place = place
+        """The place of the round's first message there."""
+        self._series: tuple[PreparedSeries | None, frozenset[WebSocket | None]] | None = None  # once it is needed
+
+    @property
+    def cost(self) -> int:
+        """Return how many deliveries it counts to reach one target."""
+        return 1 if self.together else len(self.messages)
+
+    def series(self) -> tuple[PreparedSeries | None, frozenset[WebSocket | None]]:
+        """Return the messages as a series, unless there is only one, or they are large; and who does not get all."""
+        if self._series is None:
+            messages = [message for message, _, _ in self.messages]
+            small = len(messages) > 1 and sum(len(message.data) for message in messages) <= JOINED_SIZE
+            excluded = frozenset(exclude for _, exclude, _ in self.messages)
+            self._series = (PreparedSeries(messages) if small else None, excluded)
+        return self._series
+
+    def replace(self, messages: list[Item]) -> None:
+        """Go on with a part of the messages."""
+        self.messages = messages
+        self.expires = min((message.expires for message, _, _ in messages), default=math.inf)
+        self._series = None
 
 
 def _same(one: object, other: object) -> bool:

@@ -94,6 +94,13 @@ class Policy:
             stream.owe_drained_locked()  # whoever is refused waits for it, though the queue may be far below the mark
         return self.decide_locked(sender, len(data), deferred, wait)
 
+    def has_room_locked(self, sender: Sender, size: int) -> bool:
+        """Return whether messages of so many bytes may be queued together without asking for room for each."""
+        if DEBUG:
+            check_owned(sender.stream.lock)
+        stream = sender.stream
+        return stream.queued + size <= self._high_water and not (stream.queued > self.mark and stream.blocked)
+
     def decide_locked(self, sender: Sender, size: int, deferred: int, wait: bool) -> bool:
         """Apply the policy to a message of `size` bytes; answer as `make_room_locked`."""
         raise NotImplementedError
@@ -230,6 +237,13 @@ class DropOldest(Drop):
         if stream.queued:
             stream.owe_drained_locked()
         return False
+
+    def has_room_locked(self, sender: Sender, size: int) -> bool:
+        if DEBUG:
+            check_owned(sender.stream.lock)
+        stream = sender.stream
+        most = min(self._high_water, FRESH)
+        return stream.queued + size <= most and not stream.blocked and sender not in self._overflow.backlogs
 
 
 class Latest(DropOldest):

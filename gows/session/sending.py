@@ -13,7 +13,7 @@ from gows.codes import CloseCause
 from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, QueueFullError
 from gows.protocol.connection import Connection, ConnectionState
-from gows.protocol.prepared import PreparedMessage
+from gows.protocol.prepared import PreparedMessage, PreparedSeries
 from gows.protocol.states import TEXT
 from gows.reactor.stream import Stream
 from gows.session.context import SessionContext
@@ -59,6 +59,27 @@ class Sending:
             return False
         finally:
             lock.release()
+        return True
+
+    def send_series(self, series: PreparedSeries) -> bool:
+        """Queue messages that are made for many, in one piece. False: nothing was queued, and each is to be sent by
+        itself, since the overflow policy may decide about it, or it is compressed for this connection alone. Any
+        thread."""
+        stream = self.stream
+        with stream.lock:
+            if self._writer is not None:
+                return False
+            try:
+                frames = series.encode(self.connection)
+            except ConnectionClosedError:
+                return False
+            if frames is None or not self.context.policy.has_room_locked(self, len(frames)):
+                return False
+            stream.write_locked(frames)
+        size, count = len(frames), len(series.messages)  # no call within an increment, as in `count_sent`
+        traffic = self.context.traffic
+        traffic.sent += count
+        traffic.sent_bytes += size
         return True
 
     def send_text(self, text: str) -> bool:

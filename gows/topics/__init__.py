@@ -7,6 +7,7 @@ subscriptions  which connections get what is published
 history        the latest publications of topics that are kept
 lost           tells subscribers that missed something
 presence       who is in which topic, in all processes
+notices        who joins and leaves, told together
 recovery       what a client gets of the past
 requests       reads what clients send
 subprotocol    gows.v1: answers what clients ask

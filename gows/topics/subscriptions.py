@@ -15,7 +15,7 @@ from gows.reactor import Loop, Stream
 from gows.reactor.waits import inner_lock
 from gows.session.websocket import WebSocket
 from gows.topics.names import MAX_LENGTH, check_pattern, check_topic, is_pattern
-from gows.topics.patterns import Patterns
+from gows.topics.patterns import Patterns, stands_for
 from gows.topics.publication import Publication
 
 MAX_TOPICS = 128
@@ -35,6 +35,12 @@ class Targets(NamedTuple):
 
     bare: tuple[WebSocket, ...]
     enclosed: tuple[WebSocket, ...]
+
+    def plus(self, ws: WebSocket) -> Targets:
+        """Return them with one more, behind the others."""
+        if ws.subprotocol == TOPIC_SUBPROTOCOL:
+            return Targets(self.bare, (*self.enclosed, ws))
+        return Targets((*self.bare, ws), self.enclosed)
 
 
 def _cost(targets: Targets) -> int:
@@ -112,7 +118,12 @@ class Subscriptions:
                     self._patterns.add(words)
                 self.on_first(pattern)
             members[ws] = None
-            self._on_changed_locked(pattern, words)
+            known = self._targets.get(pattern)
+            if known is None or is_pattern(words) or any(is_pattern(other.split(".")) for other in mine):
+                self._on_changed_locked(pattern, words)
+            else:  # where many come at once, to find all of them for each costs the square
+                self._targets[pattern] = known.plus(ws)
+                self._remembered += 1
         return True
 
     def unsubscribe(self, ws: WebSocket, pattern: str) -> bool:
@@ -134,6 +145,11 @@ class Subscriptions:
     def of(self, ws: WebSocket) -> tuple[str, ...]:
         """Return the topics and patterns of a connection, in the order in which it subscribed."""
         return self._of.get(ws, ())
+
+    def covers(self, ws: WebSocket, topic: str) -> bool:
+        """Return whether a connection gets what is published to `topic`."""
+        words = topic.split(".")
+        return any(stands_for(pattern.split("."), words) for pattern in self.of(ws))
 
     def connections(self) -> list[WebSocket]:
         """Return the connections that have subscriptions."""

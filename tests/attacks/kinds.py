@@ -362,7 +362,7 @@ def history_unread(crowd: Crowd) -> None:
     crowd.flood(peers, lambda number: request * 20)
 
 
-@attack(memory=150, quick=0.4)  # with 1,000 members others may wait two seconds while those join: known, not mended
+@attack(memory=150)
 def presence_of_a_hall(crowd: Crowd) -> None:
     """Small requests for the members of a large topic."""
     hall = crowd.websockets(crowd.count(1000), "/live", V1)

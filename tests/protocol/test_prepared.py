@@ -12,7 +12,7 @@ from gows.protocol import prepared as module
 from gows.protocol.connection import BINARY, CLOSE, TEXT, Connection
 from gows.protocol.deflate import DeflateParams
 from gows.protocol.frames import encode_frame
-from gows.protocol.prepared import PreparedMessage
+from gows.protocol.prepared import PreparedMessage, PreparedSeries
 from tests.support.feeding import client, feed, frame, server
 
 NO_TAKEOVER = DeflateParams(True, True)
@@ -112,3 +112,46 @@ def test_only_open_connections_get_it() -> None:
 def test_a_client_masks_and_so_prepares_nothing() -> None:
     with pytest.raises(UsageError):
         PreparedMessage(TEXT, b"hello").encode(client())
+
+
+# ---------------------------------------------------------------------- several at once
+
+
+@pytest.mark.parametrize("params", [None, NO_TAKEOVER, SMALL_WINDOW])
+def test_a_series_is_the_same_frames_joined(params: DeflateParams | None, made: list[bytes]) -> None:
+    messages = [PreparedMessage(TEXT, LONG), PreparedMessage(TEXT, b"short"), PreparedMessage(BINARY, LONG, False)]
+    connections = [server(params) for _ in range(3)]
+    single = [b"".join(message.encode(connection) for message in messages) for connection in connections]
+    series = PreparedSeries(messages)
+    found = [series.encode(connection) for connection in connections]
+    assert found == single
+    if params is None:
+        assert len(made) == 3
+    assert found[0] is not None
+    assert [bytes(data) for _, data in feed(client(params), found[0])] == [LONG, b"short", LONG]
+
+
+def test_variants_of_a_series_are_joined_once_each() -> None:
+    series = PreparedSeries([PreparedMessage(TEXT, LONG), PreparedMessage(TEXT, b"short")])
+    plain, packed = server(), server(NO_TAKEOVER)
+    first = [series.encode(connection) for connection in (plain, packed)]
+    assert all(series.encode(plain) is first[0] and series.encode(packed) is first[1] for _ in range(2))
+
+
+def test_a_series_is_no_piece_for_a_connection_with_its_own_window() -> None:
+    assert PreparedSeries([PreparedMessage(TEXT, LONG)]).encode(server(TAKEOVER)) is None
+
+
+def test_a_series_is_refused_as_each_of_its_messages() -> None:
+    series = PreparedSeries([PreparedMessage(TEXT, b"x")])
+    series.encode(server())
+    closing = server()
+    closing.encode_close(1000, "")
+    with pytest.raises(ConnectionClosedError):
+        series.encode(closing)
+    with pytest.raises(UsageError):
+        PreparedSeries([PreparedMessage(TEXT, b"x")]).encode(client())
+    busy = server()
+    busy.encode_fragment(TEXT, b"x", True, False)
+    with pytest.raises(WriterBusyError):
+        series.encode(busy)

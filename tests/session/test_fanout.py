@@ -13,7 +13,7 @@ import gows.session.fanout
 from gows import AcceptOptions, Opcode, QueueFullError, Request, WebSocket, accept
 from gows.errors import LoopClosedError
 from gows.protocol.prepared import PreparedMessage
-from gows.session.fanout import Audience, Fanout
+from gows.session.fanout import Audience, Fanout, Item
 from tests.support import wire
 from tests.support.fakes.network import MemorySocket
 from tests.support.stage import Actor, Guest, MakeStage, Stage
@@ -264,6 +264,95 @@ def test_messages_to_the_same_targets_go_out_together(make_stage: MakeStage, mon
     assert texts(many[1]) == [str(number) for number in range(11)]
     assert (fanout.delivered, fanout.missed, fanout.waiting) == (32, 0, 0)
     assert Counter(sent) == Counter(ws.stream.sock for ws in targets), "one send for each"
+
+
+def numbered(count: int, size: int = 1) -> list[Item]:
+    return [(PreparedMessage(wire.TEXT, b"%d" % number * size), None, number) for number in range(count)]
+
+
+def test_messages_sent_together_count_as_one_for_each_8_kib(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gows.session.fanout, "DELIVERIES_PER_TURN", 4)
+    monkeypatch.setattr(gows.session.fanout, "JOINED_SIZE", 10)
+    stage = make_stage()
+    many = guests(stage, 6)
+    targets = tuple(sockets(stage))
+    fanout = Fanout(stage.loop)
+    fanout.send_together(numbered(15), targets, {})  # 20 bytes: two pieces, of 10 and of 5 messages
+    assert (fanout.waiting, fanout.owed, fanout.busy) == (20, 15 * 6, True)
+    counts = []
+    while fanout.busy:
+        stage.loop.run_once(0)
+        counts.append(fanout.delivered)
+    assert counts == [4 * 10, 6 * 10 + 2 * 5, 6 * 15, 6 * 15]
+    assert [texts(guest) for guest in many] == [[str(number) for number in range(15)]] * 6
+    assert (fanout.waiting, fanout.owed) == (0, 0)
+
+
+@pytest.mark.parametrize("joined_size", [1, 4, 10, 1000])
+def test_each_gets_those_of_what_was_sent_together_that_are_for_it(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, joined_size: int
+) -> None:
+    monkeypatch.setattr(gows.session.fanout, "JOINED_SIZE", joined_size)
+    stage = make_stage()
+    many = guests(stage, 5)
+    targets = tuple(sockets(stage))
+    fanout = Fanout(stage.loop)
+    left_out: list[tuple[WebSocket, object]] = []
+    fanout.on_excluded = lambda ws, about: left_out.append((ws, about))
+    items = numbered(10)
+    items[7] = (items[7][0], targets[1], 7)
+    targets[4].close()
+    missed: list[object] = []
+    fanout.on_missed = lambda ws, about: missed.append(about)
+
+    fanout.send_together(items, targets, {targets[2]: 4, targets[3]: 10})
+    fanout.send_together(items, (), {})
+    stage.run_for(1)
+
+    everything = [str(number) for number in range(10)]
+    assert texts(many[0]) == everything
+    assert texts(many[1]) == everything[:7] + everything[8:]
+    assert texts(many[2]) == everything[4:]
+    assert texts(many[3]) == []
+    assert missed == list(range(10))
+    assert left_out == [(targets[1], 7)]
+    assert (fanout.delivered, fanout.missed) == (10 + 9 + 6, 10)
+    assert stage.server.traffic.sent == 10 + 9 + 6
+
+
+def test_large_messages_sent_together_are_not_copied(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    one, two = guests(stage, 2)
+    fanout = Fanout(stage.loop)
+    fanout.send_together(numbered(3, 9000), tuple(sockets(stage)), {})
+    assert [len(round_.messages) for round_ in fanout._rounds] == [1, 1, 1]
+    assert all(round_.series()[0] is None for round_ in fanout._rounds)
+    stage.run_for(1)
+    assert texts(one) == texts(two) == [str(number) * 9000 for number in range(3)]
+
+
+def test_what_is_written_in_pieces_comes_before_what_is_sent_together(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    guest, handler = stage.guest()
+    fanout = Fanout(stage.loop)
+    with handler.ws.next_writer() as writer:
+        writer.write_string("x" * 20_000)
+        fanout.send_together(numbered(3), (handler.ws,), {})
+        stage.run_for(1)
+    assert [guest.read().fin for _ in range(2)] == [False, True]
+    assert texts(guest) == ["0", "1", "2"]
+
+
+def test_nothing_is_sent_together_when_the_loop_has_closed(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    guests(stage, 1)
+    fanout, targets = Fanout(stage.loop), tuple(sockets(stage))
+    stage.loop.close()
+    with pytest.raises(LoopClosedError):
+        fanout.send_together(numbered(3), targets, {})
+    assert (fanout.waiting, fanout.owed, fanout.busy) == (0, 0, False)
 
 
 def test_a_newcomer_hears_of_later_broadcasts(make_stage: MakeStage) -> None:

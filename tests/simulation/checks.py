@@ -347,7 +347,8 @@ PROMISES: dict[str, tuple[Check, ...]] = {
         encoded_once,
     ),
     "It is put on the queues 256 a turn, so a topic of 19,000 does not hold up others. `join` and `leave` have 64 a "
-    "turn of their own: they come in their order, but messages of the topic may overtake them.": (turn_share, presence),
+    "turn of their own, where those of a topic that come together count as one for each 8 KiB.": (turn_share,),
+    "Those of a topic come in their order, but messages of the topic may overtake them.": (presence,),
     "A connection that does not read is treated by its `overflow`.": (newest_by_key, process_order, all_or_lost),
     'With `"latest"`, a message with a `key` takes the place of the one with the same key that still waits: the right '
     "thing for prices, positions, counters.": (newest_by_key,),

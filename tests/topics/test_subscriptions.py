@@ -452,11 +452,30 @@ def test_patterns_find_whom_the_rule_says(steps: list[tuple[int, str, bool]], to
                 expected = {who for who, pattern in model if stands_for(pattern.split("."), words)}
                 assert len(found.bare) == len(expected)
                 assert {listeners.index(ws) for ws in found.bare} == expected  # type: ignore[arg-type]
+                covered = {number for number, ws in enumerate(listeners) if subscriptions.covers(ws, ".".join(words))}
+                assert covered == expected
         for who, pattern in sorted(model):
             subscriptions.unsubscribe(listeners[who], pattern)
         assert (subscriptions.counts(), subscriptions._of, subscriptions._members) == ({}, {}, {})
         assert not subscriptions._patterns._shapes
         assert subscriptions._total == 0
+
+
+def test_who_comes_by_name_is_added_to_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand that come one after the other are not looked through a thousand times."""
+    with Loop(workers=0) as loop:
+        subscriptions = Subscriptions(loop)
+        listeners = [Listener() for _ in range(5)]
+        subscriptions.add(listeners[0], "*", ["*"])
+        subscriptions.targets("a")
+        monkeypatch.setattr(subscriptions, "_find_targets_locked", None)
+        for listener in listeners[1:]:
+            subscriptions.add(listener, "a", ["a"])
+            subscriptions.add(listener, "a", ["a"])
+        assert subscriptions.targets("a") == (tuple(listeners), ())
+        assert subscriptions._remembered == gows.topics.subscriptions.TUPLE_COST + 5
+        subscriptions.add(listeners[0], "a", ["a"])  # which gets it already
+        assert "a" not in subscriptions._targets
 
 
 def test_it_knows_what_a_pattern_stands_for() -> None:
