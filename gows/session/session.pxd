@@ -6,7 +6,7 @@ from gows.session.context cimport SessionContext
 from gows.session.delivering cimport Delivering
 from gows.session.traffic cimport Traffic
 
-cdef int CHUNK, TEXT, BINARY, CLOSE, PING, PONG, OPENED, HALF_CLOSED, STREAM_LOST, DRAINED
+cdef int CHUNK, CLOSE, PING, PONG, OPENED, HALF_CLOSED, STREAM_LOST, DRAINED
 cdef int SMALL_HEAD, LARGE, MAY_INFLATE, DEAD, SEND_PING, SILENT, STALLED
 cdef int HELD, INBOX_FULL, LEAVING, LOST_EARLY, UNSERVED, COUNTED, SPECIAL
 cdef bint DEBUG
