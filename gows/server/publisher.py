@@ -1,4 +1,7 @@
-"""Publisher: publishes to topics, and subscribes connections to them, in one process of a server."""
+"""Publisher: publishes to topics, and subscribes connections to them, in one process of a server.
+
+The file is longer than others: publications, subscriptions and what a broker brings have one order, under one lock.
+"""
 
 from __future__ import annotations
 
