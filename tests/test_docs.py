@@ -11,6 +11,7 @@ import posixpath
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,7 @@ def unknown_names(text: str) -> set[str]:
     return found
 
 
+@cache
 def classes() -> dict[str, set[str]]:
     """By class of gows: the names of its methods and attributes, inherited ones included."""
     bases: dict[str, set[str]] = {}
