@@ -33,7 +33,8 @@ class Pipe:
 
     @property
     def readable(self) -> bool:
-        self._arrive()
+        if self._travelling:
+            self._arrive()
         return bool(self._arrived) or self.finished
 
     @property
