@@ -14,6 +14,7 @@ from gows import QueueFullError, Server
 from gows.brokers.base import Envelope
 from gows.topics.publication import Publication
 from tests.support.stage import MakeStage, Stage
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -119,6 +120,8 @@ def test_finalisers_publish_wherever_they_come(monkeypatch: pytest.MonkeyPatch) 
     server = Server(workers=0)
     server.start("127.0.0.1:0")
 
+    gone: list[None] = []
+
     class Room:
         def __init__(self) -> None:
             self.me = self
@@ -129,6 +132,12 @@ def test_finalisers_publish_wherever_they_come(monkeypatch: pytest.MonkeyPatch) 
                 server.broadcast("gone")
             except QueueFullError:
                 pass
+            finally:
+                gone.append(None)
+
+    def all_are_gone() -> bool:
+        gc.collect()  # does nothing while another thread is amid a collection
+        return len(gone) == 2000
 
     def work() -> None:
         for number in range(1000):
@@ -150,5 +159,7 @@ def test_finalisers_publish_wherever_they_come(monkeypatch: pytest.MonkeyPatch) 
         assert not any(thread.is_alive() for thread in threads)
     finally:
         gc.set_threshold(*before)
-        gc.collect()  # rooms that were left: once the server is stopped, a broadcast raises
-        server.stop()
+        try:
+            wait_until(all_are_gone)  # once the server is stopped, a broadcast raises
+        finally:
+            server.stop()
