@@ -22,7 +22,7 @@ from gows import variant
 variant.choose()  # before anything else is imported
 
 from gows.bytebuffer import ByteBuffer
-from gows.client import BlockingWebSocket, Reconnect, ReconnectingClient, connect
+from gows.client import BlockingWebSocket, Proxy, Reconnect, ReconnectingClient, connect
 from gows.client.subscription import TopicSubscription
 from gows.client.topics import TopicClient
 from gows.codes import CloseCause, CloseCode, Opcode
@@ -41,6 +41,7 @@ from gows.errors import (
     NotAllowedError,
     PeerError,
     ProtocolError,
+    ProxyError,
     QueueFullError,
     ReceiveTimeoutError,
     TopicError,
@@ -97,6 +98,8 @@ __all__ = [
     "Opcode",
     "PeerError",
     "ProtocolError",
+    "Proxy",
+    "ProxyError",
     "QueueFullError",
     "ReceiveTimeoutError",
     "Reconnect",

@@ -34,6 +34,7 @@ LOCK_ORDER = (
         "bus",
         "bus answers",
         "connection numbers",
+        "enciphered",
         "lost",
         "overflow",
         "receiving",

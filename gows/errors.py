@@ -18,7 +18,8 @@ GowsError
 ├── TopicError                   a server of gows.v1 refused what a TopicClient asked for (`code`)
 ├── ReceiveTimeoutError          nothing came in time (blocking client; also a TimeoutError)
 └── ConnectError                 the client could not connect (also a ConnectionError)
-    └── ConnectTimeoutError      … in time (also a TimeoutError)
+    ├── ConnectTimeoutError      … in time (also a TimeoutError)
+    └── ProxyError               … because of the proxy (`status`)
 
 Our own faults are not here: they are bugs, and surface as whatever Python raises.
 """
@@ -145,3 +146,17 @@ class ConnectError(GowsError, ConnectionError):
 
 class ConnectTimeoutError(ConnectError, TimeoutError):
     """A client connection, its TLS and its opening handshake together, took longer than the timeout."""
+
+
+class ProxyError(ConnectError):
+    """The proxy cannot be reached, refuses, or answers what nobody understands.
+
+    `status` is what it answered: the HTTP status of its answer to CONNECT (407: it wants other credentials), or the
+    status or reply of SOCKS5 (RFC 1928 §6, RFC 1929 §2); None when there was no answer, or none that is valid.
+    `temporary`: whether trying again may help.
+    """
+
+    def __init__(self, message: str = "", status: int | None = None, *, temporary: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.temporary = temporary

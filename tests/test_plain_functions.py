@@ -135,6 +135,9 @@ PLACES: dict[str, Callable[[gows.Server], object]] = {
     "ready": lambda _: gows.run(gows.Server, ready=coroutine),
     "ready of listen_and_serve": lambda server: server.listen_and_serve(ready=coroutine),
     "handler of connect": lambda _: gows.connect("ws://127.0.0.1:1", AsyncHandler()),
+    "url": lambda _: gows.connect(coroutine),  # type: ignore[arg-type]
+    "headers": lambda _: gows.connect("ws://127.0.0.1:1", headers=coroutine),  # type: ignore[arg-type]
+    "cookies": lambda _: gows.connect("ws://127.0.0.1:1", cookies=coroutine),  # type: ignore[arg-type]
     "callback of a TopicClient": lambda _: _topic_client(),
 }
 

@@ -28,7 +28,9 @@ from gows.bus.bus import Bus
 from gows.reactor import Loop, shared_loop
 from tests.support.needs import need_module
 from tests.support.processes import ROOT, Children
+from tests.support.proxies import FakeProxy
 from tests.support.redis_server import RedisServer
+from tests.support.scripted import ScriptedServer
 from tests.support.waiting import wait_until
 
 DECLARATIONS = ROOT / "docs" / "explanation" / "design.md"
@@ -198,6 +200,14 @@ def test_flask(run: Callable[..., Running]) -> None:
 def test_client(run: Callable[..., Running], url: str, shared: Loop, capsys: pytest.CaptureFixture[str]) -> None:
     run("client", "localhost:8080", url).end()
     assert capsys.readouterr().out.splitlines()[:2] == ["hello", "how are you?"]
+
+
+def test_client_proxy(run: Callable[..., Running], url: str, shared: Loop, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeProxy(int(url.rpartition(":")[2]), user=("user", "password"))
+    with ScriptedServer(fake.http) as proxy:
+        run("client_proxy", "proxy.example.com:3128", f"127.0.0.1:{proxy.port}").end()
+    assert "hello" in capsys.readouterr().out.splitlines()
+    assert fake.asked == [("server.example.com", 80)]
 
 
 def test_reconnect(run: Callable[..., Running], url: str, shared: Loop, capsys: pytest.CaptureFixture[str]) -> None:

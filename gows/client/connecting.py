@@ -9,10 +9,12 @@ from queue import Empty, SimpleQueue
 from typing import Literal, overload
 
 from gows.client.blocking import BlockingWebSocket
+from gows.client.cookies import Cookies
 from gows.client.exit import flush_at_exit
 from gows.client.opening import Opening, refuse_in_loop
+from gows.client.proxy import ProxyRule
 from gows.client.reconnect import ReconnectingClient
-from gows.client.request import ClientRequest, HeaderRule, Url, changes, make_request
+from gows.client.request import ClientRequest, HeaderRule, Url, changes, check_functions, make_request
 from gows.client.retry import Reconnect
 from gows.errors import ConnectTimeoutError, GowsError, LoopClosedError
 from gows.options import AcceptOptions
@@ -37,10 +39,13 @@ def connect(
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
     headers: HeaderRule | None = None,
+    cookies: Cookies | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
     timeout: float = 10.0,
+    proxy: ProxyRule = True,
+    redirects: int = 0,
     loop: Loop | None = None,
 ) -> BlockingWebSocket: ...
 @overload
@@ -51,10 +56,13 @@ def connect(
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
     headers: HeaderRule | None = None,
+    cookies: Cookies | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
     timeout: float = 10.0,
+    proxy: ProxyRule = True,
+    redirects: int = 0,
     reconnect: Literal[False] = False,
     wait: Literal[True] = True,
     loop: Loop | None = None,
@@ -67,10 +75,13 @@ def connect(
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
     headers: HeaderRule | None = None,
+    cookies: Cookies | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
     timeout: float = 10.0,
+    proxy: ProxyRule = True,
+    redirects: int = 0,
     reconnect: Literal[False] = False,
     wait: Literal[False],
     loop: Loop | None = None,
@@ -83,10 +94,13 @@ def connect(
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
     headers: HeaderRule | None = None,
+    cookies: Cookies | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
     timeout: float = 10.0,
+    proxy: ProxyRule = True,
+    redirects: int = 0,
     reconnect: Literal[True] | Reconnect,
     wait: bool = True,
     loop: Loop | None = None,
@@ -100,10 +114,13 @@ def connect(
     options: AcceptOptions | None = None,
     subprotocols: Sequence[str] = (),
     headers: HeaderRule | None = None,
+    cookies: Cookies | None = None,
     origin: str | None = None,
     compression: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
     timeout: float = 10.0,
+    proxy: ProxyRule = True,
+    redirects: int = 0,
     reconnect: bool | Reconnect = False,
     wait: bool = True,
     loop: Loop | None = None,
@@ -120,11 +137,14 @@ def connect(
     `url`: ws:// or wss://, with `user:password@` sent as Basic authorization, or `ws+unix:///path/of/socket:/target`
     (wss+unix) for a Unix-domain socket. `options`: the engine's settings, the server's names with the roles of client
     and server as in RFC 7692; `compression` overrides `options.compression`, `subprotocols` its subprotocols.
-    `headers`, `origin`: sent with the request. `url` and `headers` may be functions that return them, for tokens that
-    expire: with `reconnect` they are called again for each attempt, on a worker (and a mapping of headers is read
-    again); one that raises is a failed attempt. `ssl_context`: for wss, by default one that verifies against the
-    system's authorities. `timeout`: seconds for everything from the name lookup to the answered handshake. `loop`: a
-    running loop; by default the process-wide one.
+    `headers`, `cookies` (names and values), `origin`: sent with the request. `url`, `headers` and `cookies` may be
+    functions that return them, for tokens that expire: with `reconnect` they are called again for each attempt, on a
+    worker (and a mapping is read again); one that raises is a failed attempt. `ssl_context`: for wss, by default one
+    that verifies against the system's authorities. `timeout`: seconds for everything from the name lookup to the
+    answered handshake. `proxy`: the URL of a proxy (http, https, socks5, socks5h), a `gows.Proxy`, None for no proxy;
+    by default True: the one that the environment names (docs/how-to/client-proxy.md). `redirects`: how many redirects
+    are followed, 20 at most; never from wss to ws, and to another origin without `headers`, `cookies` and the URL's
+    credentials. `loop`: a running loop; by default the process-wide one.
 
     When the program exits, what was written until then is sent, and connections that are open are closed with 1001; the
     exit waits while the server goes on taking what is queued. A signal that ends the process at once loses it.
@@ -132,15 +152,16 @@ def connect(
     Any thread but the loop's own, unless `wait=False`.
 
     Raises ValueError for a URL or a setting that cannot be; InvalidHeaderError for what may not be sent; ConnectError
-    when there is no connection (ConnectTimeoutError when not in time); HandshakeError when the server refuses:
-    `status`, `headers` and the beginning of its `body` (redirects are not followed; a 101 that is not valid has the
-    status 101); UsageError in the loop's thread.
+    when there is no connection (ConnectTimeoutError when not in time, ProxyError because of the proxy); HandshakeError
+    when the server refuses: `status`, `headers` and the beginning of its `body` (a redirect that is not followed, too;
+    a 101 that is not valid has the status 101); UsageError in the loop's thread.
     """
     if handler is None:
         if reconnect or not wait:
             raise ValueError("reconnect and wait=False need a handler")
     else:
         check_handler(handler)
+    check_functions(url=url, headers=headers, cookies=cookies)
     loop = loop or shared_loop()
     if wait:
         refuse_in_loop(loop, "connect() without wait=False")
@@ -151,10 +172,13 @@ def connect(
         options=options,
         subprotocols=subprotocols,
         headers=headers,
+        cookies=cookies,
         origin=origin,
         compression=compression,
         ssl_context=ssl_context,
         timeout=timeout,
+        proxy=proxy,
+        redirects=redirects,
     )
     request = make()
     flush_at_exit(loop)
@@ -162,7 +186,7 @@ def connect(
         return _open(request, Handler(), BlockingWebSocket)
     if reconnect:
         policy = reconnect if isinstance(reconnect, Reconnect) else Reconnect()
-        client = ReconnectingClient(request, handler, policy, make if changes(url, headers) else None)
+        client = ReconnectingClient(request, handler, policy, make if changes(url, headers, cookies) else None)
         try:
             if wait:
                 _open(request, handler, client.make)

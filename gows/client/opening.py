@@ -2,6 +2,7 @@
 
     connecting -> (TCP and TLS are up, the request goes out) -> asking -> WebSocket
                                                                        -> refused: the body of the refusal is read
+                                                                       -> sent on (`redirect`): connecting
     and from each of them -> failed
 
 All of it has one deadline. An Opening observes its stream until the WebSocket takes over; everything here but `start`
@@ -12,8 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
+from gows.client.redirect import FOLLOWED, redirected
 from gows.client.request import ClientRequest
+from gows.client.tunnelling import Tunnelling
+from gows.client.url import WebSocketUrl
 from gows.errors import (
     ConnectError,
     ConnectionClosedError,
@@ -31,7 +36,7 @@ from gows.protocol.connection import Connection
 from gows.protocol.deflate import DeflateParams
 from gows.protocol.handshake import check_response, new_key
 from gows.reactor.interfaces import Observer
-from gows.reactor.stream import Stream
+from gows.reactor.stream import NO_OBSERVER, Stream
 from gows.reactor.timers import TICKS_PER_SECOND
 from gows.reactor.transports import Loop
 from gows.reactor.workers import current_task
@@ -84,6 +89,7 @@ class Opening(Observer):
         "_refusal",
         "_request",
         "_stream",
+        "_visited",
     )
 
     _stream: Stream  # from `_start` on, also when that fails
@@ -108,6 +114,7 @@ class Opening(Observer):
         self._refusal: HandshakeError | None = None
         self._body: _Body | None = None
         self._done = False
+        self._visited: set[WebSocketUrl] = set()
 
     def start(self) -> None:
         """Begin. Any thread; returns at once."""
@@ -123,27 +130,34 @@ class Opening(Observer):
     def _cancel(self) -> None:
         if self._done:
             self._stream.abort()
-        self._fail(ConnectError(f"connecting to {self._place()} was given up"))
+        self.fail(ConnectError(f"connecting to {self._place()} was given up"))
 
     def _websocket(self, params: DeflateParams | None = None, subprotocol: str | None = None) -> WebSocket:
         context = self._request.context
         return self._make(self._stream, context.connection(params), context, subprotocol)
 
     def _start(self) -> None:
+        self._due = self._request.context.loop.now() + round(self._request.timeout * TICKS_PER_SECOND)
+        self._connect(self._request.timeout)
+
+    def _connect(self, seconds: float) -> None:
+        """Begin to connect, directly or through a proxy."""
         request, loop = self._request, self._request.context.loop
-        self._due = loop.now() + round(request.timeout * TICKS_PER_SECOND)
         try:
+            if request.proxy is not None:
+                self._stream = Tunnelling(request, request.proxy, self).start()
+                return
             self._stream = loop.connect(
                 request.url.address,
                 self,
                 ssl_context=request.ssl_context,
                 server_hostname=request.url.server_hostname if request.ssl_context is not None else None,
-                timeout=request.timeout,
+                timeout=seconds,
             )
         except Exception as error:  # nobody else would tell whoever waits for the outcome
             self._stream = Stream(loop, None, self)
             self._stream.abort()
-            self._fail(ConnectError(f"cannot connect to {self._place()}: {error}"), error)
+            self.fail(ConnectError(f"cannot connect to {self._place()}: {error}"), error)
 
     # ------------------------------------------------------------------ observer of the stream
 
@@ -151,7 +165,7 @@ class Opening(Observer):
         """Ask for the upgrade: TCP and TLS are up. A Unix-domain connection is made before `Loop.connect` returns."""
         self._stream = stream
         stream.write(self._request.encode(self._key))
-        self._await(self._remaining())
+        self._await(self.remaining())
 
     def data_received(self, buf: bytearray | bytes, n: int, /) -> None:
         """Take a piece of the answer."""
@@ -164,34 +178,34 @@ class Opening(Observer):
             if self._parser.head is not None:
                 self._answered(self._parser.head)
         except HttpError as error:
-            self._fail(error)
+            self.fail(error)
         except Exception as error:  # ours, or the handler's: the attempt ends all the same
             logger.exception("the answer of %s could not be dealt with", self._place())
-            self._fail(ConnectError(f"the answer of {self._place()} could not be dealt with: {error}"), error)
+            self.fail(ConnectError(f"the answer of {self._place()} could not be dealt with: {error}"), error)
 
     def eof_received(self) -> None:
         """End the attempt, or the body of a refusal: the server sends nothing more."""
         if self._refusal is not None:
-            self._fail(self._refused())
+            self.fail(self._refused())
         else:
-            self._fail(ConnectError(f"{self._place()} closed the connection during the handshake"))
+            self.fail(ConnectError(f"{self._place()} closed the connection during the handshake"))
 
     def deadline_reached(self) -> None:
         """End the attempt, or the body of a refusal: its time is up."""
         if self._refusal is not None:
-            self._fail(self._refused())
+            self.fail(self._refused())
         else:
-            self._fail(self._late("did not answer the handshake"))
+            self.fail(self.late("did not answer the handshake"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail: no connection could be made, or it broke before the handshake was over."""
         if self._refusal is not None:
-            self._fail(self._refused())
+            self.fail(self._refused())
         elif isinstance(error, ConnectError):  # the reactor's, which says where and why
             cause = error.__cause__
-            self._fail(self._late("could not be reached") if isinstance(cause, TimeoutError) else error, cause)
+            self.fail(self.late("could not be reached") if isinstance(cause, TimeoutError) else error, cause)
         else:
-            self._fail(ConnectError(f"{self._place()} broke the connection during the handshake: {error}"), error)
+            self.fail(ConnectError(f"{self._place()} broke the connection during the handshake: {error}"), error)
 
     # ------------------------------------------------------------------ the answer
 
@@ -204,9 +218,12 @@ class Opening(Observer):
         except HandshakeError as error:
             if head.status == 101:
                 raise
+            if head.status in FOLLOWED and self._request.redirects:
+                self._follow_redirect(head, error)
+                return
             self._refusal = error
             self._body = _Body(head)
-            self._await(min(self._remaining(), REFUSAL_SECONDS))
+            self._await(min(self.remaining(), REFUSAL_SECONDS))
             self._read_refusal(self._parser.trailing)
             return
         ws = self._websocket(params, subprotocol)
@@ -224,10 +241,33 @@ class Opening(Observer):
         if frames:
             ws.data_received(bytearray(frames), len(frames))
 
+    def _follow_redirect(self, head: ResponseHead, refusal: HandshakeError) -> None:
+        """Connect to where the server sends us. Raises HandshakeError when that is not to be done."""
+        locations = head.headers.get_all("location")
+        try:
+            if len(locations) != 1:
+                raise ValueError("without one Location")
+            self._visited.add(replace(self._request.url, authorization=None))
+            request = redirected(self._request, locations[0])
+            if request.url in self._visited:
+                raise ValueError("where it was already: the redirects go round in circles")
+        except ValueError as error:
+            where = f" to {locations[0]}" if locations else ""
+            raise HandshakeError(
+                refusal.status, f"{self._place()} redirects{where}, {error}", refusal.headers
+            ) from None
+        stream = self._stream
+        stream.observer = NO_OBSERVER
+        stream.close(linger=False)
+        self._request = request
+        self._key = new_key()
+        self._parser = ResponseParser()
+        self._connect(max(self.remaining(), 0.0))
+
     def _read_refusal(self, data: bytes) -> None:
         assert self._body is not None
         if self._body.feed(data):
-            self._fail(self._refused())
+            self.fail(self._refused())
 
     def _refused(self) -> HandshakeError:
         refusal, body = self._refusal, self._body
@@ -236,14 +276,22 @@ class Opening(Observer):
         reason = f"{self._place()} refused the upgrade: {refusal.reason}"
         location = {name.lower(): value for name, value in refusal.headers}.get("location")
         if 300 <= refusal.status < 400 and location is not None:
-            reason = f"{self._place()} redirects to {location}, and redirects are not followed"
+            why = "no more redirects are followed" if self._visited else "redirects are not followed"
+            if refusal.status not in FOLLOWED:
+                why = f"{refusal.status} is not followed"
+            reason = f"{self._place()} redirects to {location}, and {why}"
         error = HandshakeError(refusal.status, reason, refusal.headers)
         error.body = body.read()
         return error
 
     # ------------------------------------------------------------------ the end
 
-    def _fail(self, error: GowsError, cause: BaseException | None = None) -> None:
+    def follow(self, stream: Stream) -> None:
+        """Take note that this is its stream from now on. Loop thread."""
+        self._stream = stream
+
+    def fail(self, error: GowsError, cause: BaseException | None = None) -> None:
+        """End because of `error`, and close the stream. Loop thread; idempotent."""
         if self._done:
             return
         self._done = True
@@ -265,14 +313,18 @@ class Opening(Observer):
     def _await(self, seconds: float) -> None:
         self._stream.set_deadline(max(seconds, 0.0))
 
-    def _remaining(self) -> float:
+    def remaining(self) -> float:
+        """Return the seconds that are left of the timeout. Loop thread."""
         return (self._due - self._request.context.loop.now()) / TICKS_PER_SECOND
 
-    def _late(self, what: str) -> ConnectTimeoutError:
+    def late(self, what: str) -> ConnectTimeoutError:
+        """Return the error for the end of the timeout."""
         return ConnectTimeoutError(f"{self._place()} {what} within {self._request.timeout:g} s")
 
     def _place(self) -> str:
-        return str(self._request.url.address)
+        """Where it connects to, and by which proxy."""
+        request = self._request
+        return f"{request.url.address}" + ("" if request.proxy is None else f" through the proxy {request.proxy}")
 
 
 class _Body:

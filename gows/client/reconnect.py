@@ -180,8 +180,8 @@ class ReconnectingClient:
         except GowsError as failure:
             error = failure
         except Exception as failure:
-            logger.exception("there is no URL, or there are no headers, for the next attempt")
-            error = ConnectError(f"no URL or headers for the next attempt: {failure!r}")
+            logger.exception("there is no URL, or there are no headers or cookies, for the next attempt")
+            error = ConnectError(f"no URL, headers or cookies for the next attempt: {failure!r}")
             error.__cause__ = failure
         if error is not None:
             with self._lock:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gows.codes import CloseCode
-from gows.errors import ConnectError, ConnectionClosedError, GowsError, HandshakeError
+from gows.errors import ConnectError, ConnectionClosedError, GowsError, HandshakeError, ProxyError
 from gows.http1.dates import parse_date
 from gows.options import check_plain_function, check_seconds
 
@@ -36,15 +36,17 @@ _FINAL_CODES = frozenset({CloseCode.POLICY_VIOLATION, *(4000 + status for status
 def is_temporary(error: GowsError) -> bool:
     """Return whether trying again may help. The default of `Reconnect.retry_if`.
 
-    Yes: the connection was lost or closed by the server, the server could not be reached, or it refused with 408, 425,
-    429 or 5xx. No: any other refusal (401, 403, 404, a redirect), an answer that is not a valid 101, and the close
-    codes that say the same of a connection that was up: 1008 (but when it was too fast for a server of ours), and 4400
-    to 4499 (4401: not authorized, and so on), but 4408, 4425 and 4429.
+    Yes: the connection was lost or closed by the server, the server could not be reached, or it, or the proxy on the
+    way, refused with 408, 425, 429 or 5xx. No: any other refusal (401, 403, 404, 407, a redirect), an answer that is
+    not a valid 101, and the close codes that say the same of a connection that was up: 1008 (but when it was too fast
+    for a server of ours), and 4400 to 4499 (4401: not authorized, and so on), but 4408, 4425 and 4429.
     """
     if isinstance(error, HandshakeError):
         return error.status >= 500 or error.status in _TEMPORARY
     if isinstance(error, ConnectionClosedError) and error.code in _FINAL_CODES:
         return error.code == CloseCode.POLICY_VIOLATION and error.reason.endswith(TOO_FAST)
+    if isinstance(error, ProxyError):
+        return error.temporary
     return isinstance(error, (ConnectError, ConnectionClosedError))
 
 

@@ -20,8 +20,10 @@ from typing import Any
 
 from gows.bytebuffer import ByteBuffer
 from gows.client.connecting import connect
+from gows.client.cookies import Cookies
 from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
+from gows.client.proxy import ProxyRule
 from gows.client.request import HeaderRule, Url
 from gows.client.retry import Reconnect
 from gows.client.subscription import Answer, Callback, Present, TopicSubscription
@@ -73,10 +75,13 @@ class TopicClient:
         reconnect: Reconnect | None = None,
         options: AcceptOptions | None = None,
         headers: HeaderRule | None = None,
+        cookies: Cookies | None = None,
         origin: str | None = None,
         compression: bool | None = None,
         ssl_context: ssl.SSLContext | None = None,
         timeout: float = 10.0,
+        proxy: ProxyRule = True,
+        redirects: int = 0,
         loop: Loop | None = None,
     ) -> None:
         """Connect; the first attempt must succeed. The arguments are those of `gows.connect`. Raises as that, and
@@ -102,10 +107,13 @@ class TopicClient:
             options=options,
             subprotocols=[TOPIC_SUBPROTOCOL],
             headers=headers,
+            cookies=cookies,
             origin=origin,
             compression=compression,
             ssl_context=ssl_context,
             timeout=timeout,
+            proxy=proxy,
+            redirects=redirects,
             reconnect=reconnect or Reconnect(),
             loop=loop,
         )

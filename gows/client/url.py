@@ -87,7 +87,7 @@ def parse_url(url: str) -> WebSocketUrl:
     if port == 0:
         raise ValueError(f"{shown!r} has port 0, to which nobody can connect")
     default = DEFAULT_PORTS[parts.scheme]
-    name, field = _host(shown, host)
+    name, field = host_of(repr(shown), host)
     certified = name.partition("%")[0]
     if port is not None and port != default:
         field += f":{port}"
@@ -95,7 +95,7 @@ def parse_url(url: str) -> WebSocketUrl:
     return WebSocketUrl(secure, Address(name, port or default), field, certified, target, _basic(parts.netloc))
 
 
-def _host(shown: str, host: str) -> tuple[str, str]:
+def host_of(what: str, host: str) -> tuple[str, str]:
     """Return the name to look up, and what of it stands in the Host field: a zone means something on this machine only
     (RFC 6874 §4)."""
     if ":" in host:
@@ -103,19 +103,19 @@ def _host(shown: str, host: str) -> tuple[str, str]:
         try:
             literal = str(IPv6Address(literal))
         except ValueError as error:
-            raise ValueError(f"{shown!r} has an address that cannot be: {error}") from None
+            raise ValueError(f"{what} has an address that cannot be: {error}") from None
         zone = zone.removeprefix("25")
         return (f"{literal}%{zone}" if zone else literal), f"[{literal}]"
     try:
         name = ascii_host(host)
     except UnicodeError as error:
-        raise ValueError(f"{shown!r} has a host name that cannot be: {error}") from None
+        raise ValueError(f"{what} has a host name that cannot be: {error}") from None
     if _is_name(name) is None:
-        raise ValueError(f"{shown!r} has a host name that cannot be: {host!r}")
+        raise ValueError(f"{what} has a host name that cannot be: {host!r}")
     labels = name.removesuffix(".").split(".")
     if len(name.removesuffix(".")) > LONGEST_NAME or not all(0 < len(label) <= LONGEST_LABEL for label in labels):
         raise ValueError(
-            f"{shown!r} has a host name that cannot be: between the dots are 1 to {LONGEST_LABEL} characters, and"
+            f"{what} has a host name that cannot be: between the dots are 1 to {LONGEST_LABEL} characters, and"
             f" {LONGEST_NAME} in all at most"
         )
     return name, name

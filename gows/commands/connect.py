@@ -8,7 +8,8 @@
 
 With a pipe for input every line is sent, replies are printed until none came for --wait seconds, then it closes.
 URLs: ws://, wss://, ws+unix:///path/of/socket:/target. The environment variable SSL_CERT_FILE may name a file with
-other authorities. Exit status: 0 after a normal close, 1 when there was no connection or it ended in another way.
+other authorities; HTTPS_PROXY, ALL_PROXY, NO_PROXY and the like name a proxy. Exit status: 0 after a normal close, 1
+when there was no connection or it ended in another way.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from gows.bytebuffer import ByteBuffer
 from gows.client import connect
 from gows.codes import CloseCode, Opcode
 from gows.commands.screen import Screen, end_output
-from gows.errors import ConnectError, GowsError, HandshakeError, QueueFullError
+from gows.errors import ConnectError, GowsError, HandshakeError, ProxyError, QueueFullError
 from gows.options import AcceptOptions
 from gows.printable import printable
 from gows.reactor.transports import Loop
@@ -60,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--origin", metavar="ORIGIN", help="send this Origin")
     parser.add_argument("--insecure", action="store_true", help="wss: do not verify the server's certificate")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--proxy",
+        metavar="URL",
+        help="connect through this proxy: http, https, socks5 or socks5h; default: the one that the environment names",
+    )
+    way.add_argument("--no-proxy", action="store_true", help="connect directly, whatever the environment says")
+    parser.add_argument(
+        "--redirects", type=int, default=0, metavar="N", help="follow so many redirects at most (default: 0)"
+    )
     parser.add_argument(
         "--compression", action=argparse.BooleanOptionalAction, default=True, help="offer permessage-deflate (default)"
     )
@@ -110,6 +121,8 @@ def _talk_to(args: argparse.Namespace, talk: Talk, screen: Screen, loop: Loop) -
         origin=args.origin,
         ssl_context=_insecure_context(screen) if args.insecure else None,
         timeout=args.timeout,
+        proxy=None if args.no_proxy else args.proxy or True,
+        redirects=args.redirects,
         loop=loop,
     )
     screen.note(printable(f"connected to {args.url}" + (f", subprotocol {ws.subprotocol}" if ws.subprotocol else "")))
@@ -158,7 +171,8 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, HandshakeError) and error.body:
         text += f": {error.body.decode('utf-8', 'replace').strip()}"
-    if isinstance(error, ConnectError) and isinstance(error.__cause__, ssl.SSLCertVerificationError):
+    unverified = isinstance(error, ConnectError) and isinstance(error.__cause__, ssl.SSLCertVerificationError)
+    if unverified and not isinstance(error, ProxyError):
         text += " (--insecure connects all the same)"
     return printable(text)
 

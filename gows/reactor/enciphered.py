@@ -7,17 +7,21 @@ For the stream two rules of a kernel's socket must hold. What can be read is rep
 all that can be deciphered, for no event would tell of the rest. What `send` has taken is under way: so as long as the
 kernel has not taken all that was enciphered, `send` answers for one byte less than it has taken, and the stream comes
 again when there is room.
+
+A signal handler or a finaliser may write to the connection amid a read or a send of the same thread: it is told that
+there is no room, and the stream comes again.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from gows.reactor.interfaces import Sock
+from gows.reactor.waits import inner_lock
 
 RECORD = 17408
 """Bytes of the largest TLS record, its head included, and some more (RFC 5246 §6.2.3: 2^14 + 2048 + 5)."""
@@ -35,7 +39,7 @@ class EncipheredSocket:
     """A Sock over another one and the TLS session that was begun there. Any thread: the session has a lock of its own,
     under which nothing waits."""
 
-    __slots__ = ("_cipher", "_lock", "_owed", "_produced", "_received", "_session", "_sock")
+    __slots__ = ("_busy", "_cipher", "_lock", "_owed", "_produced", "_received", "_session", "_sock")
 
     def __init__(self, sock: Sock, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
         self._sock = sock
@@ -44,7 +48,20 @@ class EncipheredSocket:
         self._produced = outgoing
         self._cipher = memoryview(b"")  # enciphered and not yet taken by the kernel
         self._owed = 0  # 1: the next byte that `send` gets is in `_cipher` already
-        self._lock = threading.Lock()
+        self._lock = inner_lock("enciphered")
+        self._busy = False  # amid one of the methods below
+
+    @contextmanager
+    def _session_alone(self) -> Iterator[None]:
+        """Keep others from the session. Raises BlockingIOError in a thread that is amid it already."""
+        with self._lock:
+            if self._busy:
+                raise BlockingIOError("called amid another call")
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
 
     # ------------------------------------------------------------------ reading
 
@@ -53,7 +70,7 @@ class EncipheredSocket:
 
         Raises BlockingIOError when there is nothing, OSError (ssl.SSLError) when the session is broken.
         """
-        with self._lock, memoryview(buffer) as view:
+        with self._session_alone(), memoryview(buffer) as view:
             cipher = bytearray(min(READ, len(view) - RECORD))
             n = self._sock.recv_into(cipher)
             if not n:
@@ -91,7 +108,7 @@ class EncipheredSocket:
     def send(self, data: bytes | memoryview, /) -> int:
         """Encipher a portion of `data` and send it. Returns how many bytes were taken; what was not must come again
         first. Raises BlockingIOError when the kernel takes nothing."""
-        with self._lock:
+        with self._session_alone():
             self._send()
             taken = self._owed
             self._owed = 0
@@ -130,7 +147,7 @@ class EncipheredSocket:
     def shutdown(self, how: int, /) -> None:
         """End the session (close_notify, RFC 8446 §6.1), then the connection."""
         if how != socket.SHUT_RD:
-            with self._lock:
+            with self._session_alone():
                 try:
                     self._session.unwrap()
                 except ssl.SSLError:  # want-read: it is queued, and the peer's own is not awaited

@@ -694,6 +694,10 @@ WRONG_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a header of the handshake": ({"headers": {"Sec-WebSocket-Key": "x"}}, InvalidHeaderError, "handshake itself"),
     "an origin with a line end": ({"origin": "http://a\r\n"}, InvalidHeaderError, "printable ASCII"),
     "two origins": ({"origin": "http://a", "headers": {"origin": "http://b"}}, ValueError, "Origin is given twice"),
+    "two fields of cookies": ({"cookies": {"a": "1"}, "headers": {"cookie": "b"}}, ValueError, "Cookie is given twice"),
+    "a cookie with a line end": ({"cookies": {"a": "1\r\nX: y"}}, InvalidHeaderError, "the cookie a has"),
+    "a proxy that is none": ({"proxy": "ftp://a"}, ValueError, "must begin with http://"),
+    "no proxy, said wrongly": ({"proxy": False}, TypeError, "proxy must be a URL"),
     "two authorizations": (
         {"url": "ws://a:b@example.com/", "headers": [("authorization", "x")]},
         ValueError,

@@ -21,6 +21,7 @@ from gows.errors import (
     HandshakeError,
     HttpError,
     InvalidCloseCodeError,
+    ProxyError,
     UsageError,
 )
 from gows.http.request import Request
@@ -117,6 +118,8 @@ def test_retry_after_may_be_a_date(seconds: float, low: float, high: float) -> N
         (ConnectTimeoutError("late"), True),
         (ConnectionClosedError("", 1006), True),
         (ConnectionClosedError("", 1000), True),
+        (ProxyError("closed"), True),
+        (ProxyError("403", 403, temporary=False), False),
         (refusal(101), False),
         (refusal(200), False),
         (refusal(302), False),
@@ -207,10 +210,10 @@ class Town:
         options: AcceptOptions | None = None,
         *,
         url: Any = URL,
-        headers: Any = None,
+        **settings: Any,
     ) -> ReconnectingClient:
         policy = policy or Reconnect()
-        return connect(url, handler, reconnect=policy, wait=False, options=options, headers=headers, loop=self.clients)
+        return connect(url, handler, reconnect=policy, wait=False, options=options, loop=self.clients, **settings)
 
     def until(self, condition: Callable[[], object], limit: float = 60.0) -> None:
         self.world.run_until(condition, limit)
@@ -557,7 +560,8 @@ class Doors(Town):
     token = "1"
 
     def view(self, request: Request) -> None:
-        if (request.query.get("token") or request.headers.get("x-token")) != self.token:
+        token = request.query.get("token") or request.headers.get("x-token") or request.cookies.get("token")
+        if token != self.token:
             raise HttpError(401, "expired")
         super().view(request)
 
@@ -578,20 +582,22 @@ def lose(doors: Doors, client: ReconnectingClient, token: str) -> None:
     doors.until(lambda: not client.connected)
 
 
-@pytest.mark.parametrize("how", ["url", "headers", "pairs", "mapping"])
+@pytest.mark.parametrize("how", ["url", "headers", "pairs", "mapping", "cookies", "mapping of cookies"])
 def test_each_attempt_may_have_another_token(how: str, doors: Doors) -> None:
     handler = Recorder()
-    mapping = {"X-Token": "1"}
+    mapping, cookies = {"X-Token": "1"}, {"token": "1"}
     settings: dict[str, dict[str, Any]] = {
         "url": {"url": lambda: f"{URL}?token={doors.token}"},
         "headers": {"headers": lambda: {"X-Token": doors.token}},
         "pairs": {"headers": lambda: [("X-Token", doors.token)]},
         "mapping": {"headers": mapping},
+        "cookies": {"cookies": lambda: {"token": doors.token}},
+        "mapping of cookies": {"cookies": cookies},
     }
     client = doors.connect(handler, **settings[how])
     doors.until(lambda: client.connected)
     for token in ("2", "3"):
-        mapping["X-Token"] = token
+        mapping["X-Token"] = cookies["token"] = token
         lose(doors, client, token)
         doors.until(lambda: client.connected)
     client.stop()
@@ -613,7 +619,7 @@ def test_a_function_that_raises_is_a_failed_attempt(doors: Doors, caplog: pytest
     doors.until(lambda: client.connected)
     lose(doors, client, "2")
     doors.until(lambda: client.connected)
-    assert "no URL, or there are no headers" in caplog.text
+    assert "no URL, or there are no headers or cookies" in caplog.text
     lose(doors, client, "3")
     doors.until(lambda: client.stopped)
     assert isinstance(client.error, HandshakeError)

@@ -25,6 +25,7 @@ from gows.codes import Opcode
 from gows.commands.connect import Talk
 from gows.commands.screen import Screen
 from tests.support.processes import ROOT
+from tests.support.proxies import FakeProxy
 from tests.support.scripted import Peer, ScriptedServer, close_frame, frame
 from tests.support.waiting import wait_until
 
@@ -308,6 +309,44 @@ def test_pings_may_be_left_out(arguments: list[str], keyboard: Keyboard, monkeyp
     with ScriptedServer(echo) as server:
         assert talk(server.url, *arguments) == 0
     assert intervals == [None if arguments else 30.0]
+
+
+def test_the_way_through_a_proxy(
+    keyboard: Keyboard, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyboard.end()
+    with ScriptedServer(echo) as server:
+        fake = FakeProxy(server.port)
+        with ScriptedServer(fake.http) as listening:
+            proxy = f"http://me:secret@127.0.0.1:{listening.port}"
+            assert talk("ws://server.test/", "--proxy", proxy) == 0
+            monkeypatch.setenv("ALL_PROXY", proxy)
+            assert talk("ws://server.test/") == 0
+            assert talk("ws://server.test/", "--no-proxy") == 1
+    assert fake.asked == [("server.test", 80)] * 2
+    printed = capsys.readouterr().err
+    assert "cannot connect to server.test:80" in printed
+    assert "secret" not in printed
+    with pytest.raises(SystemExit):
+        talk("ws://server.test/", "--no-proxy", "--proxy", proxy)
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_redirects_are_followed_as_asked(keyboard: Keyboard, capsys: pytest.CaptureFixture[str]) -> None:
+    keyboard.end()
+    with ScriptedServer(echo) as server:
+
+        def script(peer: Peer) -> None:
+            peer.read_head()
+            peer.send(f"HTTP/1.1 307 Elsewhere\r\nLocation: {server.url}\r\nContent-Length: 0\r\n\r\n")
+            peer.wait_end()
+
+        with ScriptedServer(script) as first:
+            assert talk(first.url, "--redirects", "1") == 0
+            assert talk(first.url) == 1
+            assert f"redirects to {server.url}, and redirects are not followed" in capsys.readouterr().err
+            assert talk(first.url, "--redirects", "99") == 1
+            assert "redirects must be from 0 to 20" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- no connection

@@ -166,6 +166,30 @@ def test_a_full_kernel_takes_nothing_twice() -> None:
     assert server.plain == b"hello!?"
 
 
+def test_who_comes_amid_a_call_of_the_same_thread_comes_again() -> None:
+    """A signal handler, or a finaliser, that writes."""
+    sock, wire, server = shaken(1)
+    wire.random.random = lambda: 1.0  # type: ignore[method-assign]
+    send = wire.send
+    seen: list[str] = []
+
+    def interrupted(data: bytes | memoryview) -> int:
+        wire.send = send  # type: ignore[method-assign]
+        with pytest.raises(BlockingIOError):
+            sock.send(b"amid")
+        with pytest.raises(BlockingIOError):
+            sock.recv_into(bytearray(LEAST_BUFFER))
+        seen.append("refused")
+        return send(data)
+
+    wire.send = interrupted  # type: ignore[method-assign]
+    assert sock.send(b"before") == 6
+    assert sock.send(b"amid") == 4
+    server.feed(bytes(wire.sent))
+    assert server.plain == b"beforeamid"
+    assert seen == ["refused"]
+
+
 def test_the_end_is_told_in_both_directions() -> None:
     sock, wire, server = shaken(1)
     wire.random.random = lambda: 1.0  # type: ignore[method-assign]

@@ -348,10 +348,13 @@ def test_clients_with_options_made_for_each(loop: Loop) -> None:
             options=AcceptOptions(compression=True, max_message_size=5000),
             subprotocols=(),
             headers=None,
+            cookies=None,
             origin=None,
             compression=None,
             ssl_context=None,
             timeout=10,
+            proxy=None,
+            redirects=0,
         )
         for _ in range(100)
     ]

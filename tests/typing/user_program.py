@@ -186,12 +186,19 @@ def use_clients() -> None:
     except gows.HandshakeError as error:
         status: int = error.status
         print(status, error.reason, error.headers, error.body)
+    except gows.ProxyError as refused:
+        answered: int | None = refused.status
+        print(answered, refused.temporary)
     except (gows.ConnectTimeoutError, gows.ConnectError, gows.ReceiveTimeoutError) as failure:
         print(str(failure))
     except gows.ConnectionClosedError as closed:
         print(closed.code, closed.reason)
     other_ws: gows.WebSocket = gows.connect("ws://localhost/", gows.Handler())
     gows.connect("ws://localhost/", gows.Handler(), wait=False)
+    proxy = gows.Proxy("https://proxy.example.com", ssl_context=ssl.create_default_context())
+    gows.connect("ws://localhost/", gows.Handler(), proxy=proxy, redirects=5, cookies={"session": "x"})
+    gows.connect(lambda: "ws://localhost/", proxy=None, cookies=lambda: {"session": "x"}).close()
+    gows.connect("ws://localhost/", proxy="socks5h://localhost").close()
     policy = gows.Reconnect(initial=1.0, attempts=3)
     client: gows.ReconnectingClient = gows.connect("ws://localhost/", gows.Handler(), reconnect=policy)
     client.ws.write_string(str(other_ws.closed))
