@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class Server(NamedTuple):
     """How one is started."""
 
     kind: str
-    """"gows", "floor", "python" (a program of peers/), or "node"."""
+    """"gows", "async" (gows with `async def` callbacks), "floor", "python" (a program of peers/), or "node"."""
     flags: tuple[str, ...] = ()
     environment: dict[str, str] | None = None
     file: str = ""
@@ -34,6 +35,10 @@ class Server(NamedTuple):
             else:
                 more = ["--compression"] if mode == DEFLATE else ["--broadcast-path", "/broadcast"]
             return gows_echo(*self.flags, *more)(port)
+        if self.kind == "async":
+            if mode != PLAIN:
+                raise Unavailable("the engine below is the same in this mode")
+            return [sys.executable, "-m", "bench.async_echo", str(port), *self.flags]
         if self.kind == "floor":
             if mode != PLAIN:
                 raise Unavailable("the C loop knows no such thing")
@@ -48,6 +53,10 @@ SERVERS: dict[str, Server] = {
     "gows": Server("gows"),
     "plain, workers=0": Server("gows", ("--workers", "0"), PURE),
     "plain": Server("gows", (), PURE),
+    "gows, async": Server("async"),
+    "gows, async, uvloop": Server("async", ("--uvloop",)),
+    "gows, async that waits": Server("async", ("--suspend",)),
+    "gows, async that waits, uvloop": Server("async", ("--suspend", "--uvloop")),
     "picows": Server("python", file="picows_echo.py"),
     "socketify": Server("python", file="socketify_echo.py"),
     "ws (Node)": Server("node", file="ws_echo.mjs"),
