@@ -21,6 +21,7 @@ from gows import variant
 
 variant.choose()  # before anything else is imported
 
+from gows import aio
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Proxy, Reconnect, ReconnectingClient, connect
 from gows.client.subscription import TopicSubscription
@@ -61,6 +62,7 @@ from gows.options import (
     use_flate,
 )
 from gows.processes import run
+from gows.reactor.hosting import register
 from gows.server.accept import accept
 from gows.server.admission import Admission
 from gows.server.remote import RemoteConnection
@@ -70,6 +72,8 @@ from gows.server.settings import ServerOptions
 from gows.session.handler import Handler
 from gows.session.websocket import MessageWriter, WebSocket
 from gows.topics.subprotocol import TopicHandler
+
+register(aio.coroutines)
 
 __version__ = "0.1.0"
 

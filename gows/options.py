@@ -221,18 +221,44 @@ def check_plain_function(name: str, function: object, *, generator: bool = False
     """Raise TypeError unless a call of `function` runs it: it is no `async def` and no generator (unless `generator`),
     nor an object, method or partial of such. What those return is true whatever they would decide, and nothing of them
     has run. `name`: what the user calls it. Any thread."""
-    function = _unwrap(function)
-    if type(function) is FunctionType and not function.__code__.co_flags & _NOT_PLAIN and not function.__dict__:
-        return  # the usual case, for the price of a look
+    if not _is_plain(function):
+        if callable(function) and any(map(_is_async, _called(function))):
+            raise TypeError(f"{name} is an `async def`; gows calls it in a worker thread, give a plain function")
+        check_function(name, function, generator=generator)
+
+
+def check_function(name: str, function: object, *, generator: bool = False) -> None:
+    """Raise TypeError unless `function` may be called: plain, or an `async def` whose coroutine is then awaited. A
+    generator may not be (unless `generator`): a call of it runs nothing. `name`: what the user calls it. Any thread."""
+    if _is_plain(function):
+        return
     if not callable(function):
-        raise TypeError(f"{name} must be a function, not {type(function).__name__}")
-    called = [function]
-    if not isinstance(function, type):  # a call of a class makes an object
-        called.append(_unwrap(type(function).__call__))
-    if any(map(_is_async, called)):
-        raise TypeError(f"{name} is an `async def`; gows calls it in a worker thread, give a plain function")
+        raise TypeError(f"{name} must be a function, not {type(_unwrap(function)).__name__}")
+    called = _called(function)
+    if any(map(inspect.isasyncgenfunction, called)):
+        raise TypeError(f"{name} is an async generator, of which a call runs nothing; give a function")
     if not generator and any(map(inspect.isgeneratorfunction, called)):
         raise TypeError(f"{name} is a generator, of which a call runs nothing; give a plain function")
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Return whether a call of `function` returns a coroutine: it is an `async def`, or an object, method or partial of
+    such. Any thread."""
+    return not _is_plain(function) and callable(function) and any(map(_is_async, _called(function)))
+
+
+def _is_plain(function: object) -> bool:
+    """Return whether it is a plain function or a method of such: the usual case, for the price of a look."""
+    function = _unwrap(function)
+    return type(function) is FunctionType and not function.__code__.co_flags & _NOT_PLAIN and not function.__dict__
+
+
+def _called(function: object) -> list[object]:
+    """Return what a call of `function` may call."""
+    function = _unwrap(function)
+    if isinstance(function, type):  # a call of a class makes an object
+        return [function]
+    return [function, _unwrap(type(function).__call__)]
 
 
 def _unwrap(function: Any) -> Any:

@@ -11,7 +11,6 @@ import posixpath
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -187,7 +186,6 @@ def unknown_names(text: str) -> set[str]:
     return found
 
 
-@cache
 def classes() -> dict[str, set[str]]:
     """By class of gows: the names of its methods and attributes, inherited ones included."""
     bases: dict[str, set[str]] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +38,7 @@ LAYERS: list[list[list[str]]] = [
     [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.topics"]],
     [["gows.brokers"]],
     [["gows.server"]],
+    [["gows.aio"]],
     [["gows.processes"]],
     [["gows"]],
     [["gows.__main__", "gows.commands"]],
@@ -130,16 +130,10 @@ def absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-@cache
-def nodes(source: str) -> list[ast.AST]:
-    """All nodes of a module."""
-    return list(ast.walk(ast.parse(source)))
-
-
 def imports(module: str, path: Path, source: str, modules: dict[str, Path]) -> list[tuple[int, str]]:
     """Each import of `source`: its line, and the module it reaches."""
     found = []
-    for node in nodes(source):
+    for node in ast.walk(ast.parse(source, str(path))):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -153,7 +147,7 @@ def imports(module: str, path: Path, source: str, modules: dict[str, Path]) -> l
 def lines_for_types(source: str) -> set[int]:
     """The lines that only a type checker sees."""
     found: set[int] = set()
-    for node in nodes(source):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for inner in node.body:
                 found.update(range(inner.lineno, (inner.end_lineno or inner.lineno) + 1))

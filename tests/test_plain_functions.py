@@ -13,7 +13,7 @@ import pytest
 import gows
 from gows.http.router import Router
 from gows.options import AcceptOptions, check_answer, check_plain_function, set_origin_check_func
-from gows.session.handler import _checked, check_handler
+from gows.session.handler import _known, callbacks_of
 from tests.support.addresses import tcp
 
 
@@ -112,8 +112,8 @@ def test_a_plain_function_is_taken(function: Any) -> None:
     check_plain_function("rule", function)
 
 
-class AsyncHandler(gows.Handler):
-    async def on_message(self, ws: Any, opcode: Any, buff: Any) -> None:  # type: ignore[override]
+class AsyncHandler(gows.TopicHandler):
+    async def on_publish(self, ws: Any, topic: str, data: Any) -> Any:
         pass
 
 
@@ -179,20 +179,38 @@ def test_a_wsgi_application_may_be_a_generator_or_a_class() -> None:
 
 
 @pytest.mark.parametrize("name", ["on_open", "on_message", "on_chunk", "on_close", "on_ping", "on_pong", "on_drain"])
-def test_a_callback_that_is_async_is_refused(name: str) -> None:
-    kind = type("Mine", (gows.Handler,), {name: coroutine})
+@pytest.mark.parametrize("function", [generator, async_generator], ids=["generator", "async generator"])
+def test_a_callback_of_which_a_call_runs_nothing_is_refused(name: str, function: Any) -> None:
+    kind = type("Mine", (gows.Handler,), {name: function})
     for _ in range(2):
-        with pytest.raises(TypeError, match=rf"Mine\.{name} is an `async def`"):
-            check_handler(kind())
+        with pytest.raises(TypeError, match=rf"Mine\.{name} is an? .*generator"):
+            callbacks_of(kind())
+
+
+@pytest.mark.parametrize("name", ["on_message", "on_chunk"])
+def test_messages_of_an_async_callback_are_handled_in_the_loop(name: str) -> None:
+    kind = type("Mine", (gows.Handler,), {name: coroutine, "on_close": plain})
+    known = callbacks_of(kind())
+    assert known.any_async
+    assert known.in_loop
+    assert known.offloaded == {"on_close"}
+
+
+def test_a_plain_callback_beside_an_async_one_stays_on_the_workers() -> None:
+    kind = type("Mine", (gows.Handler,), {"on_message": plain, "on_open": coroutine})
+    known = callbacks_of(kind())
+    assert known.any_async
+    assert not known.in_loop
+    assert not known.offloaded
 
 
 def test_a_class_of_handlers_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mine(gows.Handler):
         pass
 
-    check_handler(Mine())
-    monkeypatch.setattr("gows.session.handler.check_plain_function", None)
-    check_handler(Mine())
+    callbacks_of(Mine())
+    monkeypatch.setattr("gows.session.handler.check_function", None)
+    callbacks_of(Mine())
 
 
 @pytest.mark.parametrize("answer", [None, 1, "yes", Mock()])
@@ -235,7 +253,7 @@ def test_an_async_handler_of_topics_is_refused_before_the_upgrade(
     with pytest.raises(gows.HandshakeError) as refused:
         gows.connect(f"ws://127.0.0.1:{port}/", subprotocols=["gows.v1"], loop=server.loop)
     assert refused.value.status == 500
-    assert "AsyncHandler.on_message is an `async def`" in caplog.text
+    assert "AsyncHandler.on_publish is an `async def`" in caplog.text
 
 
 def test_retry_if_that_returns_no_bool_does_not_go_on(server: gows.Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -258,10 +276,10 @@ def test_a_class_that_has_ended_was_looked_at_for_no_other() -> None:
         class Passing(gows.Handler):
             pass
 
-        check_handler(Passing())
-        assert id(Passing) in _checked
+        callbacks_of(Passing())
+        assert id(Passing) in _known
         return id(Passing)
 
     number = look_at_one()
     gc.collect()
-    assert number not in _checked  # another class may have its id
+    assert number not in _known  # another class may have its id

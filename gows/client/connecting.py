@@ -24,7 +24,7 @@ from gows.reactor.stream import Stream
 from gows.reactor.transports import Loop
 from gows.reactor.workers import stepping_aside
 from gows.session.context import SessionContext
-from gows.session.handler import Handler, check_handler
+from gows.session.handler import Handler, callbacks_of
 from gows.session.websocket import WebSocket
 
 _GRACE = 1.0
@@ -160,7 +160,7 @@ def connect(
         if reconnect or not wait:
             raise ValueError("reconnect and wait=False need a handler")
     else:
-        check_handler(handler)
+        callbacks_of(handler)
     check_functions(url=url, headers=headers, cookies=cookies)
     loop = loop or shared_loop()
     if wait:

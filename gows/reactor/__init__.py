@@ -31,6 +31,7 @@ poller      which descriptors are ready: epoll, kqueue, poll or select
 timers      deadlines and timers, in ticks of a tenth of a second
 wakeup      ends the sleep of a loop from another thread
 sockets     every call by which a socket comes into being
+hosting     what runs coroutines in a loop's thread
 waits       which threads may wait, and for what
 workers     threads that run tasks
 progress    what peers take of what was sent

@@ -50,6 +50,8 @@ ENTRIES_PER_TURN = 512
 """Deadlines and timers that fire in one turn at most."""
 SIGNAL_INTERVAL = 0.5
 """Seconds after which what waits in the main thread sees a signal that another thread was given (signal(7))."""
+HOST_TIME = 2.0
+"""Seconds more that a host has to end, for it cancels coroutines when their time is over."""
 LOCKS = 64
 """Striped locks of a loop: enough that two threads rarely want the same, and nothing per connection."""
 
@@ -95,6 +97,7 @@ class BaseLoop:
         "_context",
         "_finished",
         "_guards",
+        "_host",
         "_jobs",
         "_listeners",
         "_lock_number",
@@ -106,6 +109,7 @@ class BaseLoop:
         "_thread",
         "_thread_id",
         "buffers",
+        "closing",
         "dirty",
         "live_streams",
         "on_close",
@@ -180,7 +184,10 @@ class BaseLoop:
         self._thread: threading.Thread | None = None
         self._finished = threading.Event()  # run() is over
         self._finished.set()
+        self._host: Callable[[], object] | None = None  # what turns the loop, in its thread
         self._stopping = False
+        self.closing: float | None = None
+        """The seconds that `close` was given; None as long as it was not called."""
         self._refusing = False  # close() has begun
         self._closed = False
         _live.add(self)
@@ -246,15 +253,18 @@ class BaseLoop:
         if not self._finished.is_set():
             if self.in_loop():
                 raise UsageError("close() would wait for the thread it is called in; call stop() there")
-            if not self.stop(timeout):
+            self.closing = timeout
+            hosted = self.wakeup.here is not None
+            if not self.stop(timeout + HOST_TIME if hosted else timeout):
+                self.closing = None
                 raise TimeoutError(f"the loop did not end its turn within {timeout:g} s")
-        self._thread_id = threading.get_ident()
+        self.take_thread()
+        self.closing = timeout
         self._refusing = True
         for fn in self.on_close:
             self._call(fn, ())
-        for listener in list(self._listeners):
-            listener.close()
-        self._abort_all()
+        self.take_thread()
+        self.abort_streams()
         self.pool.stop(timeout)
         self._closed = True
         self._jobs.clear()
@@ -262,7 +272,7 @@ class BaseLoop:
         self.wheel = TimingWheel()
         self.wakeup.close()
         self.poller.close()
-        self._thread_id = None
+        self._thread_id = self._clean = self._context = None
         _live.discard(self)
 
     def __del__(self) -> None:
@@ -330,6 +340,9 @@ class BaseLoop:
             with never_wait():
                 self._clean = copy_context()
                 while not self._stopping:
+                    if self._host is not None:
+                        self._host()
+                        continue
                     self._context = self._clean.copy()
                     self._context.run(self._turns, longest)
         finally:
@@ -339,8 +352,45 @@ class BaseLoop:
 
     def _turns(self, longest: float | None) -> None:
         """Turn until the loop is stopped, or a callback has set a context variable, which is its own."""
-        while not self._stopping and self._context == self._clean:
+        while not self._stopping and self._context == self._clean and self._host is None:
             self._turn(longest)
+
+    # ------------------------------------------------------------------ being turned from outside
+
+    def hand_over(self, host: Callable[[], object]) -> None:
+        """Have `host()` turn the loop instead of `run`, in the thread of that: from the next turn on if it runs, else
+        when it does. `host` calls `turn` again and again, and returns when the loop is `stopping`. Any thread; at most
+        one host."""
+        self._host = host
+        self.wakeup.wake()
+
+    def enter(self) -> None:
+        """Make the calling thread the loop's, instead of `run`: it is going to call `turn` whenever the poller's
+        descriptor is ready, and when a turn said so. Raises UsageError when the loop is running already,
+        LoopClosedError after `close`."""
+        self._begin()
+        self.take_thread()
+
+    def turn(self) -> float | None:
+        """Take one turn without sleep. Returns how many seconds may go by until the next one, if the poller has nothing
+        to report; None: any number. Only after `enter`, or in a host."""
+        if self._context is None or self._context != self._clean:
+            assert self._clean is not None
+            self._context = self._clean.copy()
+        self._context.run(self._turn, 0.0)
+        self.wakeup.arm()  # and then look at the queues, as before a sleep
+        return self._max_sleep(None)
+
+    def leave(self) -> None:
+        """End what `enter` began. Same thread."""
+        self._clean = self._context = None
+        self._thread_id = None
+        self._finished.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether `stop` was called since the loop began to run."""
+        return self._stopping
 
     def _isolated(self, fn: Callable[..., object], *args: Any) -> None:
         """Call `fn` so that it does not see the context variables that another callback has set in this turn."""
@@ -349,8 +399,15 @@ class BaseLoop:
         else:
             self._clean.copy().run(fn, *args)
 
-    def _abort_all(self) -> None:
-        """End every stream, and do the jobs that their observers ask for meanwhile."""
+    def take_thread(self) -> None:
+        """Make the calling thread the loop's, which does not run in another."""
+        self._thread_id = threading.get_ident()
+        self._clean = copy_context()
+
+    def abort_streams(self) -> None:
+        """Accept no more, end every stream, and do the jobs that their observers ask for meanwhile. Loop thread."""
+        for listener in list(self._listeners):
+            listener.close()
         self._run_jobs()  # an adopted socket may still wait to be taken in
         while self.live_streams or self._attempts or self._settling:
             for endpoint in self.streams:

@@ -16,6 +16,7 @@ import select
 import selectors
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 READ = 1
 """Bytes, a connection, or an end of file can be read (EPOLLIN)."""
@@ -61,6 +62,10 @@ class Poller(ABC):
         over.
         """
 
+    def fileno(self) -> int | None:
+        """Return a descriptor that can be read when `poll` would report something; None if there is none."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Release the kernel object. Idempotent."""
@@ -87,6 +92,9 @@ class EpollPoller(Poller):
 
     def unregister(self, fd: int) -> None:
         self._epoll.unregister(fd)
+
+    def fileno(self) -> int | None:
+        return self._epoll.fileno()
 
     def close(self) -> None:
         self._epoll.close()
@@ -130,6 +138,10 @@ class SelectorPoller(Poller):
             del ready[self._max_events :]
             self._last = ready[-1][0]
         return ready
+
+    def fileno(self) -> int | None:
+        find: Callable[[], int] | None = getattr(self._selector, "fileno", None)  # kqueue and /dev/poll have one
+        return None if find is None else find()
 
     def close(self) -> None:
         self._selector.close()

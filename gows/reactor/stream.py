@@ -125,6 +125,11 @@ class Stream(Transport):
         return self._state & (CLOSING | ABORTED | LOST_REPORTED) != 0
 
     @property
+    def lost(self) -> bool:
+        """Return whether it is over: its observer was told so, or is about to be. Any thread."""
+        return self._state & LOST_REPORTED != 0
+
+    @property
     def peer_address(self) -> tuple[str, int] | str | None:
         """Return (host, port), or the path of a Unix-domain socket; None once the socket is gone. It is looked up at
         each call, unless `name_peer` told it. Any thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 
 from gows.debug import checked_lock
 from gows.reactor.interfaces import Endpoint
@@ -16,12 +17,17 @@ class Wakeup(Endpoint):
     The loop calls `arm()` before it looks at its queues for the last time and sleeps, and `disarm()` when it is awake.
     Another thread fills a queue first and then looks at `armed`: so either the loop sees the queue, or the thread sees
     `armed`. A loop that is awake costs the others no system call.
+
+    `here`: what to call instead when the loop's own thread fills a queue, though the loop is not in a turn; for a host
+    (`BaseLoop.hand_over`), whose thread does other things as well.
     """
 
-    __slots__ = ("_lock", "_peer", "_socket", "armed", "fd")
+    __slots__ = ("_lock", "_peer", "_socket", "armed", "fd", "here", "thread_id")
 
     def __init__(self) -> None:
         self.armed = False
+        self.here: Callable[[], object] | None = None
+        self.thread_id = 0
         # re-entrant, for a signal handler may wake a loop in the middle of wake()
         self._lock = checked_lock(threading.RLock, "wakeup")
         self._socket: socket.socket | None = None
@@ -34,6 +40,11 @@ class Wakeup(Endpoint):
             self._peer.setblocking(False)
             self.fd = self._socket.fileno()
 
+    def call_here(self, here: Callable[[], object] | None) -> None:
+        """Call `here()` in the calling thread, which is the loop's, instead of a wake-up; None: no more."""
+        self.thread_id = threading.get_ident()
+        self.here = here
+
     def arm(self) -> None:
         """Note that the loop is about to sleep."""
         self.armed = True
@@ -45,6 +56,10 @@ class Wakeup(Endpoint):
     def wake(self) -> None:
         """End the loop's sleep, now or as it begins. Any thread, signal handlers too; harmless after `close`."""
         if not self.armed:
+            return
+        if self.here is not None and threading.get_ident() == self.thread_id:
+            self.armed = False
+            self.here()
             return
         with self._lock:  # against close(): the descriptor's number may belong to somebody else after it
             if not self.armed:

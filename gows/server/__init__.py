@@ -9,6 +9,7 @@ publisher  what is published to topics, and who gets it
 remote     the connections in other processes
 metrics    /-/metrics
 settings   ServerOptions
+serving    a server inside a running asyncio loop
 server     Server
 accept     accept(): a request becomes a WebSocket
 routes     the WebSocket and the script for clients that use topics

@@ -12,7 +12,7 @@ from gows.http.response import Response
 from gows.options import AcceptOptions, check_plain_function
 from gows.server.accept import accept
 from gows.server.server import Server
-from gows.session.handler import Handler, check_handler
+from gows.session.handler import Handler, callbacks_of
 from gows.topics.subprotocol import TopicHandler
 
 MESSAGE_RATE = 100.0
@@ -48,7 +48,7 @@ def serve_topics(
 
     def upgrade(request: Request) -> None:
         handler = make_handler(request)
-        check_handler(handler)  # while a refusal can still be answered
+        callbacks_of(handler)  # while a refusal can still be answered
         accept(request, _with_limits(server.options) if options is None else _spoken(options)).serve(handler)
 
     server.add_route(path, upgrade)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -420,7 +420,7 @@ class Server:
             if self._remote is not None:
                 self._remote.bus.start()
             self.broker.start()
-            if self._own_loop:
+            if self._own_loop and not self.loop.running:
                 self.loop.start()
         if self._stopping and self._stopper is None:  # a signal handler amid that called stop()
             self.stop()
@@ -460,6 +460,28 @@ class Server:
                 except Empty:
                     pass
             self.stop(drain=drain, not_ready=not_ready)
+
+    def serve(
+        self,
+        address: AddressLike | socket.SocketType | None = None,
+        *,
+        timeout: float = 5.0,
+        drain: float | None = None,
+        not_ready: float | None = None,
+    ) -> AbstractAsyncContextManager[Server]:
+        """Serve inside the running asyncio loop, as long as a block lasts: `async with server.serve(":8080"): …`. There
+        is no second thread but the workers: the asyncio loop, its own or uvloop, turns the server's loop.
+
+        Leaving the block stops the server as `stop(timeout, drain=drain, not_ready=not_ready)` does, also when the task
+        is cancelled. Coroutines of callbacks that have not ended then are cancelled. Entering it raises OSError when
+        the address cannot be had, UsageError when the server runs already, or has a poller that asyncio cannot watch.
+        """
+        from gows.server.serving import Serving  # imports asyncio, which not every program has
+
+        check_seconds("drain", drain)
+        check_seconds("not_ready", not_ready)
+        listen = partial(self.listen, address) if address is not None else bool
+        return Serving(self, listen, partial(self.stop, timeout, drain=drain, not_ready=not_ready))
 
     @property
     def draining(self) -> bool:

@@ -7,6 +7,7 @@ receiving   the budget of what is held of unfinished messages, and of those that
 heartbeat   pings and timeouts: when a connection is looked at, and what is found
 backlog     messages that are kept back for a peer that takes nothing
 overflow    what peers do not take: the counts, the budget of what waits for all, who waits for room
+awaiting    … coroutines that wait for room, or for the end
 policy      … what becomes of a message for such a peer: one class for each policy
 owner       what a session needs from its server
 context     what the sessions with equal options share, and where it is found

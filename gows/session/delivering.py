@@ -3,6 +3,9 @@
 The inbox is None when nothing waits and no task runs. Otherwise it is the list of events that wait, and exactly one
 task is submitted, running, or held back by a full outgoing queue (table: states.py). It changes under `stream.lock`.
 
+A callback that is a coroutine runs in the loop's thread. While it waits for something (AWAITING) nothing is delivered:
+the inbox is a list, and no task is submitted. Its end submits one.
+
 What arrived before a fault or a close is handled and answered first, because close, fault and loss travel through the
 inbox like messages. Only pings are answered ahead, by the loop: a busy handler must not look like a dead peer.
 """
@@ -11,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
 from typing import Any
 
 from gows.codes import CloseCause, CloseCode
@@ -19,11 +23,14 @@ from gows.debug import DEBUG, check_owned, check_unlocked
 from gows.errors import ConnectionClosedError, ProtocolError
 from gows.protocol.connection import ConnectionState, Role
 from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT
-from gows.session.handler import Handler
+from gows.reactor.hosting import Coroutines, coroutines_of
+from gows.session.handler import Handler, callbacks_of
 from gows.session.heartbeat import MAX_QUEUED_PONGS
 from gows.session.receiving import EVENT_SIZE, LARGE, ReceiveError
 from gows.session.sending import Sending
 from gows.session.states import (
+    AWAITING,
+    COROUTINE,
     COUNTED,
     DISMISS,
     DISMISSED,
@@ -126,6 +133,11 @@ class Delivering(Sending):
                 break
             lock.release()
             rest = self._deliver(events)
+            if self._flags & AWAITING:
+                self._wait_for_coroutine(rest)
+                lock.acquire()
+                full = 0
+                break
             held = bool(rest) and self._hold(rest)
             lock.acquire()
             if held:  # `drained` submits the task again, and may have done so by now: the inbox is not ours any more
@@ -156,6 +168,20 @@ class Delivering(Sending):
         if self._flags & COUNTED and not self.context.receiving.emptied_locked(self):
             self._flags &= ~COUNTED
         return []
+
+    def _wait_for_coroutine(self, rest: list[Event]) -> None:
+        """Put events back that a coroutine has to end before. If it was not started yet, have the loop start it: from
+        then on the inbox is its."""
+        with self.stream.lock:
+            inbox = self._inbox or []
+            unstarted = len(inbox) > 0 and inbox[0][0] == COROUTINE
+            self._inbox = inbox[:1] + rest + inbox[1:] if unstarted else rest + inbox
+            size = self._size_of(self._inbox)
+            if size >= LARGE or self._flags & COUNTED:
+                self._flags |= COUNTED
+                self.context.receiving.put_back_locked(self, size)
+        if unstarted:
+            self.context.loop.call_soon(self._start_coroutine)
 
     def stalled(self) -> None:
         """Send what the task has written so far: the pool found it still running at its second look. Loop thread."""
@@ -249,7 +275,9 @@ class Delivering(Sending):
         for kind, value in waiting:
             if kind == TEXT or kind == BINARY:
                 try:
-                    on_message(self, OPCODES[kind], value)  # type: ignore[arg-type]
+                    result = on_message(self, OPCODES[kind], value)  # type: ignore[arg-type]
+                    if result is not None and self._awaits("on_message", result, value):
+                        return list(waiting)
                 except BaseException as error:
                     self._callback_failed("on_message", error)
                     value.release()
@@ -261,6 +289,8 @@ class Delivering(Sending):
                     buffer.release()
             else:
                 self._deliver_other(kind, value)
+                if self._flags & AWAITING:
+                    return list(waiting)
                 if self._flags & MUTED:
                     return self._deliver_muted(list(waiting))
             if stream.queued > high_water:
@@ -270,11 +300,14 @@ class Delivering(Sending):
     def _deliver_muted(self, events: list[Event]) -> list[Event]:
         """Drop the messages of `events`, for a callback raised; deal with the others, which say how the connection
         ends."""
-        for kind, value in events:
+        waiting = iter(events)
+        for kind, value in waiting:
             if kind == TEXT or kind == BINARY:
                 value.release()
             else:
                 self._deliver_other(kind, value)
+                if self._flags & AWAITING:
+                    return list(waiting)
         return []
 
     def _deliver_other(self, kind: int, value: Any) -> None:
@@ -289,13 +322,12 @@ class Delivering(Sending):
         elif kind == STREAM_LOST:
             self._finish()
         elif kind == OPENED:
-            self._call("on_open")
-            if not self.context.options.keep_request:
-                self._request = None
+            if not self._call("on_open"):
+                self._forget_request()
         elif kind == CHUNK:
             opcode, fin, buff = value
-            self._call("on_chunk", OPCODES[opcode], fin, buff)
-            buff.release()
+            if not self._call("on_chunk", OPCODES[opcode], fin, buff, lent=buff):
+                buff.release()
         elif kind == DRAINED:
             self._call("on_drain")
         elif kind == DISMISS:
@@ -305,16 +337,86 @@ class Delivering(Sending):
         elif not self.context.inline or self._pinged(value):
             self._call("on_ping", value)
 
-    def _call(self, name: str, *args: Any) -> None:
+    def _forget_request(self) -> None:
+        """Let the request go, for on_open has ended."""
+        if not self.context.options.keep_request:
+            self._request = None
+
+    def _call(self, name: str, *args: Any, lent: Any = None) -> bool:
+        """Call a callback. Return whether it is a coroutine that has not ended; `lent` is released when it has."""
         if self._flags & (MUTED | FINISHED):
-            return
+            return False
         if DEBUG:
             check_unlocked(f"call {name}")
-        callback: Callable[..., None] = getattr(self.handler, name)
         try:
-            callback(self, *args)
+            result = self._result_of(name, *args)
+            return result is not None and self._awaits(name, result, lent)
         except BaseException as error:
             self._callback_failed(name, error)
+        return False
+
+    # ------------------------------------------------------------------ coroutines
+
+    def _result_of(self, name: str, *args: Any) -> Any:
+        """Call a callback; if it is a plain one that may block, and this is the loop's thread, return a coroutine that
+        has a worker call it."""
+        callback: Callable[..., Any] = getattr(self.handler, name)
+        loop = self.context.loop
+        inline = self.handler.inline  # type: ignore[union-attr]
+        if self.context.inline and not (inline or loop.pool.inline) and name in callbacks_of(self.handler).offloaded:
+            return coroutines_of(loop).offload(callback, self, *args)
+        return callback(self, *args)
+
+    def _awaits(self, name: str, result: Any, lent: Any) -> bool:
+        """See to what a callback has returned, if it is a coroutine. Return whether it has not ended: then no other
+        callback is called before it has. Raises what it raises."""
+        if not isinstance(result, (CoroutineType, Coroutine)):
+            return False  # what a plain function returns is nobody's concern
+        loop = self.context.loop
+        try:
+            coroutines: Coroutines = coroutines_of(loop)
+        except BaseException:
+            result.close()
+            raise
+        if loop.in_loop():
+            if coroutines.start(result, self, name, lent):
+                return False
+            with self.stream.lock:
+                self._flags |= AWAITING
+                if self._inbox is None:
+                    self._inbox = []
+        else:
+            with self.stream.lock:
+                self._flags |= AWAITING
+                self._inbox = [(COROUTINE, (name, result, lent)), *(self._inbox or ())]
+        return True
+
+    def _start_coroutine(self) -> None:
+        """Start the coroutine that a callback has returned in a worker. Loop thread."""
+        with self.stream.lock:
+            (_, (name, coro, lent)), *self._inbox = self._inbox  # type: ignore[misc]
+        try:
+            ended = coroutines_of(self.context.loop).start(coro, self, name, lent)
+        except BaseException as error:
+            self.coroutine_ended(name, lent, error)
+        else:
+            if ended:
+                self.coroutine_ended(name, lent, None)
+
+    def coroutine_ended(self, name: str, lent: Any, error: BaseException | None) -> None:
+        """Go on after a callback that was a coroutine. Loop thread."""
+        if lent is not None:
+            lent.release()
+        if error is not None:
+            if name == "on_close":
+                self._log_on_close(error)
+            else:
+                self._callback_failed(name, error)
+        if name == "on_open":
+            self._forget_request()
+        with self.stream.lock:
+            self._flags &= ~AWAITING
+        self._submit()
 
     def _callback_failed(self, name: str, error: BaseException) -> None:
         """Log what a callback raised, deliver no more messages, and close with 1011, without details (RFC 6455 §7.4.1).
@@ -394,7 +496,13 @@ class Delivering(Sending):
         assert self._cause is not None
         self.context.traffic.ended(self.connection.close_code or CloseCode.ABNORMAL_CLOSURE, self._cause._name_.lower())
         try:
-            self.handler.on_close(self)  # type: ignore[union-attr, arg-type]
+            result = self._result_of("on_close")
+            if result is not None:
+                self._awaits("on_close", result, None)
         except BaseException as error:
-            logger.exception("on_close of %r raised", self)
-            self._pass_on(error)
+            self._log_on_close(error)
+
+    def _log_on_close(self, error: BaseException) -> None:
+        """Log what on_close raised."""
+        logger.error("on_close of %r raised", self, exc_info=error)
+        self._pass_on(error)

@@ -8,7 +8,6 @@ Everything that ends in `_locked` is called with the lock of the connection's st
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -57,6 +56,13 @@ class Sender(Protocol):
         """Set the deadline anew. Loop thread."""
 
 
+class Event(Protocol):
+    """What somebody waits for: a `threading.Event`, or its like for a coroutine."""
+
+    def set(self) -> None:
+        """Let those who wait go on. Any thread."""
+
+
 class Overflow:
     """Counts what the connections of one server, or the clients of one loop, have too much of. Any thread.
 
@@ -81,7 +87,7 @@ class Overflow:
         self._loop = loop
         self._lock = inner_lock("overflow")  # a finaliser or a signal handler may come amid it, and write
         self._notices: dict[Sender, Callable[[], object]] = {}
-        self._waiting: dict[Sender, list[threading.Event]] = {}
+        self._waiting: dict[Sender, list[Event]] = {}
         self._grown = 0  # bytes since the last look, at most
         self._over = False
         self._next_look = 0.0
@@ -148,16 +154,14 @@ class Overflow:
 
     # ------------------------------------------------------------------ those that wait
 
-    def enlist_locked(self, sender: Sender) -> threading.Event:
-        """Return an event that is set when `sender` has room, or has ended."""
+    def enlist_locked(self, sender: Sender, event: Event) -> None:
+        """Have `event` set each time when `sender` has room, and when it has ended."""
         if DEBUG:
             check_owned(sender.stream.lock)
-        event = threading.Event()
         with self._lock:
             self._waiting.setdefault(sender, []).append(event)
-        return event
 
-    def delist_locked(self, sender: Sender, event: threading.Event) -> None:
+    def delist_locked(self, sender: Sender, event: Event) -> None:
         """Forget an event that nobody waits for any more."""
         if DEBUG:
             check_owned(sender.stream.lock)
@@ -195,5 +199,6 @@ class Overflow:
                 call()
         if self._waiting:
             with self._lock:
-                for event in self._waiting.get(sender, ()):
-                    event.set()
+                events = list(self._waiting.get(sender, ()))
+            for event in events:
+                event.set()

@@ -9,6 +9,7 @@ Everything that ends in `_locked` is called with the lock of the connection's st
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Hashable
 from typing import Any
@@ -146,7 +147,8 @@ class Block(Refuse):
                     raise QueueFullError(f"the peer took nothing of {stream.queued} bytes for {seconds:g} s")
                 if stream.queued:
                     stream.owe_drained_locked()
-                event = overflow.enlist_locked(sender)
+                event = threading.Event()
+                overflow.enlist_locked(sender, event)
                 stream.lock.release()
                 try:
                     # not for ever: if others' queues drain, which gives room as well, this event is not set

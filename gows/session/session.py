@@ -18,14 +18,16 @@ from gows.debug import DEBUG, check_unlocked
 from gows.errors import UsageError
 from gows.protocol.connection import Connection, ConnectionState
 from gows.protocol.states import CHUNK, CLOSE, PING, PONG
+from gows.reactor.hosting import coroutines_of
 from gows.reactor.sockets import FRESH
 from gows.reactor.stream import Stream
 from gows.session.context import SessionContext
 from gows.session.delivering import Delivering
-from gows.session.handler import Handler, check_handler
+from gows.session.handler import Handler, callbacks_of
 from gows.session.heartbeat import DEAD, SEND_PING, SILENT, STALLED
 from gows.session.receiving import LARGE, SMALL
 from gows.session.states import (
+    AWAITING,
     COUNTED,
     DRAINED,
     HALF_CLOSED,
@@ -117,7 +119,9 @@ class Session(Delivering):
                 opcode = OPCODES[buf[pos] & 0x0F]
                 pos += SMALL_HEAD + len(buffer._data)  # type: ignore[arg-type]
                 try:
-                    on_message(self, opcode, buffer)  # type: ignore[arg-type]
+                    result = on_message(self, opcode, buffer)  # type: ignore[arg-type]
+                    if result is not None and self._awaits("on_message", result, buffer):
+                        break
                 except BaseException as error:
                     self._callback_failed("on_message", error)
                 buffer._data = None
@@ -127,6 +131,8 @@ class Session(Delivering):
             connection.put_aside(buf, pos, n)
             self._count_held(n, [])
             context.receiving.pause(self)
+            return
+        if pos == n > 0:  # the last message of the read is with a coroutine
             return
         events: list[Event] = []
         unfinished = connection._assembly is not None
@@ -157,7 +163,9 @@ class Session(Delivering):
             rest = self._deliver(events)
             if rest:
                 self._end_began(rest)
-            if rest or self._flags & INBOX_FULL:
+            if self._flags & AWAITING:
+                self._wait_for_coroutine(rest)
+            elif rest or self._flags & INBOX_FULL:
                 self._go_on(rest)
             else:
                 self._inbox = None
@@ -304,7 +312,9 @@ class Session(Delivering):
 
     def begin(self, handler: Handler) -> None:
         """Attach the handler and begin delivery. Any thread; once."""
-        check_handler(handler)
+        callbacks = callbacks_of(handler)
+        if callbacks.any_async:
+            coroutines_of(self.context.loop)  # raises where there can be none
         with self.stream.lock:
             if self.handler is not None:
                 raise UsageError("this connection is served already")
@@ -314,7 +324,7 @@ class Session(Delivering):
                 self._inbox.append((STREAM_LOST, None))
             if hasattr(handler, "on_chunk"):
                 self.connection.config = self.context.chunk_config
-            if handler.inline:
+            if handler.inline or callbacks.in_loop:
                 self.context = self.context.inlined()
             self.handler = handler
             self._flags &= ~UNSERVED

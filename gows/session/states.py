@@ -35,6 +35,7 @@ HALF_CLOSED = 17  # the peer half-closed without a close frame
 STREAM_LOST = 18  # the stream is gone
 DRAINED = 19  # the outgoing queue fell to the low-water mark
 DISMISS = 20  # we close, behind what came before
+COROUTINE = 21  # what a callback returned in a worker, for the loop's thread to start
 
 OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
 """What handlers are given for CHUNK (its value says which), TEXT and BINARY."""
@@ -49,9 +50,10 @@ LOST_EARLY = 32  # the stream was lost before a handler was attached
 UNSERVED = 64  # no handler was attached yet
 DISMISSED = 128  # a close waits in the inbox
 COUNTED = 256  # `Receiving` counts what is held
-PONG_UNIT = 512  # from here on: how many pongs were queued since the outgoing queue was last empty
+AWAITING = 512  # a callback is a coroutine that has not ended: what comes meanwhile waits in the inbox
+PONG_UNIT = 1024  # from here on: how many pongs were queued since the outgoing queue was last empty
 
-SPECIAL = HELD | INBOX_FULL | MUTED | FINISHED | UNSERVED
+SPECIAL = HELD | INBOX_FULL | MUTED | FINISHED | UNSERVED | AWAITING
 """With one of these a message may not simply be delivered."""
 
 ENDING = (ConnectionState.CLOSING, ConnectionState.CLOSED)

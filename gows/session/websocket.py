@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from gows.codes import CloseCause, Opcode
-from gows.errors import ConnectionClosedError, UsageError, WriterBusyError
+from gows.errors import ConnectionClosedError, QueueFullError, UsageError, WriterBusyError
 from gows.jsontext import to_json_text
 from gows.options import Keep, check_seconds
 from gows.printable import show_address
@@ -133,6 +133,48 @@ class WebSocket(Session):
                 raise WriterBusyError("another writer is open on this connection")
             self._writer = writer = MessageWriter(self, Opcode(opcode), compress)
         return writer
+
+    async def send(self, data: str | Data, compress: bool = True, key: Hashable = None) -> None:
+        """Send one message, str as TEXT and bytes as BINARY, and wait before that as long as more than the high-water
+        mark is queued. For coroutines, in any asyncio loop; cancelled while it waits, it sends nothing.
+
+        It waits with the overflow policies "refuse" and "block", at most until the write timeout ends the connection.
+        The others decide at once, as for `write_string`. Raises ConnectionClosedError.
+        """
+        from gows.session.awaiting import pause  # imports asyncio, which not every program has
+
+        waits = self.context.options.overflow in ("refuse", "block")
+        if waits and self.buffered > self.context.high_water:
+            await self.drain()
+        while True:
+            try:
+                if isinstance(data, str):
+                    self.write_string(data, compress, key)
+                else:
+                    self._write(2, data, compress, key)
+                return
+            except QueueFullError:
+                if not waits:
+                    raise
+            await pause()  # others have filled the queue meanwhile, or the budget of all connections
+
+    async def drain(self) -> None:
+        """Wait, if more than the high-water mark is queued, until it fell to the low-water mark. For coroutines, in any
+        asyncio loop. Raises ConnectionClosedError when the connection ends."""
+        from gows.session.awaiting import until_room
+
+        context = self.context
+        if self.buffered > context.high_water:
+            await until_room(self, context.overflow, self.low_water)
+        elif self.stream.closed:
+            raise ConnectionClosedError("the connection is closed")
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended, however it does; `on_close` may still be to come. For coroutines, in any
+        asyncio loop."""
+        from gows.session.awaiting import until_lost
+
+        await until_lost(self, self.context.overflow)
 
     def _write(self, opcode: int, data: Data, compress: bool, key: Hashable) -> None:
         if type(data) is not bytes:

@@ -43,6 +43,9 @@ class Streaming(Sender, Protocol):
     def end_writer_locked(self) -> None:
         """Forget the writer: others may write."""
 
+    async def drain(self) -> None:
+        """Wait until there is room."""
+
 
 class MessageWriter:
     """Writes one message in pieces; made by `WebSocket.next_writer`. For one thread at a time.
@@ -185,6 +188,20 @@ class MessageWriter:
                 pass
             self._deferred.clear()
             self.waiting = 0
+
+    async def send(self, data: str | Data) -> None:
+        """Add text or bytes to the message, and wait before that as long as more than the high-water mark is queued.
+        For coroutines, in any asyncio loop. Raises ConnectionClosedError when the connection ends."""
+        await self._ws.drain()
+        self.write(data.encode() if isinstance(data, str) else data)
+
+    async def __aenter__(self) -> MessageWriter:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
 
     def __enter__(self) -> MessageWriter:
         return self

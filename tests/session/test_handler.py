@@ -48,12 +48,12 @@ def test_a_handler_of_ones_own_needs_no_callback(make_stage: MakeStage) -> None:
 def test_every_callback_has_a_default() -> None:
     handler = Handler()
     ws: Any = None
-    assert handler.on_open(ws) is None  # type: ignore[func-returns-value]
-    assert handler.on_message(ws, Opcode.TEXT, ByteBuffer.of(b"")) is None  # type: ignore[func-returns-value]
-    assert handler.on_ping(ws, b"") is None  # type: ignore[func-returns-value]
-    assert handler.on_pong(ws, b"") is None  # type: ignore[func-returns-value]
-    assert handler.on_drain(ws) is None  # type: ignore[func-returns-value]
-    assert handler.on_close(ws) is None  # type: ignore[func-returns-value]
+    assert handler.on_open(ws) is None
+    assert handler.on_message(ws, Opcode.TEXT, ByteBuffer.of(b"")) is None
+    assert handler.on_ping(ws, b"") is None
+    assert handler.on_pong(ws, b"") is None
+    assert handler.on_drain(ws) is None
+    assert handler.on_close(ws) is None
     assert not hasattr(handler, "on_chunk")
 
 

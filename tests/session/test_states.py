@@ -39,7 +39,7 @@ class Piecewise(Actor):
 class WithoutDrain(Actor):
     """An Actor to which a drained queue is no event."""
 
-    on_drain = Handler.on_drain
+    on_drain = Handler.on_drain  # type: ignore[assignment]
 
 
 def raises(*_: object) -> None:

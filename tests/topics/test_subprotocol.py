@@ -20,7 +20,7 @@ from gows.brokers.base import Envelope
 from gows.brokers.local.broker import LocalBroker
 from gows.errors import LoopClosedError
 from gows.server.routes import MESSAGE_BURST, MESSAGE_RATE, SEND_BUFFER
-from gows.session.handler import check_handler
+from gows.session.handler import callbacks_of
 from gows.session.websocket import WebSocket
 from gows.topics.publication import Position, Publication
 from gows.topics.subprotocol import _ACTS, _CODES
@@ -1181,7 +1181,7 @@ def test_a_coroutine_function_may_not_change_what_is_published() -> None:
             return data
 
     with pytest.raises(TypeError, match="on_publish is an `async def`"):
-        check_handler(Waiting())
+        callbacks_of(Waiting())
 
 
 def test_without_hooks_nothing_is_allowed(make_stage: MakeStage) -> None:

@@ -335,9 +335,11 @@ class MemorySocket:
 
     # ------------------------------------------------------------------ what the poller sees
 
+    def _is_connected(self) -> bool:
+        return self._connected_at is not None and self._connected_at <= self._network.clock()
+
     def readiness(self) -> int:
-        # Asked of every socket in every turn: this is where thousands of them cost time.
-        if self._connected_at is None or self._connected_at > self._network.clock():
+        if not self._is_connected():
             return 0
         if self._refused or self._broken:
             return READ | WRITE | ERROR

@@ -33,8 +33,7 @@ class Pipe:
 
     @property
     def readable(self) -> bool:
-        if self._travelling:
-            self._arrive()
+        self._arrive()
         return bool(self._arrived) or self.finished
 
     @property

@@ -65,9 +65,8 @@ class MemoryPoller(Poller):
 
     def _ready(self) -> Events:
         ready = []
-        readiness = self._network.readiness
-        for fd, mask in self._masks.items():
-            events = readiness(fd) & (mask | ERROR)
+        for fd, mask in list(self._masks.items()):
+            events = self._network.readiness(fd) & (mask | ERROR)
             if events:
                 ready.append((fd, events))
         del ready[self._max_events :]

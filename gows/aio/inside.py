@@ -1,0 +1,415 @@
+"""Inside: a gows loop that an asyncio loop turns, in its thread.
+
+epoll and kqueue descriptors can be polled themselves. So asyncio watches the poller of the gows loop, and takes one
+bounded turn of it when there is something; a timer is set for its next deadline. Between two turns asyncio has its own,
+so neither starves the other. There are two ways:
+
+- `enter()`, in a running asyncio loop: the server is one of the things that the program's loop does;
+- as a host (`BaseLoop.hand_over`): a gows loop that has a thread of its own meets its first coroutine. The thread then
+  runs an asyncio loop around it.
+
+**Coroutines.** A callback that is an `async def` is run at once, as far as it goes. Most end there, and a task for each
+would cost more than they do. But libraries ask for the current task (`asyncio.timeout`, anyio), and it must be the same
+one before and after the first wait. So there is a *spare* task, which is the current one while a coroutine is begun.
+Only if that has to wait does it become the coroutine's task, and the next coroutine gets another spare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from asyncio.tasks import _enter_task, _leave_task, _register_task, _unregister_task
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from typing import Any
+
+from gows.errors import LoopClosedError, UsageError
+from gows.reactor import BaseLoop
+from gows.reactor.hosting import Awaiting
+from gows.reactor.loop import HOST_TIME
+
+logger = logging.getLogger("gows")
+
+GRACE = 0.3
+"""Seconds that a coroutine has to end once it was cancelled, and the one of on_close that follows."""
+SOON = 0.002
+"""Seconds by which a timer may be early: it is not set anew for less."""
+
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+class Inside:
+    """Turns one gows loop in the thread of an asyncio loop, and runs coroutines there."""
+
+    def __init__(self, loop: BaseLoop, new_loop: NewLoop = asyncio.new_event_loop) -> None:
+        """`new_loop()` makes the asyncio loop for a gows loop that has a thread of its own. Raises UsageError for one
+        whose poller has no descriptor. Any thread."""
+        if loop.poller.fileno() is None:
+            raise UsageError(
+                f"asyncio cannot watch the poller {loop.poller.name!r}, which has no descriptor: "
+                "coroutines need epoll or kqueue"
+            )
+        self.loop = loop
+        self.new_loop = new_loop
+        self.aloop: asyncio.AbstractEventLoop | None = None
+        """The asyncio loop, while it turns this one."""
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Of the coroutines that wait for something."""
+        self._early: list[tuple[Coroutine[Any, Any, Any], Awaiting, str, Any]] = []
+        self._spare: _Spare | None = None
+        self._soon: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped: asyncio.Future[None] | None = None
+        self._ending = False  # coroutines are being cancelled, for they had their time
+        self._leaving: asyncio.Task[None] | None = None  # a reference to it: asyncio has a weak one
+        self._own: asyncio.AbstractEventLoop | None = None
+
+    # ------------------------------------------------------------------ being turned
+
+    def enter(self) -> None:
+        """Have the running asyncio loop turn the gows loop from now on. Raises UsageError when that runs already, or
+        has another host."""
+        self.loop.enter()
+        self._attach()
+        assert self.aloop is not None
+        self._leaving = self.aloop.create_task(self._leave_in_time(), name="gows: wait for the end of the loop")
+
+    async def _leave_in_time(self) -> None:
+        """Turn the gows loop no more when it is stopped. If it is to be closed, end its connections before."""
+        assert self._stopped is not None
+        try:
+            await self._stopped
+            if self.loop.closing is not None:
+                await self.finish(self.loop.closing)
+        finally:
+            self._detach()
+            self.loop.leave()
+
+    def host(self) -> None:
+        """Turn the gows loop until it is stopped, in an asyncio loop of its own. In the thread of the gows loop."""
+        if self._own is None:
+            self._own = self.new_loop()
+            self.loop.on_close.append(self._close)
+        self._own.run_until_complete(self._until_stopped())
+
+    async def _until_stopped(self) -> None:
+        self._attach()
+        try:
+            assert self._stopped is not None
+            await self._stopped
+        finally:
+            self._detach()
+
+    def _attach(self) -> None:
+        self.aloop = aloop = asyncio.get_running_loop()
+        self._stopped = aloop.create_future()
+        self.loop.wakeup.call_here(self._turn_soon)
+        fd = self.loop.poller.fileno()
+        assert fd is not None
+        aloop.add_reader(fd, self._turn)
+        early, self._early = self._early, []
+        for each in early:
+            aloop.call_soon(self._begin, *each)
+        self._turn_soon()
+
+    def _detach(self) -> None:
+        assert self.aloop is not None
+        fd = self.loop.poller.fileno()
+        if fd is not None:
+            self.aloop.remove_reader(fd)
+        for handle in (self._soon, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self._soon = self._timer = None
+        self.loop.wakeup.call_here(None)
+        if self._spare is not None:
+            self._spare.end()
+            self._spare = None
+        self.aloop = None
+
+    def _turn_soon(self) -> None:
+        if self._soon is None and self.aloop is not None:
+            self._soon = self.aloop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Take one turn, and have asyncio call this again when the next is due."""
+        aloop = self.aloop
+        if aloop is None:
+            return
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        pause = self.loop.turn()
+        if self.loop.stopping:
+            if self._stopped is not None and not self._stopped.done():
+                self._stopped.set_result(None)
+        elif pause == 0.0:
+            self._turn_soon()
+        elif pause is not None:
+            when = aloop.time() + pause
+            timer = self._timer
+            if timer is None or timer.when() > when + SOON or timer.when() < aloop.time():
+                if timer is not None:
+                    timer.cancel()
+                self._timer = aloop.call_at(when, self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        self._turn()
+
+    # ------------------------------------------------------------------ coroutines
+
+    def start(self, coro: Coroutine[Any, Any, Any], owner: Awaiting, name: str, value: Any) -> bool:
+        """See `hosting.Coroutines.start`."""
+        aloop = self.aloop
+        if aloop is None:  # the loop has met its first coroutine in this turn, and its host begins after it
+            self._early.append((coro, owner, name, value))
+            return False
+        spare = self._spare
+        if spare is None or _is_cancelled(spare.task):
+            spare = self._spare = _Spare(self, aloop)
+        task = spare.task
+        context = spare.context
+        try:
+            _enter_task(aloop, task)
+        except RuntimeError:  # another task is running: one of the program's has called serve(), for instance
+            aloop.call_soon(self._begin, coro, owner, name, value)
+            return False
+        try:
+            waits_for = context.run(coro.send, None)
+        except BaseException as error:
+            if context != spare.clean:  # it has set a context variable, which is its own
+                spare.end()
+                self._spare = None
+            if isinstance(error, StopIteration):
+                return True
+            raise
+        finally:
+            _leave_task(aloop, task)
+        self._spare = None
+        spare.become(coro, waits_for, owner, name, value)
+        self.tasks.add(task)
+        return False
+
+    def _begin(self, coro: Coroutine[Any, Any, Any], owner: Awaiting, name: str, value: Any) -> None:
+        """Start a coroutine, and say so to its owner also if it ends at once."""
+        try:
+            if self.start(coro, owner, name, value):
+                owner.coroutine_ended(name, value, None)
+        except BaseException as error:
+            owner.coroutine_ended(name, value, error)
+
+    def ended(
+        self, task: asyncio.Task[None], owner: Awaiting, name: str, value: Any, error: BaseException | None
+    ) -> None:
+        """Tell the owner of a coroutine that it has ended, in a later turn: the next must not begin within its task."""
+        self.tasks.discard(task)
+        if self._ending and isinstance(error, asyncio.CancelledError):
+            error = None  # that was us
+        try:
+            self.loop.call_soon(owner.coroutine_ended, name, value, error)
+        except LoopClosedError:
+            pass
+
+    async def offload(self, fn: Callable[..., object], *args: object) -> object:
+        """See `hosting.Coroutines.offload`."""
+        aloop = asyncio.get_running_loop()
+        call = _Call(fn, args, aloop.create_future())
+        self.loop.pool.submit(call)
+        return await call.done
+
+    # ------------------------------------------------------------------ the end
+
+    async def finish(self, seconds: float) -> None:
+        """End every connection, and cancel the coroutines that have not ended after so long."""
+        self.loop.abort_streams()
+        aloop = asyncio.get_running_loop()
+        for patience in (seconds, GRACE, GRACE):
+            end = aloop.time() + patience
+            self.loop.turn()
+            while self.tasks and aloop.time() < end:
+                await asyncio.wait(self.tasks, timeout=0.01)
+                self.loop.turn()  # which tells their owners
+            self._ending = True
+            for task in self.tasks:
+                task.cancel()
+        if self.tasks:
+            logger.error("%d coroutines go on though they were cancelled: %r", len(self.tasks), self.tasks)
+
+    def _close(self) -> None:
+        """End the asyncio loop of a gows loop whose own thread has ended. Any thread: it may be one with a running
+        asyncio loop, in which no other can run."""
+        thread = threading.Thread(target=self._finish_own, name="gows-finish")
+        thread.start()
+        thread.join((self.loop.closing or 0.0) + HOST_TIME)
+
+    def _finish_own(self) -> None:
+        own = self._own
+        assert own is not None
+
+        async def finish() -> None:
+            self.loop.take_thread()
+            self._attach()
+            await self.finish(self.loop.closing or 0.0)
+            self._detach()
+
+        try:
+            own.run_until_complete(finish())
+            own.run_until_complete(own.shutdown_asyncgens())
+            own.run_until_complete(own.shutdown_default_executor())
+        except Exception:
+            logger.exception("the end of an asyncio loop failed")
+        finally:
+            own.close()
+
+
+def _is_cancelled(task: asyncio.Task[None]) -> bool:
+    """Return whether the task of a coroutine that has ended cannot be another's: it was to be cancelled."""
+    if sys.version_info >= (3, 11):
+        return task.cancelling() > 0 or task.done()
+    return bool(task._must_cancel) or task.done() or (task._fut_waiter is not None and task._fut_waiter.cancelled())
+
+
+class _Spare(Coroutine[Any, Any, None]):
+    """What a task runs that waits for a coroutine to be its own, and then that coroutine.
+
+    A generator would not do: if its task is cancelled before its first step, none of it runs. The task is not
+    registered as long as it is spare, so that `asyncio.all_tasks()` does not know it.
+    """
+
+    __slots__ = (
+        "_coro",
+        "_inside",
+        "_name",
+        "_owner",
+        "_ran_in",
+        "_value",
+        "_waits_for",
+        "_wanted",
+        "clean",
+        "context",
+        "task",
+    )
+
+    def __init__(self, inside: Inside, aloop: asyncio.AbstractEventLoop) -> None:
+        self._inside = inside
+        self._coro: Coroutine[Any, Any, Any] | None = None
+        self._waits_for: Any = None
+        self._owner: Awaiting | None = None
+        self._name = ""
+        self._value: Any = None
+        self._wanted: asyncio.Future[None] | None = None
+        self.context = copy_context()
+        """What the coroutine runs in."""
+        self.clean = self.context.copy()
+        """The same as it was at first."""
+        self.task: asyncio.Task[None]
+        if sys.version_info >= (3, 11):
+            self.task = asyncio.Task(self, loop=aloop, context=self.context)
+            self._ran_in: Context | None = None
+        else:  # the task has a copy
+            self.task = asyncio.Task(self, loop=aloop)
+            self._ran_in = self.context
+        _unregister_task(self.task)
+
+    def become(self, coro: Coroutine[Any, Any, Any], waits_for: object, owner: Awaiting, name: str, value: Any) -> None:
+        """Go on with a coroutine that was begun and waits for something."""
+        self._coro, self._waits_for = coro, waits_for
+        self._owner, self._name, self._value = owner, name, value
+        self.task.set_name(f"gows: {name}")
+        _register_task(self.task)
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+
+    def end(self) -> None:
+        """Let the task go."""
+        self.task.cancel()
+
+    # ------------------------------------------------------------------ what a task calls
+
+    def send(self, value: None) -> Any:
+        """Take the next step."""
+        if self._coro is None:
+            if self._wanted is not None:
+                raise StopIteration
+            self._wanted = self.task.get_loop().create_future()
+            self._wanted._asyncio_future_blocking = True  # as awaiting it would
+            return self._wanted
+        if self._waits_for is not _NOTHING:
+            waits_for, self._waits_for = self._waits_for, _NOTHING
+            return waits_for
+        return self._step(self._coro.send, value)
+
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
+        """Raise an error where the coroutine waits: the task was cancelled, or what it waits for failed."""
+        error = kind if value is None else value
+        if isinstance(error, type):
+            error = error()
+        if self._coro is None:
+            raise error
+        self._waits_for = _NOTHING
+        return self._step(self._coro.throw, error)
+
+    def close(self) -> None:
+        """Close the coroutine: the asyncio loop was closed, and nobody is there any more."""
+        if self._coro is not None:
+            self._coro.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise TypeError("only its task awaits it")
+
+    def _step(self, step: Callable[..., Any], value: object) -> Any:
+        assert self._owner is not None
+        failed: BaseException | None = None
+        try:
+            return step(value) if self._ran_in is None else self._ran_in.run(step, value)
+        except StopIteration:
+            pass
+        except BaseException as error:
+            failed = error
+        self._inside.ended(self.task, self._owner, self._name, self._value, failed)
+        if isinstance(failed, asyncio.CancelledError):
+            raise failed
+        raise StopIteration
+
+
+_NOTHING = object()
+
+
+class _Call:
+    """A task for a worker: calls a plain callback for a coroutine that waits for it."""
+
+    __slots__ = ("_args", "_fn", "done")
+
+    def __init__(self, fn: Callable[..., object], args: tuple[object, ...], done: asyncio.Future[object]) -> None:
+        self._fn = fn
+        self._args = args
+        self.done = done
+
+    def run(self) -> None:
+        """Call it, and hand over what comes of it."""
+        result: object = None
+        failed: BaseException | None = None
+        try:
+            result = self._fn(*self._args)
+        except BaseException as error:
+            failed = error
+        try:
+            self.done.get_loop().call_soon_threadsafe(self._tell, result, failed)
+        except RuntimeError:  # the asyncio loop was closed
+            pass
+
+    def _tell(self, result: object, failed: BaseException | None) -> None:
+        if self.done.done():
+            return
+        if failed is None:
+            self.done.set_result(result)
+        elif isinstance(failed, StopIteration):  # which a future cannot carry
+            self.done.set_exception(RuntimeError(f"the callback raised {failed!r}"))
+        else:
+            self.done.set_exception(failed)
+
+    def stalled(self) -> None:
+        """Do nothing: nothing of it waits to be sent."""
