@@ -77,6 +77,7 @@ class Tunnelling(Observer):
     def connected(self, stream: Stream) -> None:
         """Ask the proxy; or, after TLS with the server, leave the stream to the attempt."""
         self._stream = stream
+        self._attempt.follow(stream)
         if self._inside:
             self._leave()
             return

@@ -61,6 +61,8 @@ def parse_url(url: str) -> WebSocketUrl:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
+        if "@" in url:  # a password with a slash ends the host for everybody else, and would stand here in part
+            raise ValueError("the URL cannot be read; percent-encode the user name and the password in it") from None
         raise ValueError(f"{shown!r} is no URL: {error}") from None
     if parts.scheme not in _SCHEMES:
         raise ValueError(f"{shown!r} must begin with ws://, wss://, ws+unix:// or wss+unix://")

@@ -97,6 +97,16 @@ def test_a_bad_url_is_refused_with_a_reason(url: str) -> None:
         parse_url(url)
 
 
+@pytest.mark.parametrize(
+    "password", ["S3CRET/T0P", "S3CRET?T0P", "S3CRET#T0P", "S3CRET/T0P@x", "S3CRET T0P", "[S3CRET/T0P"]
+)
+def test_no_reason_shows_a_password_that_is_not_encoded(password: str) -> None:
+    with pytest.raises(ValueError, match="percent-encode") as refused:
+        parse_url(f"wss://me:{password}@example.com/")
+    assert "S3CRET" not in str(refused.value)
+    assert "T0P" not in str(refused.value)
+
+
 def test_a_url_is_a_string() -> None:
     with pytest.raises(TypeError, match="str, not bytes"):
         parse_url(b"ws://example.com/")  # type: ignore[arg-type]

@@ -232,6 +232,7 @@ class ClientProcess(Process):
                 self.topics = gows.TopicClient(
                     URL + "/live",
                     reconnect=gows.Reconnect(initial=0.2, maximum=2.0),
+                    proxy=None,
                     options=options,
                     timeout=3.0,
                     loop=self.loop,
@@ -315,6 +316,7 @@ class BareProcess(Process):
             _Listens(self),
             options=gows.AcceptOptions(**PINGS),
             reconnect=gows.Reconnect(initial=0.2, maximum=2.0),
+            proxy=None,
             wait=False,
             timeout=3.0,
             loop=self.loop,
