@@ -195,7 +195,7 @@ class Opening(Observer):
         if self._refusal is not None:
             self.fail(self._refused())
         else:
-            self.fail(self.late("did not answer the handshake"))
+            self.fail(self._late("did not answer the handshake"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail: no connection could be made, or it broke before the handshake was over."""
@@ -203,7 +203,7 @@ class Opening(Observer):
             self.fail(self._refused())
         elif isinstance(error, ConnectError):  # the reactor's, which says where and why
             cause = error.__cause__
-            self.fail(self.late("could not be reached") if isinstance(cause, TimeoutError) else error, cause)
+            self.fail(self._late("could not be reached") if isinstance(cause, TimeoutError) else error, cause)
         else:
             self.fail(ConnectError(f"{self._place()} broke the connection during the handshake: {error}"), error)
 
@@ -317,14 +317,13 @@ class Opening(Observer):
         """Return the seconds that are left of the timeout. Loop thread."""
         return (self._due - self._request.context.loop.now()) / TICKS_PER_SECOND
 
-    def late(self, what: str) -> ConnectTimeoutError:
-        """Return the error for the end of the timeout."""
+    def _late(self, what: str) -> ConnectTimeoutError:
         return ConnectTimeoutError(f"{self._place()} {what} within {self._request.timeout:g} s")
 
     def _place(self) -> str:
         """Where it connects to, and by which proxy."""
         request = self._request
-        return f"{request.url.address}" + ("" if request.proxy is None else f" through the proxy {request.proxy}")
+        return f"{request.url.address}" + ("" if request.proxy is None else f" behind the proxy {request.proxy}")
 
 
 class _Body:

@@ -15,7 +15,7 @@ from typing import Protocol
 from gows.client.proxy import Proxy
 from gows.client.request import ClientRequest, default_ssl_context
 from gows.client.tunnel import Tunnel, make_tunnel
-from gows.errors import ConnectError, GowsError, ProxyError
+from gows.errors import ConnectError, ConnectTimeoutError, GowsError, ProxyError
 from gows.reactor.interfaces import Observer
 from gows.reactor.resolver import resolve
 from gows.reactor.sockets import Target
@@ -36,9 +36,6 @@ class Attempt(Observer, Protocol):
 
     def remaining(self) -> float:
         """Return the seconds that are left."""
-
-    def late(self, what: str) -> GowsError:
-        """Return the error for the end of that time."""
 
 
 class Tunnelling(Observer):
@@ -144,8 +141,13 @@ class Tunnelling(Observer):
 
     def deadline_reached(self) -> None:
         """End the attempt: its time is up."""
-        what = "did not answer TLS" if self._inside else f"was not reached: the proxy {self._proxy} did not answer"
-        self._attempt.fail(self._attempt.late(what))
+        who = f"the proxy {self._proxy}"
+        if self._inside:
+            who = f"{self._request.url.address} behind {who}"
+        self._attempt.fail(self._late(who))
+
+    def _late(self, who: str) -> ConnectTimeoutError:
+        return ConnectTimeoutError(f"{who} did not answer within {self._request.timeout:g} s")
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the attempt: the proxy cannot be reached, or the connection broke."""
@@ -156,7 +158,7 @@ class Tunnelling(Observer):
         elif self._tunnel is not None:
             failure = ProxyError(f"the proxy {self._proxy} broke the connection: {error}")
         elif isinstance(cause, TimeoutError):
-            failure = self._attempt.late(f"was not reached: the proxy {self._proxy} did not answer")
+            failure = self._late(f"the proxy {self._proxy}")
         else:
             failure = ProxyError(f"cannot connect to the proxy {self._proxy}: {cause or error}")
         self._attempt.fail(failure, cause)

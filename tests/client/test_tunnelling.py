@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import ssl
 import threading
@@ -17,8 +18,10 @@ from gows import Handler, Proxy, ProxyError, Reconnect, TopicClient, connect
 from gows.client import request as requests
 from gows.errors import ConnectError, ConnectTimeoutError, GowsError
 from gows.reactor.sockets import Target
+from gows.reactor.stream import Stream
 from gows.reactor.transports import Loop
 from tests.support.addresses import free_port
+from tests.support.fakes import World
 from tests.support.proxies import FakeProxy, say
 from tests.support.recording import Recorder
 from tests.support.scripted import Peer, ScriptedServer, frame
@@ -348,7 +351,7 @@ def test_a_proxy_that_drips(loop: Loop) -> None:
 
 
 def test_a_server_behind_a_proxy_that_says_nothing(loop: Loop, trusting: ssl.SSLContext) -> None:
-    for secure, what in ((False, "did not answer the handshake within"), (True, "did not answer TLS within")):
+    for secure, what in ((False, "did not answer the handshake within"), (True, "did not answer within")):
         error = refused(
             loop,
             say(b"HTTP/1.1 200 OK\r\n\r\n"),
@@ -359,7 +362,7 @@ def test_a_server_behind_a_proxy_that_says_nothing(loop: Loop, trusting: ssl.SSL
         assert isinstance(error, ConnectTimeoutError)
         assert what in str(error)
         assert "server.test" in str(error)
-        assert "through the proxy http://127.0.0.1:" in str(error)
+        assert "behind the proxy http://127.0.0.1:" in str(error)
 
 
 def test_a_proxy_that_is_not_there(loop: Loop) -> None:
@@ -377,6 +380,79 @@ def test_a_name_that_only_we_are_to_look_up(loop: Loop, monkeypatch: pytest.Monk
     error = refused(loop, lambda peer: peer.wait_end(), "socks5")
     assert isinstance(error, ConnectError)
     assert "cannot look up server.test: [Errno -2] nobody knows server.test" in str(error)
+
+
+def test_a_name_server_that_does_not_answer_in_time(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it brings later is of no use any more."""
+    go_on, over = threading.Event(), threading.Event()
+    known = look_up({"server.test": ["192.0.2.9"]})
+
+    def resolve(address: Any) -> list[Target]:
+        if address.host == "server.test":
+            assert go_on.wait(10)
+            over.set()
+        return known(address)
+
+    monkeypatch.setattr(loop.sockets, "resolve", resolve)
+    error = refused(loop, lambda peer: peer.wait_end(), "socks5", timeout=0.3)
+    assert isinstance(error, ConnectTimeoutError)
+    go_on.set()
+    assert over.wait(10)
+    wait_until(lambda: not any(thread.name == "gows-resolve" for thread in threading.enumerate()))
+
+
+def test_a_proxy_that_speaks_while_we_look_up_a_name(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    known = look_up({"server.test": ["192.0.2.9"]})
+
+    def resolve(address: Any) -> list[Target]:
+        assert address.host != "server.test" or go_on.wait(10)
+        return known(address)
+
+    def script(peer: Peer) -> None:
+        peer.send(b"\x05\x00")
+        peer.wait_end()
+
+    monkeypatch.setattr(loop.sockets, "resolve", resolve)
+    error = refused(loop, script, "socks5")
+    go_on.set()
+    assert isinstance(error, ProxyError)
+    assert "spoke before it was asked" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "what"),
+    [
+        (ConnectionError("the peer answered"), ProxyError, "answered before it was asked"),
+        (ValueError("no room"), ConnectError, "the answer of the proxy http://.* failed: no room"),
+    ],
+)
+def test_tls_that_cannot_begin(
+    failure: Exception,
+    kind: type[ConnectError],
+    what: str,
+    loop: Loop,
+    trusting: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> Stream:
+        raise failure
+
+    monkeypatch.setattr(Loop, "start_tls", fail)
+    answer = say(b"HTTP/1.1 200 OK\r\n\r\n")
+    error = refused(loop, answer, url="wss://server.test/", ssl_context=trusting)
+    assert type(error) is kind
+    assert re.search(what, str(error))
+
+
+def test_a_proxy_that_cannot_be_reached_in_time() -> None:
+    world = World()
+    world.network.unreachable = {"10.0.0.5"}
+    handler = Recorder()
+    connect("ws://10.0.0.1/", handler, proxy="http://10.0.0.5:3128", timeout=3.0, wait=False, loop=world.loop())
+    world.run_until(handler.closed.is_set)
+    assert handler.calls == [(1006, "the proxy http://10.0.0.5:3128 did not answer within 3 s")]
+    world.close()
 
 
 def test_the_certificate_of_the_server_is_verified_behind_a_proxy(

@@ -267,6 +267,7 @@ def test_tls_begins_on_a_connection_that_is_made(outer: bool, world: World) -> N
     assert isinstance(after.stream, TLSStream)
     assert loop.live_streams == 2  # ours, and the proxy's
     assert after.stream.peer_address == ("10.0.0.1", 443)
+    assert after.stream.local_address is not None
     data = random.Random(1).randbytes(1 << 20)
     after.stream.write(data)
     world.run_until(lambda: len(after.data) == len(data))
