@@ -1,4 +1,4 @@
-"""Messages from `wsload`, the C load generator, and what they cost a server."""
+"""Messages and requests from the C load generators, and what they cost a server."""
 
 from __future__ import annotations
 
@@ -47,6 +47,20 @@ class Load(NamedTuple):
         return [str(build("wsload-tls" if self.tls else "wsload")), *map(str, words), str(port)]
 
 
+class HttpLoad(NamedTuple):
+    """What httpload is to do; see native/httpload.c."""
+
+    path: str
+    connections: int = 100
+    seconds: float = 3.0
+    warm_up: float = 1.0
+
+    def command(self, port: int) -> list[str]:
+        """Return its command line. Raises Unavailable."""
+        words = [*("-c", self.connections), *("-d", self.seconds), *("-w", self.warm_up), *("-u", self.path)]
+        return [str(build("httpload")), *map(str, words), str(port)]
+
+
 class Cost(NamedTuple):
     """What came of it."""
 
@@ -60,9 +74,9 @@ class Cost(NamedTuple):
     connects_per_s: float
 
 
-def generate(load: Load, port: int, measuring: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Run wsload; what it says. `measuring` is called when the warm-up is over. Raises Unavailable when connections
-    fail."""
+def generate(load: Load | HttpLoad, port: int, measuring: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """Run wsload or httpload; what it says. `measuring` is called when the warm-up is over. Raises Unavailable when
+    connections fail."""
     command = ["taskset", "-c", LOAD_CPU, *load.command(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -75,13 +89,13 @@ def generate(load: Load, port: int, measuring: Callable[[], object] = lambda: No
     try:
         result: dict[str, Any] = json.loads(printed)
     except ValueError:
-        raise Unavailable(f"wsload said {printed!r} {errors!r}") from None
+        raise Unavailable(f"the load generator said {printed!r} {errors!r}") from None
     if result["failed"] or result["closed"]:
         raise Unavailable(f"{result['failed']} connections failed, {result['closed']} were closed")
     return result
 
 
-def run_load(load: Load, server: int, port: int) -> Cost:
+def run_load(load: Load | HttpLoad, server: int, port: int) -> Cost:
     """Load the server, which is process `server`. Raises Unavailable when connections fail, or nothing comes back."""
     before = 0.0
 

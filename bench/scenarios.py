@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bench.holding import holding
 from bench.idle import idle_bytes
-from bench.loading import Load, generate, run_load
+from bench.loading import HttpLoad, Load, generate, run_load
 from bench.servers import DEFLATE, FLOOR, PLAIN, SERVERS, TLS, running
 from bench.stuck import latencies
 from bench.tools import BUILT
@@ -20,6 +20,8 @@ Figures = dict[str, float]
 FANOUT_SIZE = 100
 CPU = "us CPU a message"
 GOWS = tuple(name for name, server in SERVERS.items() if server.kind == "gows")
+HTTP = ("uvicorn", "granian", "hypercorn", "gunicorn", "FastAPI on uvicorn")
+"""Those that have a page beside the echo."""
 LIBRARIES = tuple(name for name in SERVERS if name != FLOOR)
 """The C loop cannot do all: it drops messages that come in parts, does not close, and has nothing for a connection."""
 
@@ -132,6 +134,16 @@ def fanout(subscribers: int) -> Callable[[str, Settings], Figures]:
     return measure
 
 
+def http(path: str) -> Callable[[str, Settings], Figures]:
+    """100 connections that are kept ask for a page, again and again. A message is one request and its answer."""
+
+    def measure(name: str, settings: Settings) -> Figures:
+        with running(name) as (pid, port):
+            return run_load(HttpLoad(path, seconds=settings.seconds, warm_up=settings.warm_up), pid, port)._asdict()
+
+    return measure
+
+
 def stuck(kind: str) -> Callable[[str, Settings], Figures]:
     """The latency of 100 that echo, while handlers of others are busy; see bench.stuck."""
     return lambda name, settings: latencies(SERVERS[name], kind, settings.seconds)
@@ -159,6 +171,8 @@ SCENARIOS: dict[str, Scenario] = {
     "idle": Scenario("idle connections", idle(PLAIN), "user", "B of memory each", LIBRARIES),
     "idle-tls": Scenario("idle connections over TLS", idle(TLS), "user", "B of memory each", LIBRARIES),
     "flat": Scenario("100 that echo beside idle ones, over alone", flat, "ratio", "times the CPU"),
+    "http-hello": Scenario("100 ask for a line of text", http("/hello"), "cpu_us", "us CPU a request", HTTP),
+    "http-json": Scenario("100 ask for a little JSON", http("/json"), "cpu_us", "us CPU a request", HTTP),
     "stuck": Scenario("100 echo, a worker is stuck 100 ms a second", stuck("sleep"), "p99_us", "us p99", GOWS),
     "burning": Scenario("100 echo, two workers compute without end", stuck("burn"), "p99_us", "us p99", GOWS),
 }

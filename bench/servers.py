@@ -64,6 +64,9 @@ SERVERS: dict[str, Server] = {
     "aiohttp": Server("python", file="aiohttp_echo.py"),
     "websockets": Server("python", file="websockets_echo.py"),
     "uvicorn": Server("python", file="uvicorn_echo.py"),
+    "FastAPI on uvicorn": Server("python", file="uvicorn_fastapi.py"),
+    "hypercorn": Server("python", file="hypercorn_echo.py"),
+    "gunicorn": Server("python", file="gunicorn_echo.py"),
     "tornado": Server("python", file="tornado_echo.py"),
     "simple-websocket": Server("python", file="simple_websocket_echo.py"),
 }

@@ -17,9 +17,11 @@ PROGRAMS = {
     "wsload": ("wsload.c", ["-lm"]),
     "wsload-tls": ("wsload.c", ["-DTLS", "-lm", "-lssl", "-lcrypto"]),
     "floor": ("floor.c", ["-lcrypto"]),
+    "httpload": ("httpload.c", ["-lm"]),
     "hold": ("hold.c", []),
 }
-"""The C programs: wsload (messages; also over TLS), hold (very many connections), floor (a bare epoll echo server)."""
+"""The C programs: wsload (messages; also over TLS), httpload (requests), hold (very many connections), and floor (a
+bare epoll echo server)."""
 
 NODE_MODULES = PEERS_VENV / "node" / "node_modules"
 
@@ -33,6 +35,9 @@ PEER_PACKAGES = (
     "granian",
     "uvicorn",
     "httptools",
+    "hypercorn",
+    "gunicorn",
+    "fastapi",
     "python-socketio",
     "simple-websocket",
     "werkzeug",

@@ -1,5 +1,6 @@
 """An ASGI application: what its servers echo with."""
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,17 @@ Send = Callable[[Event], Awaitable[None]]
 everybody: set[Send] = set()
 
 
+async def respond(path: str, send: Send) -> None:
+    """A line of text, or a little JSON."""
+    if path == "/json":
+        kind, body = b"application/json", json.dumps({"id": 7, "name": "Ann", "tags": ["a", "b"], "ok": True}).encode()
+    else:
+        kind, body = b"text/plain", b"Hello, World!"
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def app(scope: Event, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         while True:
@@ -17,7 +29,8 @@ async def app(scope: Event, receive: Receive, send: Send) -> None:
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
-    if scope["type"] != "websocket":
+    if scope["type"] == "http":
+        await respond(scope["path"], send)
         return
     await receive()
     await send({"type": "websocket.accept"})
