@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gows.reactor.hosting import Coroutines
+from gows.reactor.hosting import ASYNCIO_LOOP, Coroutines
 
 
 def coroutines(loop: Any) -> Coroutines:
     """Return what runs the coroutines of a gows loop. Imports asyncio, which programs without coroutines need not."""
-    from gows.aio.inside import Inside
+    from gows.aio.inside import Inside, new_loop_of
 
-    return Inside(loop)
+    return Inside(loop, new_loop_of(loop.shared.get(ASYNCIO_LOOP, "asyncio")))

@@ -40,6 +40,15 @@ SOON = 0.002
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
 
+def new_loop_of(kind: str) -> NewLoop:
+    """Return what makes an asyncio loop of a kind, "asyncio" or "uvloop". Raises ImportError without uvloop."""
+    if kind == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
 class Inside:
     """Turns one gows loop in the thread of an asyncio loop, and runs coroutines there."""
 

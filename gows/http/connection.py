@@ -87,7 +87,7 @@ class _Sending:
 class HttpConnection(Observer):
     """The observer of a stream that speaks HTTP, and the worker pool's task for its requests."""
 
-    __slots__ = ("_eof", "_parser", "_phase", "_request", "_sending", "_stash", "app", "secure", "stream")
+    __slots__ = ("_began", "_eof", "_parser", "_phase", "_request", "_sending", "_stash", "app", "secure", "stream")
 
     def __init__(self, stream: Stream, app: Application) -> None:
         """Loop thread, when the connection was accepted."""
@@ -100,6 +100,7 @@ class HttpConnection(Observer):
         self._stash = bytearray()
         self._eof = 0  # why no further request is to be taken, as bits
         self._request: Request | None = None
+        self._began: float | None = None  # when the request had come, whole
         self._sending: _Sending | None = None
         stream.set_deadline(app.head_timeout)
 
@@ -217,6 +218,7 @@ class HttpConnection(Observer):
             assert parser.head is not None
             self._phase = _BUSY
             self._request = Request(parser.head, parser.body, self)
+            self._began = stream.loop.time()
             # what is queued of earlier answers goes on being timed: `blocked` is not called for it again
             stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT if stream.queued else None)
             if self.app.answers_at_once(self._request):
@@ -260,6 +262,7 @@ class HttpConnection(Observer):
             return
         stream.set_deadline(self.app.keep_alive_timeout)
         self._parser.reset()
+        self._began = None
         self._feed(b"")
         self._read_on()
 
@@ -566,7 +569,12 @@ class HttpConnection(Observer):
         if access_logger.isEnabledFor(logging.INFO):
             head = self._parser.head
             line = "-" if head is None else f"{head.method} {show_path(head.path)} {head.version}"
-            access_logger.info('%s "%s" %d %d', show_address(self._client_address()), line, status, size)
+            address = show_address(self._client_address())
+            if self._began is None:
+                access_logger.info('%s "%s" %d %d', address, line, status, size)
+            else:
+                took = (self.stream.loop.time() - self._began) * 1000.0
+                access_logger.info('%s "%s" %d %d %.1fms', address, line, status, size, took)
 
     def _client_address(self) -> PeerAddress:
         if self._request is not None:

@@ -11,6 +11,10 @@ from typing import Any, Protocol
 
 from gows.errors import UsageError
 
+ASYNCIO_LOOP = "asyncio_loop"
+"""The key of `loop.shared` for whose asyncio loop a gows loop gets around it, "asyncio" (if it is missing) or "uvloop",
+when it meets its first coroutine in a thread of its own."""
+
 
 class Awaiting(Protocol):
     """Who waits for the end of coroutines."""

@@ -36,6 +36,7 @@ from gows.protocol.connection import to_bytes
 from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Listener, Loop
 from gows.reactor.address import AddressLike, SocketAddress
+from gows.reactor.hosting import ASYNCIO_LOOP
 from gows.reactor.loop import SIGNAL_INTERVAL
 from gows.reactor.networks import Networks
 from gows.server.admission import Admission
@@ -109,6 +110,8 @@ class Server:
         self.loop = settings.loop or Loop(
             workers=settings.workers, read_buffer_size=self.options.frame_read_buffer_size
         )
+        if settings.asyncio_loop != "asyncio":
+            self.loop.shared[ASYNCIO_LOOP] = settings.asyncio_loop
         self.admission.attach(self.loop)
         self.overflow = Overflow(self.loop, settings.max_queued)
         """Counts what slow peers did not take; see Overflow."""
@@ -430,15 +433,17 @@ class Server:
         address: AddressLike | socket.SocketType | None = None,
         *,
         ready: Callable[[], object] | None = None,
+        timeout: float = 5.0,
         drain: float | None = None,
         not_ready: float | None = None,
     ) -> None:
         """Serve in this thread until `stop()` is called, or, in the main thread, SIGINT or SIGTERM comes.
 
-        A signal ends it as `stop(drain=drain, not_ready=not_ready)` does, a second one at once. `ready()` is called
-        once connections are accepted and a signal would end it in order: the place to print the address. Raises OSError
-        when the address cannot be had.
+        A signal ends it as `stop(timeout, drain=drain, not_ready=not_ready)` does, a second one at once. `ready()` is
+        called once connections are accepted and a signal would end it in order: the place to print the address. Raises
+        OSError when the address cannot be had.
         """
+        check_seconds("timeout", timeout, optional=False)
         check_seconds("drain", drain)
         check_seconds("not_ready", not_ready)
         if ready is not None:
@@ -459,7 +464,7 @@ class Server:
                     self._ended.get(timeout=SIGNAL_INTERVAL)
                 except Empty:
                     pass
-            self.stop(drain=drain, not_ready=not_ready)
+            self.stop(timeout, drain=drain, not_ready=not_ready)
 
     def serve(
         self,

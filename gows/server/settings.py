@@ -6,9 +6,11 @@ import inspect
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any, TypedDict, TypeVar
 
 from gows.brokers.base import Broker
+from gows.errors import UsageError
 from gows.http.wsgi import check_wsgi
 from gows.options import AcceptOptions, check_plain_function, check_seconds
 from gows.reactor import Loop
@@ -21,6 +23,8 @@ from gows.topics.history import MAX_HISTORY
 from gows.topics.names import MAX_LENGTH
 from gows.topics.presence import Describe
 from gows.topics.subscriptions import MAX_TOPICS, May
+
+ASYNCIO_LOOPS = ("asyncio", "uvloop")
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -93,6 +97,9 @@ class ServerOptions:
     loop: Loop | None = None
     """A loop made by the caller, with a selector, clock or sockets of its own; the server does not close it. Default
     None: the server makes one."""
+    asyncio_loop: str = "asyncio"
+    """Whose asyncio loop runs coroutines in the server's thread, "asyncio" or "uvloop", which needs `gows[uvloop]`.
+    `Server.serve` is run by the loop that it is called in, whatever this says. Default asyncio."""
 
     def __post_init__(self) -> None:
         _check_instance("options", self.options, AcceptOptions)
@@ -118,6 +125,10 @@ class ServerOptions:
         if not isinstance(self.metrics_from, str):  # which Networks refuses
             object.__setattr__(self, "metrics_from", tuple(self.metrics_from))
         Networks(self.metrics_from)
+        if self.asyncio_loop not in ASYNCIO_LOOPS:
+            raise ValueError(f"asyncio_loop must be one of {', '.join(ASYNCIO_LOOPS)}, not {self.asyncio_loop!r}")
+        if self.asyncio_loop == "uvloop" and find_spec("uvloop") is None:
+            raise UsageError('asyncio_loop="uvloop" needs uvloop: pip install "gows[uvloop]"')
 
 
 class ServerKeywords(TypedDict, total=False):
@@ -149,6 +160,7 @@ class ServerKeywords(TypedDict, total=False):
     presence: Describe | None
     broker: Broker | None
     loop: Loop | None
+    asyncio_loop: str
 
 
 NAMES = frozenset(field.name for field in fields(ServerOptions))

@@ -66,6 +66,25 @@ if uvloop is not None and sys.version_info >= (3, 11):
     WAYS["uvloop"] = serve_inside(run_in_uvloop)
 
 
+@pytest.mark.parametrize("kind", ["asyncio", *(["uvloop"] if uvloop is not None else [])])
+def test_the_loop_of_a_thread_is_of_the_kind_that_was_asked_for(kind: str) -> None:
+    server = Server(asyncio_loop=kind)
+
+    class Answering(gows.Handler):
+        async def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+            ws.write_string(type(asyncio.get_running_loop()).__module__)
+
+    server.add_route("/", lambda request: gows.accept(request).serve(Answering()))
+
+    async def body(server: Server, port: int) -> None:
+        guest = await Guest.at(port)
+        (found,) = await guest.ask("")
+        assert found.partition(".")[0] == kind
+        await guest.close()
+
+    serve_in_thread(server, body)
+
+
 @pytest.fixture(params=[*WAYS.values()], ids=[*WAYS])
 def serve(request: pytest.FixtureRequest) -> Callable[[Server, Body], None]:
     found: Callable[[Server, Body], None] = request.param

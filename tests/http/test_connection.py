@@ -1042,12 +1042,19 @@ def test_such_a_body_that_ends_otherwise(make_site: MakeSite, end: str) -> None:
 
 def test_the_access_log(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="gows.access")
-    site = make_site(lambda request: upgrading(Upgraded())(request) if request.path == "/ws" else "hello")
+
+    def answer(request: Request) -> Any:
+        if request.path == "/ws":
+            return upgrading(Upgraded())(request)
+        site.world.clock.advance(0.0125)
+        return "hello"
+
+    site = make_site(answer)
     site.fetch(get("/a?b"))
     site.fetch(get("/ws"))
     site.fetch(b"\0")
     lines = [record.getMessage().split(" ", 1)[1] for record in caplog.records if record.name == "gows.access"]
-    assert lines == ['"GET /a HTTP/1.1" 200 5', '"GET /ws HTTP/1.1" 101 0', '"-" 400 0'], (
+    assert lines == ['"GET /a HTTP/1.1" 200 5 12.5ms', '"GET /ws HTTP/1.1" 101 0 0.0ms', '"-" 400 0'], (
         "no query: it may hold a token"
     )
 

@@ -531,6 +531,28 @@ def test_a_drain_is_a_number_of_seconds(make_server: MakeServer, drain: Any, err
     assert not server.draining
 
 
+def test_a_timeout_is_a_number_of_seconds(make_server: MakeServer) -> None:
+    with pytest.raises(TypeError, match="timeout must be a number of seconds"):
+        make_server().listen_and_serve(LOCAL, timeout=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_timeout_of_listen_and_serve_is_that_of_its_end(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = make_server()
+    stopped: list[Any] = []
+    stop = server.stop
+
+    def spy(*arguments: Any, **keywords: Any) -> None:
+        stopped.append((arguments, keywords))
+        stop(*arguments, **keywords)
+
+    monkeypatch.setattr(server, "stop", spy)
+    server.listen_and_serve(LOCAL, timeout=0.5, ready=server._end)
+    assert stopped == [((0.5,), {"drain": None, "not_ready": None})]
+
+
 def test_stop_from_several_threads(make_server: MakeServer) -> None:
     server = make_server()
     server.start(LOCAL)

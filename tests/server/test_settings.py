@@ -58,6 +58,8 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("keep", 100, TypeError),
     ("max_history", -1, ValueError),
     ("presence", of_asyncio, TypeError),
+    ("asyncio_loop", "trio", ValueError),
+    ("asyncio_loop", None, ValueError),
     ("broker", "redis://localhost", TypeError),
 ]
 
@@ -85,6 +87,7 @@ GOOD: list[tuple[str, Any]] = [
     ("max_history", 0),
     ("metrics_from", ()),
     ("may_subscribe", lambda ws, topic: True),
+    ("asyncio_loop", "asyncio"),
 ]
 
 
@@ -96,6 +99,12 @@ def test_values_at_the_edge_are_taken(name: str, value: Any) -> None:
 def test_options_are_not_changed_after_they_were_checked() -> None:
     with pytest.raises(FrozenInstanceError):
         ServerOptions().workers = -1  # type: ignore[misc]
+
+
+def test_uvloop_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(gows.UsageError, match='"uvloop" needs uvloop: pip install "gows\\[uvloop\\]"'):
+        ServerOptions(asyncio_loop="uvloop")
 
 
 def test_networks_that_can_be_read_once_are_kept() -> None:
