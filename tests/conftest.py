@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import settings
 
 os.environ.setdefault("GOWS_DEBUG", "1")  # before gows is imported, which reads it then
 
+from gows import Server
 from gows.reactor import Loop, live_loops
 from gows.reactor.loop import BaseLoop
+from tests.support.servers import MakeServer, View, running_server
 from tests.support.stage import MakeStage, Stage
 from tests.support.waiting import wait_until
 
@@ -77,6 +80,17 @@ def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             loop.close()
     assert not found, found
     wait_until(lambda: len(_our_threads()) <= threads_before, what=lambda: f"threads ended: {_our_threads()}")
+
+
+@pytest.fixture
+def make_server() -> Iterator[MakeServer]:
+    """Makes servers on real sockets; see `running_server`."""
+    with ExitStack() as stack:
+
+        def make(routes: Mapping[str, View] | None = None, *, start: bool = True, **settings: Any) -> Server:
+            return stack.enter_context(running_server(routes, start=start, **settings))
+
+        yield make
 
 
 @pytest.fixture(params=[True, False], ids=["inline", "workers"])

@@ -15,6 +15,7 @@ from gows.http.router import Router
 from gows.options import AcceptOptions, check_answer, check_plain_function, set_origin_check_func
 from gows.session.handler import _known, callbacks_of
 from tests.support.addresses import tcp
+from tests.support.servers import MakeServer
 
 
 async def coroutine(*_: Any, **__: Any) -> bool:
@@ -143,10 +144,8 @@ PLACES: dict[str, Callable[[gows.Server], object]] = {
 
 
 @pytest.fixture
-def server() -> Iterator[gows.Server]:
-    made = gows.Server()
-    yield made
-    made.stop()
+def server(make_server: MakeServer) -> gows.Server:
+    return make_server(start=False)
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())

@@ -13,6 +13,7 @@ import pytest
 import gows
 from gows.reactor import shared_loop
 from tests.support.processes import ROOT
+from tests.support.servers import running_server, serving
 from tests.support.warming import start_all_workers
 
 PROGRAM = ROOT / "examples" / "client.py"
@@ -25,12 +26,9 @@ class Echo(gows.Handler):
 
 @pytest.fixture
 def server() -> Iterator[gows.Server]:
-    server = gows.Server(workers=1)
-    server.add_route("/", lambda request: gows.accept(request).serve(Echo()))
-    server.start("127.0.0.1:0")
-    start_all_workers(server.loop, 1)
-    yield server
-    server.stop()
+    with running_server({"/": serving(Echo)}, workers=1) as server:
+        start_all_workers(server.loop, 1)
+        yield server
 
 
 def run(command: str, url: str) -> subprocess.CompletedProcess[str]:

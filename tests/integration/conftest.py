@@ -12,7 +12,7 @@ from tests.support.needs import need, need_module
 from tests.support.serving import Recorder, Serving
 from tests.support.warming import start_all_workers
 
-MakeServer = Callable[..., Serving]
+MakeServing = Callable[..., Serving]
 
 WAIT = 15_000  # milliseconds for something that is due at once, or after the first back-off
 
@@ -73,7 +73,7 @@ def server(module_server: Serving) -> Iterator[Serving]:
 
 
 @pytest.fixture
-def make_server(workers: int) -> Iterator[MakeServer]:
+def make_serving(workers: int) -> Iterator[MakeServing]:
     """Makes servers with settings of their own; the same holds for them."""
     made: list[Serving] = []
 

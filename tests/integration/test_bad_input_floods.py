@@ -15,7 +15,7 @@ import pytest
 
 from gows import AcceptOptions, WebSocket
 from gows.reactor import Stream
-from tests.integration.conftest import MakeServer
+from tests.integration.conftest import MakeServing
 from tests.support import wire
 from tests.support.processes import Children
 from tests.support.raw import RawPeer
@@ -360,8 +360,8 @@ def test_a_head_costs_the_same_for_each_byte_and_each_line() -> None:
     assert large / small < 4.1
 
 
-def test_connections_beyond_the_limit_are_told_503(make_server: MakeServer) -> None:
-    server = make_server(max_connections=3)
+def test_connections_beyond_the_limit_are_told_503(make_serving: MakeServing) -> None:
+    server = make_serving(max_connections=3)
     peers = [server.connect() for _ in range(3)]
     try:
         for peer in peers:
@@ -380,9 +380,9 @@ def test_connections_beyond_the_limit_are_told_503(make_server: MakeServer) -> N
     server.wait_gone()
 
 
-def test_limits_can_be_set(make_server: MakeServer) -> None:
+def test_limits_can_be_set(make_serving: MakeServing) -> None:
     options = AcceptOptions(max_message_size=10, max_fragments=3, max_empty_fragments=0)
-    server = make_server(options=options, max_head_size=400, max_headers=8)
+    server = make_serving(options=options, max_head_size=400, max_headers=8)
     for bad, code in (
         (frame(TEXT, "x" * 11), 1009),
         (frame(TEXT, "x", fin=False) + frame(CONTINUE, "x", fin=False) * 3, 1008),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gows import AcceptOptions, ByteBuffer, ConnectionClosedError, Handler, Opcode, WebSocket, WriterBusyError
-from tests.integration.conftest import MakeServer
+from tests.integration.conftest import MakeServing
 from tests.support import wire
 from tests.support.raw import RawPeer
 from tests.support.serving import Recorder, Serving
@@ -363,12 +363,12 @@ def read_messages(peer: RawPeer, count: int, takeover: bool) -> tuple[list[str],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["plain", "deflate", "deflate with context takeover"])
-def test_write_from_8_threads_at_once(make_server: MakeServer, mode: str) -> None:
+def test_write_from_8_threads_at_once(make_serving: MakeServing, mode: str) -> None:
     takeover = mode.endswith("takeover")
     options = AcceptOptions(
         compression=mode != "plain", server_context_takeover=takeover, min_compress_size=100, high_water=1 << 26
     )
-    server = make_server(options=options)
+    server = make_serving(options=options)
     with server.upgraded(*([] if mode == "plain" else [DEFLATE])) as peer:
         wait_until(lambda: server.handlers and server.handler.calls)
         ws = server.handler.ws

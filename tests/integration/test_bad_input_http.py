@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from gows import Request, Response
-from tests.integration.conftest import MakeServer
+from tests.integration.conftest import MakeServing
 from tests.support import wire
 from tests.support.serving import Serving
 from tests.support.wire import DEFLATE, request
@@ -51,8 +51,8 @@ def test_as_many_headers_as_may_be(server: Serving) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("begun", [b"", b"G", b"GET /ws HTTP/1.1\r\nHost: gows.test\r\nX: "])
-def test_head_that_is_not_complete_in_time(make_server: MakeServer, begun: bytes) -> None:
-    server = make_server(head_timeout=0.1)
+def test_head_that_is_not_complete_in_time(make_serving: MakeServing, begun: bytes) -> None:
+    server = make_serving(head_timeout=0.1)
     with server.connect() as peer:
         peer.send(begun)
         if begun:
@@ -61,8 +61,8 @@ def test_head_that_is_not_complete_in_time(make_server: MakeServer, begun: bytes
 
 
 @pytest.mark.slow
-def test_slowloris_gains_nothing_by_its_trickle(make_server: MakeServer) -> None:
-    server = make_server(head_timeout=0.3)
+def test_slowloris_gains_nothing_by_its_trickle(make_serving: MakeServing) -> None:
+    server = make_serving(head_timeout=0.3)
     with server.connect() as peer:
         peer.send(b"GET /ws HTTP/1.1\r\nHost: gows.test\r\n")
         peer.sock.settimeout(0.02)

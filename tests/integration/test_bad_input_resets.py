@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from gows import AcceptOptions, ConnectionClosedError, Opcode, Request, WebSocket, accept
-from tests.integration.conftest import MakeServer
+from tests.integration.conftest import MakeServing
 from tests.support import wire
 from tests.support.raw import RawPeer
 from tests.support.serving import Recorder, Serving
@@ -208,8 +208,8 @@ def client_hello(context: ssl.SSLContext) -> bytes:
 
 @pytest.mark.parametrize("way", VANISHING)
 @pytest.mark.parametrize("part", ["nothing", "a byte", "half", "all of it"])
-def test_end_during_the_tls_handshake(make_server: MakeServer, tls: Contexts, part: str, way: str) -> None:
-    server = make_server(ssl_context=tls[0], asked_with={"ssl_context": tls[1]})
+def test_end_during_the_tls_handshake(make_serving: MakeServing, tls: Contexts, part: str, way: str) -> None:
+    server = make_serving(ssl_context=tls[0], asked_with={"ssl_context": tls[1]})
     hello = client_hello(tls[1])
     with server.connect() as peer:
         peer.send(hello[: {"nothing": 0, "a byte": 1, "half": len(hello) // 2, "all of it": len(hello)}[part]])
@@ -220,16 +220,16 @@ def test_end_during_the_tls_handshake(make_server: MakeServer, tls: Contexts, pa
 
 
 @pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: gows.test\r\n\r\n", bytes(100), bytes(range(7, 250))])
-def test_what_is_not_tls(make_server: MakeServer, tls: Contexts, garbage: bytes) -> None:
-    server = make_server(ssl_context=tls[0], asked_with={"ssl_context": tls[1]})
+def test_what_is_not_tls(make_serving: MakeServing, tls: Contexts, garbage: bytes) -> None:
+    server = make_serving(ssl_context=tls[0], asked_with={"ssl_context": tls[1]})
     with server.connect() as peer:
         peer.send(garbage)
         assert peer.drain() in ("FIN", "RST")
 
 
 @pytest.mark.slow
-def test_tls_handshake_that_never_ends(make_server: MakeServer, tls: Contexts) -> None:
-    server = make_server(ssl_context=tls[0], asked_with={"ssl_context": tls[1]}, head_timeout=0.2)
+def test_tls_handshake_that_never_ends(make_serving: MakeServing, tls: Contexts) -> None:
+    server = make_serving(ssl_context=tls[0], asked_with={"ssl_context": tls[1]}, head_timeout=0.2)
     with server.connect() as peer:
         peer.send(client_hello(tls[1])[:-1])
         assert peer.drain() in ("FIN", "RST")
@@ -237,8 +237,8 @@ def test_tls_handshake_that_never_ends(make_server: MakeServer, tls: Contexts) -
 
 
 @pytest.mark.parametrize("way", VANISHING)
-def test_end_under_tls_in_the_middle_of_a_message(make_server: MakeServer, tls: Contexts, way: str) -> None:
-    server = make_server(ssl_context=tls[0], asked_with={"ssl_context": tls[1]})
+def test_end_under_tls_in_the_middle_of_a_message(make_serving: MakeServing, tls: Contexts, way: str) -> None:
+    server = make_serving(ssl_context=tls[0], asked_with={"ssl_context": tls[1]})
     with server.upgraded(ssl_context=tls[1]) as peer:
         peer.send(frame(TEXT, "whole"), CUTS["in a message's second frame"])
         assert peer.read_text() == "whole"
@@ -250,8 +250,8 @@ def test_end_under_tls_in_the_middle_of_a_message(make_server: MakeServer, tls: 
 
 
 @pytest.mark.slow
-def test_peer_that_never_answers_our_close(make_server: MakeServer) -> None:
-    server = make_server(options=AcceptOptions(close_timeout=0.2))
+def test_peer_that_never_answers_our_close(make_serving: MakeServing) -> None:
+    server = make_serving(options=AcceptOptions(close_timeout=0.2))
     with server.upgraded() as peer:
         wait_until(lambda: server.handlers and server.handler.calls)
         server.handler.ws.close_handshake(4000, "go")
@@ -263,9 +263,9 @@ def test_peer_that_never_answers_our_close(make_server: MakeServer) -> None:
 
 
 @pytest.mark.slow
-def test_peer_that_is_never_served(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peer_that_is_never_served(make_serving: MakeServing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gows.session.session.SERVE_TIMEOUT", 0.2)
-    server = make_server()
+    server = make_serving()
     kept: list[WebSocket] = []
     server.view = lambda request: kept.append(accept(request, server.options))
     with server.upgraded() as peer:

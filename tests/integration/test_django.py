@@ -13,6 +13,7 @@ import pytest
 import gows
 from tests.support.addresses import tcp
 from tests.support.needs import need_module
+from tests.support.servers import running_server
 from tests.support.waiting import wait_until
 
 need_module("django")
@@ -31,11 +32,9 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[gows.Server]:
-    server = gows.Server(wsgi=app, workers=3, max_body_size=20 * MEGABYTE)
-    server.start("127.0.0.1:0")
-    start_all_workers(server.loop, 3)
-    yield server
-    server.stop()
+    with running_server(wsgi=app, workers=3, max_body_size=20 * MEGABYTE) as server:
+        start_all_workers(server.loop, 3)
+        yield server
 
 
 @pytest.fixture

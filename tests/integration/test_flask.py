@@ -18,6 +18,7 @@ import pytest
 import gows
 from tests.support.addresses import tcp
 from tests.support.needs import need_module
+from tests.support.servers import running_server, serving
 from tests.support.waiting import wait_until
 
 need_module("flask")
@@ -47,20 +48,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(files: Path) -> Iterator[gows.Server]:
-    server = gows.Server(wsgi=app, workers=3, max_body_size=LARGE)
-
-    @server.route("/own")
-    def own(request: gows.Request) -> str:
-        return "the server's own page"
-
-    @server.route("/own/ws")
-    def own_ws(request: gows.Request) -> None:
-        gows.accept(request).serve(OwnEcho())
-
-    server.start("127.0.0.1:0")
-    start_all_workers(server.loop, 3)
-    yield server
-    server.stop()
+    own = {"/own": lambda request: "the server's own page", "/own/ws": serving(OwnEcho)}
+    with running_server(own, wsgi=app, workers=3, max_body_size=LARGE) as server:
+        start_all_workers(server.loop, 3)
+        yield server
 
 
 class OwnEcho(gows.Handler):

@@ -7,7 +7,7 @@ import http.client
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -18,10 +18,10 @@ import gows
 from gows.reactor import workers as workers_module
 from gows.reactor.workers import WorkerPool
 from tests.support.addresses import tcp
+from tests.support.servers import MakeServer
 from tests.support.waiting import wait_until
 
 Environ = dict[str, Any]
-MakeServer = Callable[..., gows.Server]
 
 PIECE = bytes(65536)
 PIECES = 200
@@ -61,21 +61,6 @@ class Body:
         self.app.closed.release()
 
 
-@pytest.fixture
-def make_server() -> Iterator[MakeServer]:
-    servers: list[gows.Server] = []
-
-    def make(app: Any, **settings: Any) -> gows.Server:
-        server = gows.Server(wsgi=app, **settings)
-        server.start("127.0.0.1:0")
-        servers.append(server)
-        return server
-
-    yield make
-    for server in servers:
-        server.stop()
-
-
 def slow_peer(server: gows.Server, target: str = "/") -> socket.socket:
     """One that has asked, and does not read."""
     sock = socket.create_connection(tcp(server.addresses[0]), timeout=10)
@@ -102,7 +87,7 @@ def read_all(sock: socket.socket) -> bytes:
 def test_one_thread_calls_iterates_and_closes(make_server: MakeServer) -> None:
     """Others work meanwhile, and would take over between two pieces if they could."""
     app = Streaming()
-    server = make_server(app, workers=2)
+    server = make_server(wsgi=app, workers=2)
 
     @server.route("/page")
     def page(request: gows.Request) -> str:
@@ -124,7 +109,7 @@ def test_one_thread_calls_iterates_and_closes(make_server: MakeServer) -> None:
 
 def test_a_slow_peer_that_leaves(make_server: MakeServer) -> None:
     app = Streaming()
-    server = make_server(app, workers=1)
+    server = make_server(wsgi=app, workers=1)
     with slow_peer(server):
         wait_until(lambda: workers_of(server) > 1)
     assert app.closed.acquire(timeout=5)
@@ -135,7 +120,7 @@ def test_a_slow_peer_that_leaves(make_server: MakeServer) -> None:
 @pytest.mark.slow
 def test_a_server_that_stops_waits_for_no_slow_peer(make_server: MakeServer) -> None:
     app = Streaming()
-    server = make_server(app, workers=1)
+    server = make_server(wsgi=app, workers=1)
     with slow_peer(server):
         wait_until(lambda: workers_of(server) > 1)
         server.stop(timeout=0.2)
@@ -147,7 +132,7 @@ def test_when_too_many_peers_are_slow_one_is_cut_off_and_those_that_read_are_ser
 ) -> None:
     monkeypatch.setattr(workers_module, "MAX_ASIDE", 2)
     app = Streaming()
-    server = make_server(app, workers=1)
+    server = make_server(wsgi=app, workers=1)
     with ExitStack() as stack:
         peers = []
         for count in (1, 2):
@@ -180,7 +165,7 @@ def numbered(environ: Environ, start_response: Any) -> Iterator[bytes]:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_each_answer_has_its_context(make_server: MakeServer, workers: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    server = make_server(numbered, workers=workers)
+    server = make_server(wsgi=numbered, workers=workers)
     with ExitStack() as stack:
         peers = [stack.enter_context(slow_peer(server, f"/?{number}")) for number in range(4)]
         wait_until(lambda: server.loop.live_streams == 4)

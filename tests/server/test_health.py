@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gows import Request, Server
 from tests.support.raw import RawPeer
+from tests.support.servers import LOCAL, MakeServer
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=[0, 2], ids=["inline", "workers"])
-def make_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
+def make_server(request: pytest.FixtureRequest, make_server: MakeServer) -> Callable[..., Server]:
+    """The fixture of all, with one page for every path."""
 
     def make(**settings: Any) -> Server:
-        server = Server(workers=request.param, **settings)
+        server = make_server(start=False, workers=request.param, **settings)
         server.add_route("/{any:path}", lambda request, any: "caught", methods=["GET", "POST"])
-        servers.append(server)
-        server.start("127.0.0.1:0")
+        server.start(LOCAL)
         return server
 
-    yield make
-    for server in servers:
-        server.stop()
+    return make
 
 
 def ask(peer: RawPeer, path: str, method: str = "GET") -> tuple[int, str]:

@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,30 +40,20 @@ from gows.server import signals
 from tests.support import wire
 from tests.support.processes import Children
 from tests.support.raw import RawPeer
+from tests.support.servers import LOCAL, MakeServer, serving
 from tests.support.serving import Faults, Recorder
 from tests.support.waiting import wait_until
 from tests.support.wire import TEXT, frame
 
-LOCAL = "127.0.0.1:0"
-
-MakeServer = Callable[..., Server]
-
 
 @pytest.fixture(params=[0, 4], ids=["inline", "workers"])
-def make_server(request: pytest.FixtureRequest) -> Iterator[MakeServer]:
-    """Makes servers that have `/echo`; they are stopped in the end."""
-    made: list[Server] = []
+def make_server(request: pytest.FixtureRequest, make_server: MakeServer) -> Callable[..., Server]:
+    """The fixture of all, for servers that have `/echo` and are not started."""
 
     def make(**settings: Any) -> Server:
-        settings.setdefault("workers", request.param)
-        server = Server(**settings)
-        server.add_route("/echo", lambda request: accept(request).serve(Recorder()))
-        made.append(server)
-        return server
+        return make_server({"/echo": serving(Recorder)}, start=False, **{"workers": request.param, **settings})
 
-    yield make
-    for server in made:
-        server.stop()
+    return make
 
 
 workers_only = pytest.mark.parametrize("make_server", [4], indirect=True, ids=["workers"])

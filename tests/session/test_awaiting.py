@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import gows
-from gows import AcceptOptions, ConnectionClosedError, QueueFullError, Server, WebSocket
-from tests.support.addresses import tcp
+from gows import AcceptOptions, ConnectionClosedError, QueueFullError, WebSocket
 from tests.support.raw import RawPeer
+from tests.support.servers import MakeServer, serving
 from tests.support.waiting import wait_until
 
 HIGH_WATER = 100_000
@@ -34,14 +34,11 @@ class Keeping(gows.Handler):
 class Slow:
     """A server with one connection, whose peer reads when it is told to."""
 
-    def __init__(self, server: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(self, make_server: MakeServer, server: dict[str, Any] | None = None, **options: Any) -> None:
         handler = Keeping()
-        self.server = Server(**server or {})
         accepted = AcceptOptions(high_water=HIGH_WATER, low_water=LOW_WATER, send_buffer=4096, **options)
-        self.server.add_route("/", lambda request: gows.accept(request, accepted).serve(handler))
-        address = tcp(self.server.listen("127.0.0.1:0"))
-        self.server.start()
-        self.peer = RawPeer(address, receive_buffer=4096)
+        self.server = make_server({"/": serving(lambda: handler, accepted)}, **server or {})
+        self.peer = RawPeer(self.server.addresses[0], receive_buffer=4096)
         self.peer.upgrade("/")
         assert handler.opened.wait(10.0)
         self.ws = handler.ws
@@ -77,11 +74,11 @@ Make = Callable[..., Slow]
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make(make_server: MakeServer) -> Iterator[Make]:
     made: list[Slow] = []
 
     def make_one(*args: Any, **options: Any) -> Slow:
-        made.append(Slow(*args, **options))
+        made.append(Slow(make_server, *args, **options))
         return made[-1]
 
     yield make_one

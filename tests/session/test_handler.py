@@ -11,6 +11,7 @@ import pytest
 from gows import ByteBuffer, Handler, Opcode, Request, Server, WebSocket, accept
 from tests.support import wire
 from tests.support.raw import RawPeer
+from tests.support.servers import running_server
 from tests.support.stage import Actor, Stage
 from tests.support.waiting import wait_until
 from tests.support.wire import CONTINUE, PING, PONG, TEXT, frame
@@ -107,11 +108,8 @@ def test_an_opcode_is_an_opcode(make_stage: MakeStage) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server(workers=4)
-    server.listen("127.0.0.1:0")
-    server.start()
-    yield server
-    server.stop()
+    with running_server(workers=4) as server:
+        yield server
 
 
 def upgraded(server: Server, path: str = "/ws") -> RawPeer:

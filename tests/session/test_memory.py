@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import gows
-from gows import AcceptOptions, Handler, Request, Server, WebSocket
+from gows import AcceptOptions, Handler, Server, WebSocket
 from gows.commands.check import is_compiled
 from gows.reactor import Stream
 from tests.support import wire
+from tests.support.servers import running_server, serving
 from tests.support.waiting import wait_until
 
 DESIGN = Path(gows.__file__).parent.parent / "docs" / "explanation" / "design.md"
@@ -44,15 +45,8 @@ class Quiet(Handler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server(workers=0, options=AcceptOptions(ping_interval=300))
-
-    @server.route("/ws")
-    def ws(request: Request) -> None:
-        gows.accept(request).serve(Quiet())
-
-    server.start("127.0.0.1:0")
-    yield server
-    server.stop()
+    with running_server({"/ws": serving(Quiet)}, workers=0, options=AcceptOptions(ping_interval=300)) as server:
+        yield server
 
 
 def connect(server: Server, guests: list[socket.socket]) -> None:

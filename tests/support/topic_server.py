@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gows import Server, WebSocket, serve_topics
+from tests.support.servers import LOCAL, running_server
 
 
 def may(ws: WebSocket, topic: str) -> bool:
@@ -16,16 +17,14 @@ def may(ws: WebSocket, topic: str) -> bool:
 @contextmanager
 def topic_server() -> Iterator[Server]:
     """Serves gows.v1 at /live on a port of its own, and keeps 20 messages of the topic "kept"."""
-    server = Server(
+    with running_server(
+        start=False,
         workers=2,
         may_subscribe=may,
         may_publish=may,
         keep=lambda topic: 20 if topic == "kept" else 0,
         presence=lambda ws, topic: {"topic": topic} if topic == "room" else None,
-    )
-    serve_topics(server, "/live")
-    server.start("127.0.0.1:0")
-    try:
+    ) as server:
+        serve_topics(server, "/live")
+        server.start(LOCAL)
         yield server
-    finally:
-        server.stop()
