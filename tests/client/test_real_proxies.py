@@ -35,7 +35,7 @@ def started() -> Iterator[Started]:
         def start(name: str) -> int:
             if name not in ports:
                 folder = Path(made) / name.replace(" ", "_")
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
                 port = free_port()
                 if name == "squid under TLS":
                     certificate = folder / "certificate.pem"

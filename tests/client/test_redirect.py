@@ -342,20 +342,20 @@ def test_a_reconnecting_client_begins_where_it_was_told(loop: Loop) -> None:
     paths: list[str] = []
 
     def script(peer: Peer) -> None:
-        head = peer.read_head()
-        path = head.split(" ")[1]
-        paths.append(path)
-        if path == "/":
-            peer.send("HTTP/1.1 301 Moved\r\nLocation: /end\r\nContent-Length: 0\r\n\r\n")
-            peer.wait_end()
-        else:
-            peer._buffer[:0] = head.encode()
-            peer.accept()
-            try:
+        try:
+            head = peer.read_head()
+            path = head.split(" ")[1]
+            paths.append(path)
+            if path == "/":
+                peer.send("HTTP/1.1 301 Moved\r\nLocation: /end\r\nContent-Length: 0\r\n\r\n")
+                peer.wait_end()
+            else:
+                peer._buffer[:0] = head.encode()
+                peer.accept()
                 peer.send(frame(8, b"\x03\xe9"))
                 peer.read_frame()
-            except (OSError, EOFError):
-                pass
+        except (OSError, EOFError):  # the client was stopped just then
+            pass
 
     with ScriptedServer(script) as server:
         policy = Reconnect(initial=0.01, maximum=0.05)

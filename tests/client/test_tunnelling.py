@@ -186,8 +186,8 @@ def test_a_unix_domain_socket_needs_no_proxy(tmp_path: Path, loop: Loop) -> None
 
 def test_a_reconnecting_client_asks_the_proxy_each_time(loop: Loop) -> None:
     def script(peer: Peer) -> None:
-        peer.accept()
         try:
+            peer.accept()
             peer.send(frame(8, b"\x03\xe9"))
             peer.read_frame()
         except (OSError, EOFError):  # the client was stopped just then

@@ -93,32 +93,30 @@ class FakeProxy:
                 ready = [peer.sock] if _pending(peer.sock) else select.select([peer.sock, server], [], [], SECONDS)[0]
                 assert ready, "nothing is said, and nobody ends it"
                 for sock in ready:
+                    other = peer.sock if sock is server else server
                     try:
                         data = sock.recv(65536)
-                    except (ConnectionError, ssl.SSLError):
-                        data = b""
+                        other.sendall(data)
+                    except (ConnectionError, ssl.SSLError):  # either side may end whenever it likes
+                        return
                     if not data:
                         return
-                    if sock is server:
-                        peer.sock.sendall(data)
-                    else:
+                    if sock is not server:
                         self.carried += data
-                        server.sendall(data)
 
 
 def _pending(sock: socket.socket) -> bool:
     return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
 
 
-def say(*answers: bytes, wait: bool = True) -> Callable[[Peer], None]:
-    """A script that reads something before each answer; then it waits for the client's end, or ends itself."""
+def say(*answers: bytes) -> Callable[[Peer], None]:
+    """A script that reads something before each answer; then it waits for the client's end."""
 
     def script(peer: Peer) -> None:
         for answer in answers:
             peer.sock.recv(65536)
             peer.send(answer)
-        if wait:
-            peer.wait_end()
+        peer.wait_end()
 
     return script
 
