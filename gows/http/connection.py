@@ -174,9 +174,12 @@ class HttpConnection(Observer):
             self.refuse(HttpError(408, f"the request {part} did not come in time"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Let an answer go that was waiting for the stream, which is gone. A worker does it, for that may run user
-        code."""
+        """Let go what was waiting: a request for a worker, since nobody hears the answer, and peers could leave any
+        number of them behind; an answer for the stream. A worker does the latter, for that may run user code."""
         self.app.receiving.forget(self)
+        if self._phase == _BUSY and self.stream.loop.pool.withdraw(self):
+            self._let_go(None)
+            self._phase = _CLOSED
         self._go_on()
 
     # ------------------------------------------------------------------ what is held of what came (loop thread)

@@ -89,6 +89,10 @@ class InlinePool:
         self.tasks.append(task)
         self._wake()
 
+    def withdraw(self, task: Task) -> bool:
+        """Remove a task that has not begun. Returns whether it was there: it is not run then. Any thread."""
+        return _withdraw(self.tasks, task)
+
     def kick(self) -> None:
         """Run what was submitted until now, once a turn. What is submitted meanwhile waits for the next turn. Loop
         thread."""
@@ -142,6 +146,10 @@ class WorkerPool:
         """Have `task.run()` called on a worker. Any thread; begins at the end of the loop's turn at the latest."""
         self.tasks.append(task)
         self._wake()
+
+    def withdraw(self, task: Task) -> bool:
+        """Remove a task that has not begun. Returns whether it was there: it is not run then. Any thread."""
+        return _withdraw(self.tasks, task)
 
     def kick(self) -> None:
         """Hand over the turn's batch with one wake-up, and look after the busy workers from time to time. Loop thread,
@@ -352,6 +360,14 @@ class _Worker:
             self.finished += 1
             if context:
                 return False
+
+
+def _withdraw(tasks: deque[Task], task: Task) -> bool:
+    try:
+        tasks.remove(task)  # in one step: tasks are compared by identity, which runs no Python
+    except ValueError:
+        return False
+    return True
 
 
 def run_task(task: Task) -> None:

@@ -61,6 +61,12 @@ def deflated(data: bytes) -> bytes:
     return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
+def _stick(crowd: Crowd, count: int, payload: bytes, *headers: str) -> None:
+    """Give handlers something from which they do not come back, and then `payload`."""
+    for peer in crowd.websockets(count, "/stuck", *headers):
+        crowd.push(peer, wire.frame(wire.BINARY, b"x", key=NO_MASK) + payload)
+
+
 # ---------------------------------------------------------------------- HTTP
 
 
@@ -170,6 +176,19 @@ def unfinished_bodies(crowd: Crowd) -> None:
     crowd.wait()
 
 
+@attack(memory=100, kind="stuck", wait=60)
+def requests_of_those_who_leave(crowd: Crowd) -> None:
+    """Whole requests, with a body of a MiB or a long path, while no worker is free; their senders reset at once."""
+    _stick(crowd, 4, b"")
+    time.sleep(0.2)  # until they have taken all workers
+    requests = [_post("/form", "text/plain", bytes(MEBIBYTE)), _get("/" + "x" * 8000)]
+    for number in crowd.numbers():
+        peer = crowd.connect()
+        if peer is not None:
+            crowd.push(peer, requests[number % 2])
+            peer.reset()
+
+
 @attack(memory=150)
 def unfinished_heads(crowd: Crowd) -> None:
     """Request heads of which the end never comes."""
@@ -234,9 +253,8 @@ def unfinished_fragments(crowd: Crowd) -> None:
 
 
 def _stuck(crowd: Crowd, count: int, payload: bytes, *headers: str) -> None:
-    """The same to many handlers that do not come back."""
-    for peer in crowd.websockets(count, "/stuck", *headers):
-        crowd.push(peer, wire.frame(wire.BINARY, b"x", key=NO_MASK) + payload)
+    """The same to many handlers that do not come back, until the time has run out."""
+    _stick(crowd, count, payload, *headers)
     crowd.wait()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -95,6 +96,35 @@ def test_a_view_that_blocks_holds_up_nobody(make_server: MakeServer) -> None:
             assert body_of(fast).startswith(b"/fast on gows-worker")
         release.set()
         assert body_of(slow).startswith(b"/slow on gows-worker")
+
+
+def test_a_request_that_waits_for_a_worker_goes_with_its_client(make_server: MakeServer) -> None:
+    """Else clients that leave at once could have any number of bodies held, without a connection for each."""
+    release = threading.Event()
+
+    def view(request: Request) -> str:
+        assert release.wait(5)
+        return "done"
+
+    server = make_server(view, workers=1)
+    pool = server.loop.pool
+    with server.connect() as busy:
+        busy.sendall(get("/busy"))
+        wait_until(lambda: server.app.requests)
+        for number in range(3):
+            leaver = server.connect()
+            leaver.sendall(get(f"/{number}", method="POST", body=b"body") + get("/pipelined"))
+            wait_until(lambda: pool.tasks)
+            leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends RST
+            leaver.close()
+            wait_until(lambda: not pool.tasks)
+        with server.connect() as patient:
+            patient.sendall(get("/patient"))
+            patient.shutdown(socket.SHUT_WR)  # it has sent all, and still reads
+            wait_until(lambda: pool.tasks)
+            release.set()
+            assert body_of(patient) == body_of(busy) == b"done"
+    assert [request.path for request in server.app.requests] == ["/busy", "/patient"]
 
 
 @pytest.mark.slow

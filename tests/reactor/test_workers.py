@@ -240,6 +240,23 @@ def test_a_task_that_wants_to_leave_takes_no_worker_with_it(four: Pooled, caplog
     assert good.thread == bad.thread
 
 
+@pytest.mark.parametrize("make", [InlinePool, lambda wake: WorkerPool(wake, 1)])
+def test_a_task_that_has_not_begun_can_be_withdrawn(
+    make: Callable[[Callable[[], None]], InlinePool | WorkerPool],
+) -> None:
+    pool = make(lambda: None)
+    first, second, third = jobs = [Job(), Job(), Job()]
+    for job in jobs:
+        pool.submit(job)
+    assert pool.withdraw(second)
+    assert not pool.withdraw(second)
+    pool.kick()
+    wait_until(third.has_run)
+    assert not pool.withdraw(first)
+    assert [job.runs for job in jobs] == [1, 0, 1]
+    assert pool.stop(5)
+
+
 def test_ctrl_c_in_an_inline_task_is_for_the_program() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt

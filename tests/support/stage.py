@@ -34,6 +34,12 @@ class HeldPool:
         self.tasks.append(task)
         self._wake()
 
+    def withdraw(self, task: Task) -> bool:
+        if task not in self.tasks:
+            return False
+        self.tasks.remove(task)
+        return True
+
     def kick(self) -> None:
         while self.tasks and not self.held:
             self.tasks.popleft().run()
