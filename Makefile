@@ -31,7 +31,7 @@ DECLARED := $(shell find gows -name '*.pxd')
 HOT := setup.py $(DECLARED) $(DECLARED:.pxd=.py) $(wildcard $(DECLARED:.pxd=.pyx))
 COMPILED := $(if $(filter-out 0,$(GOWS_PURE)),,$(VENV)/compiled)
 
-.PHONY: help demo test coverage lint docs conformance conformance-quick load load-short attacks fuzz simulate bench clean
+.PHONY: help demo test coverage lint docs conformance conformance-quick load load-short soak attacks fuzz simulate bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ load: $(VENV)/has-load $(COMPILED) ## 20,000 Locust users for a minute; leaves a
 
 load-short: $(VENV)/has-gows $(COMPILED) ## 2,000 connections echo for a few seconds (needs a C compiler)
 	@$(PY) -m tests.load.run $(ARGS)
+
+soak: $(VENV)/has-test $(COMPILED) ## 20 minutes of clients that come and go against coroutines (ARGS="--loop uvloop --minutes 5")
+	@$(PY) -m tests.load.soak $(ARGS)
 
 attacks: $(VENV)/has-test $(COMPILED) ## attack a server in every way, and measure what it takes (15 minutes; ARGS=--quick: 4)
 	@$(PY) -m tests.attacks $(ARGS)

@@ -70,6 +70,7 @@ class Inside:
         self._spare: _Spare | None = None
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when it is, by asyncio's clock; uvloop does not say
         self._stopped: asyncio.Future[None] | None = None
         self._ending = False  # coroutines are being cancelled, for they had their time
         self._leaving: asyncio.Task[None] | None = None  # a reference to it: asyncio has a weak one
@@ -158,11 +159,10 @@ class Inside:
             self._turn_soon()
         elif pause is not None:
             when = aloop.time() + pause
-            timer = self._timer
-            if timer is None or timer.when() > when + SOON or timer.when() < aloop.time():
-                if timer is not None:
-                    timer.cancel()
-                self._timer = aloop.call_at(when, self._timed)
+            if self._timer is None or self._due > when + SOON:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer, self._due = aloop.call_at(when, self._timed), when
 
     def _timed(self) -> None:
         self._timer = None
