@@ -42,6 +42,7 @@ from gows.session.states import (
     MUTED,
     OPCODES,
     OPENED,
+    PINGED,
     PONG_UNIT,
     STREAM_LOST,
     UNSERVED,
@@ -206,7 +207,13 @@ class Delivering(Sending):
 
     def _answer_pings(self, events: list[Event]) -> list[Event]:
         """Answer pings ahead of what the handler still has to do. Return the events for the handler. Loop thread."""
-        return [event for event in events if event[0] != PING or self._pinged(event[1])]
+        left: list[Event] = []
+        for event in events:
+            if event[0] != PING:
+                left.append(event)
+            elif self._pinged(event[1]):
+                left.append((PINGED, event[1]))
+        return left
 
     def _pinged(self, data: bytes) -> bool:
         """Answer a ping at once. Return whether the handler has an `on_ping`."""
@@ -334,7 +341,7 @@ class Delivering(Sending):
             self.begin_close(*value)
         elif kind == PONG:
             self._call("on_pong", value)
-        elif not self.context.inline or self._pinged(value):
+        elif kind == PINGED or self._pinged(value):
             self._call("on_ping", value)
 
     def _forget_request(self) -> None:

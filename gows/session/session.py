@@ -152,17 +152,12 @@ class Session(Delivering):
                 context.loop.call_soon(self._resume_reading)
             return
         traffic.received += len(events)
-        if not context.inline:
-            for event in events:
-                if event[0] >= CLOSE:
-                    self._end_began(events)
-                    events = self._answer_pings(events)
-                    break
-        elif self._inbox is None:  # no lock: only this thread touches the inbox
+        if context.inline and self._inbox is None:  # no lock: only this thread touches the inbox
             self._inbox = _RUNNING
             rest = self._deliver(events)
             if rest:
                 self._end_began(rest)
+                rest = self._answer_pings(rest)
             if self._flags & AWAITING:
                 self._wait_for_coroutine(rest)
             elif rest or self._flags & INBOX_FULL:
@@ -170,8 +165,11 @@ class Session(Delivering):
             else:
                 self._inbox = None
             return
-        else:
-            self._end_began(events)
+        for event in events:
+            if event[0] >= CLOSE:
+                self._end_began(events)
+                events = self._answer_pings(events)
+                break
         if events:
             self._enqueue(events)
         elif pending:

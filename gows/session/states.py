@@ -36,6 +36,7 @@ STREAM_LOST = 18  # the stream is gone
 DRAINED = 19  # the outgoing queue fell to the low-water mark
 DISMISS = 20  # we close, behind what came before
 COROUTINE = 21  # what a callback returned in a worker, for the loop's thread to start
+PINGED = 22  # a ping that was answered ahead of what waits, for a handler with an `on_ping`
 
 OPCODES = (Opcode.CONTINUE, Opcode.TEXT, Opcode.BINARY)
 """What handlers are given for CHUNK (its value says which), TEXT and BINARY."""
@@ -87,6 +88,7 @@ DELIVERY: dict[int, tuple[Cell, Cell, Cell]] = {
     BINARY: _calls("on_message"),
     CHUNK: _calls("on_chunk"),
     PING: _calls("on_ping"),
+    PINGED: _calls("on_ping"),
     PONG: _calls("on_pong"),
     DRAINED: _calls("on_drain"),
     DISMISS: ((None, Delivery.SERVED), _MUTED, _NOTHING),  # our close frame is sent; the peer's will end it

@@ -18,7 +18,9 @@ import gows
 from gows import ByteBuffer, CloseCause, Opcode, Server, WebSocket
 from gows.reactor import Loop
 from gows.reactor.hosting import Coroutines, coroutines_of
+from tests.support import wire
 from tests.support.addresses import tcp
+from tests.support.raw import RawPeer
 
 try:
     import uvloop
@@ -406,6 +408,46 @@ def test_what_on_close_raises_is_logged(serve: Serve, caplog: pytest.LogCaptureF
         await until(lambda: "on_close of <WebSocket" in caplog.text)
 
     serve(make_server(Bad), body)
+
+
+class Pinged(gows.Handler):
+    """Waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.go_on = False
+        self.calls: list[str] = []
+
+    async def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        await until(lambda: self.go_on)
+        self.calls.append(buff.get_string())
+
+    def on_ping(self, ws: WebSocket, data: bytes) -> None:
+        self.calls.append(data.decode())
+
+
+def test_pings_are_answered_while_a_coroutine_waits(serve: Serve, workers: int) -> None:
+    """A busy handler must not look like a dead peer; what the handler is told keeps its order."""
+    handler = Pinged()
+
+    def talk(port: int) -> None:
+        with RawPeer(("127.0.0.1", port)) as peer:
+            peer.upgrade("/")
+            first, second = (wire.frame(wire.TEXT, text) for text in ("one", "two"))
+            peer.send(first, wire.frame(wire.PING, "a"), second)  # in one read
+            assert peer.read() == wire.Frame(wire.PONG, b"a")
+            peer.send(wire.frame(wire.PING, "b"))
+            assert peer.read() == wire.Frame(wire.PONG, b"b")
+            assert not handler.calls
+            handler.go_on = True
+            peer.send(wire.close(1000))
+            peer.expect_close(1000)
+
+    async def body(server: Server, port: int) -> None:
+        await asyncio.to_thread(talk, port)
+        await until(lambda: len(handler.calls) == 4)
+        assert handler.calls == ["one", "a", "two", "b"]
+
+    serve(make_server(lambda: handler, workers=workers), body)
 
 
 class Hanging(gows.Handler):
