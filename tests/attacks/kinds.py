@@ -317,6 +317,26 @@ def echoes_unread(crowd: Crowd) -> None:
 
 
 @attack(memory=200)
+def echoes_of_coroutines_unread(crowd: Crowd) -> None:
+    """Messages of one who does not read their echo, each of which is a coroutine that waits for that."""
+    peers = crowd.websockets(crowd.count(100), "/async/echo", receive_buffer=SMALL_WINDOW)
+    crowd.flood(peers, lambda number: wire.frame(wire.BINARY, bytes(60_000), key=NO_MASK))
+
+
+@attack(memory=450, wait=60)
+def messages_to_a_stuck_coroutine(crowd: Crowd) -> None:
+    """All kinds of messages for coroutines that do not come back: they keep no thread, so others are served."""
+    peers = crowd.websockets(crowd.count(900), "/async/stuck", wire.DEFLATE)
+    small = wire.frame(wire.BINARY, key=NO_MASK) * 3000
+    packed = wire.frame(wire.BINARY, deflated(b"a" * (MEBIBYTE - 64)), rsv=4, key=NO_MASK)
+    for payload in (small, packed, *[wire.frame(wire.BINARY, bytes(9000), key=NO_MASK)] * 50):
+        for peer in peers:
+            crowd.push(peer, payload)
+        time.sleep(0.1)  # so that each is read by itself
+    crowd.wait()
+
+
+@attack(memory=200)
 def bombs(crowd: Crowd) -> None:
     """Compressed messages that are a thousand times what they seem, over the limit."""
     bomb = wire.frame(wire.BINARY, deflated(bytes(64 * MEBIBYTE)), rsv=4, key=NO_MASK)

@@ -7,6 +7,7 @@ topics' subscribers have `overflow="block"`; "inline", with `workers=0`.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import tempfile
 import threading
@@ -40,6 +41,20 @@ class Stuck(gows.Handler):
         self.gate.wait()
 
 
+class AsyncEcho(gows.Handler):
+    """Answers in coroutines, each of which waits until the peer reads."""
+
+    async def on_message(self, ws: gows.WebSocket, opcode: gows.Opcode, buff: gows.ByteBuffer) -> None:
+        await ws.send(buff.clone_bytes())
+
+
+class AsyncStuck(gows.Handler):
+    """A coroutine that does not come back."""
+
+    async def on_message(self, ws: gows.WebSocket, opcode: gows.Opcode, buff: gows.ByteBuffer) -> None:
+        await asyncio.Event().wait()
+
+
 def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
     """A WSGI application that streams a large answer."""
     start("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(DOWNLOAD))])
@@ -68,6 +83,8 @@ def make(kind: str) -> gows.Server:
     server.add_route("/echo", serving(Echo, compression=True))
     server.add_route("/idle", serving(gows.Handler, compression=True))
     server.add_route("/stuck", serving(Stuck, compression=True))
+    server.add_route("/async/echo", serving(AsyncEcho, compression=True))
+    server.add_route("/async/stuck", serving(AsyncStuck, compression=True))
     server.add_route("/page", lambda request: PAGE)
     server.add_route("/form", lambda request: str(len(request.form) + len(request.files)), methods=["POST"])
     server.add_route("/json", lambda request: str(type(request.json())), methods=["POST"])
