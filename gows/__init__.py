@@ -21,7 +21,7 @@ from gows import variant
 
 variant.choose()  # before anything else is imported
 
-from gows import aio
+from gows import aio, asgi
 from gows.bytebuffer import ByteBuffer
 from gows.client import BlockingWebSocket, Proxy, Reconnect, ReconnectingClient, connect
 from gows.client.subscription import TopicSubscription
@@ -33,6 +33,7 @@ from gows.errors import (
     ConnectError,
     ConnectionClosedError,
     ConnectTimeoutError,
+    DisconnectedError,
     GowsError,
     HandshakeError,
     HttpError,
@@ -63,6 +64,7 @@ from gows.options import (
 )
 from gows.processes import run
 from gows.reactor.hosting import register
+from gows.server import gateway
 from gows.server.accept import accept
 from gows.server.admission import Admission
 from gows.server.remote import RemoteConnection
@@ -74,6 +76,7 @@ from gows.session.websocket import MessageWriter, WebSocket
 from gows.topics.subprotocol import TopicHandler
 
 register(aio.coroutines)
+gateway.register(asgi.gateway)
 
 __version__ = "0.1.0"
 
@@ -89,6 +92,7 @@ __all__ = [
     "ConnectError",
     "ConnectTimeoutError",
     "ConnectionClosedError",
+    "DisconnectedError",
     "GowsError",
     "Handler",
     "HandshakeError",

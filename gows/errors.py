@@ -8,6 +8,7 @@ GowsError
 ├── UsageError                   our user broke a rule; raised before any side effect
 │   ├── NotAllowedError          a client may not subscribe, or publish (also a PermissionError)
 │   ├── ConnectionClosedError    a write after the close began
+│   │   └── DisconnectedError    … by an ASGI application (also a ConnectionError, so an OSError)
 │   ├── BufferReleasedError      a ByteBuffer used after it was given back
 │   ├── WriterBusyError          a second data writer while one is open
 │   ├── InvalidHeaderError       a header that may not be sent (also a ValueError)
@@ -94,6 +95,10 @@ class ConnectionClosedError(UsageError):
         super().__init__(message)
         self.code = code
         self.reason = reason
+
+
+class DisconnectedError(ConnectionClosedError, ConnectionError):
+    """An ASGI application sends to a client that has gone. Applications let it pass, or catch it as an OSError."""
 
 
 class NotAllowedError(UsageError, PermissionError):

@@ -38,7 +38,7 @@ LAYERS: list[list[list[str]]] = [
     [["gows.http"], ["gows.client"], ["gows.bus"], ["gows.topics"]],
     [["gows.brokers"]],
     [["gows.server"]],
-    [["gows.aio"]],
+    [["gows.aio"], ["gows.asgi"]],
     [["gows.processes"]],
     [["gows"]],
     [["gows.__main__", "gows.commands"]],

@@ -39,6 +39,7 @@ TESTED_IN = {
     "client/retry": "client/test_reconnect",
     "client/subscription": "client/test_topics",
     "http/application": "http/test_connection",
+    "http/exchange": "asgi/test_http",
     "http/preface": "http/test_proxies",
     "processes/worker": "processes/test_run",
     "protocol/assembly": "protocol/test_connection",

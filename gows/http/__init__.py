@@ -8,6 +8,7 @@ request      Request
 response     Response
 router       patterns of paths, and the views they lead to
 static       a folder of files as routes
+exchange     a request that is answered in the loop's thread while its body comes
 wsgi         a WSGI application as a view
 application  what answers the requests of a connection
 outlet       the body of an answer that one thread makes faster than the peer reads

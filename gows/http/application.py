@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from gows.http.exchange import Exchange
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.session.receiving import Receiving
@@ -15,6 +16,8 @@ class Application(Protocol):
     max_head_size: int
     max_headers: int
     max_body_size: int
+    max_streamed_size: int | None
+    """Of a body that an exchange reads; None: any size."""
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float
@@ -29,6 +32,14 @@ class Application(Protocol):
     @property
     def proxies(self) -> Proxies | None:
         """The proxies that are believed; None: none are."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether `exchange` is to be asked."""
+
+    def exchange(self, request: Request) -> Exchange | None:
+        """Return what answers a request while its body comes, of which the head is complete; None: `handle` does, once
+        the body is there. Raises HttpError. Loop thread."""
 
     def handle(self, request: Request) -> Any:
         """Return the answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""

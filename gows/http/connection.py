@@ -6,15 +6,21 @@ One machine, `_phase`. What is not of the loop's thread alone changes under `str
                │        │        ↑    ↓  ↓     ↑
                │        │        WAITING ANSWERED                   the peer is slow: no thread waits for it
                │        └──> UPGRADED                               the stream has another observer
-               └──> CLOSED
+               └──> CLOSED                                          (from EXCHANGING, too)
+
+    HEAD ──> STREAMING ──> EXCHANGING ──> IDLE                      an Exchange answers: while the body comes, and after
+                  └──> DISCARDING ─────────┘                        it has answered before the body was complete
 
 - The loop's thread reads and parses, in HEAD, BODY and IDLE; in the other phases bytes are only put aside.
 - The task (`run`, on a worker) calls the application and writes the answer, in BUSY and ANSWERING.
+- An `Exchange` answers in the loop's thread, an ASGI application's for instance. In STREAMING and DISCARDING bytes are
+  read on, as far as what came before is taken.
 - So pipelined requests are answered in order, one at a time. The next one is looked at when no more than HIGH_WATER
   bytes of answers are queued, whoever made them: until then the connection is in ANSWERED.
 
 Deadlines: a head must be whole `head_timeout` after the connection was made, or after the first byte of a later
-request; a body `body_timeout` after its head. Bytes that trickle in extend neither.
+request; a body `body_timeout` after its head. Bytes that trickle in extend neither. A body that an exchange reads may
+take longer if STREAMED_BYTES come in each such time; one in which nothing is read does not count.
 
 The file is longer than others, for each method here is a step of this one machine.
 """
@@ -27,6 +33,7 @@ from collections.abc import Iterator
 
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError
 from gows.http.application import Application
+from gows.http.exchange import DISCARDED, MAX_UNREAD, Exchange
 from gows.http.outlet import Outlet
 from gows.http.proxies import Proxies
 from gows.http.request import Request
@@ -38,6 +45,7 @@ from gows.reactor.interfaces import Observer
 from gows.reactor.networks import PeerAddress
 from gows.reactor.progress import CHECKS_PER_TIMEOUT
 from gows.reactor.stream import Stream
+from gows.reactor.timers import TICKS_PER_SECOND
 from gows.reactor.tls import TLSStream
 from gows.reactor.workers import WorkerPool
 from gows.session.receiving import SMALL, ReceiveError
@@ -57,13 +65,18 @@ RETRY_AFTER = (1, 5)
 it then finds the server's successor."""
 PIECES_PER_RUN = 16
 """Pieces of a body sent before other tasks have their turn."""
+STREAMED_BYTES = 65536
+"""Bytes of a body that an exchange reads that must come within each `body_timeout`."""
 SMALL_BODY = 65536
 """Bytes of a body that is copied behind its head, to go out in one piece."""
 
 _HEAD, _BODY, _BUSY, _ANSWERING, _WAITING, _ANSWERED, _IDLE, _UPGRADED, _CLOSED = range(9)
+_STREAMING, _EXCHANGING, _DISCARDING = range(9, 12)
 _PEER_ENDED, _STOPPED = 1, 2  # bits of HttpConnection._eof
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_AT_WORK = (_BUSY, _ANSWERING, _WAITING, _ANSWERED)
+_AT_WORK = (_BUSY, _ANSWERING, _WAITING, _ANSWERED, _EXCHANGING)
+_IN_PIECES = (_STREAMING, _DISCARDING)  # the body is read in pieces
+_READING = (_HEAD, _BODY, _IDLE)
 
 
 class _Sending:
@@ -87,7 +100,21 @@ class _Sending:
 class HttpConnection(Observer):
     """The observer of a stream that speaks HTTP, and the worker pool's task for its requests."""
 
-    __slots__ = ("_began", "_eof", "_parser", "_phase", "_request", "_sending", "_stash", "app", "secure", "stream")
+    __slots__ = (
+        "_began",
+        "_body_due",
+        "_body_size",
+        "_eof",
+        "_exchange",
+        "_parser",
+        "_phase",
+        "_request",
+        "_sending",
+        "_stash",
+        "app",
+        "secure",
+        "stream",
+    )
 
     def __init__(self, stream: Stream, app: Application) -> None:
         """Loop thread, when the connection was accepted."""
@@ -95,14 +122,23 @@ class HttpConnection(Observer):
         self.app = app
         self.secure = isinstance(stream, TLSStream)
         """Whether the client talks over TLS: to us, or to the proxy that says so in front of all (ProxyPreface)."""
-        self._parser = RequestParser(app.max_head_size, app.max_headers, app.max_body_size)
+        self._parser = self._new_parser()
         self._phase = _HEAD
         self._stash = bytearray()
         self._eof = 0  # why no further request is to be taken, as bits
         self._request: Request | None = None
-        self._began: float | None = None  # when the request had come, whole
+        self._began: float | None = None  # when the request had come, or its head, for an exchange
         self._sending: _Sending | None = None
+        self._exchange: Exchange | None = None
+        self._body_due = 0  # the tick at which it is looked what has come of a body in pieces
+        self._body_size = 0  # of that, at the last look
         stream.set_deadline(app.head_timeout)
+
+    def _new_parser(self) -> RequestParser:
+        app = self.app
+        parser = RequestParser(app.max_head_size, app.max_headers, app.max_body_size)
+        parser.asks = app.streams
+        return parser
 
     @property
     def upgraded(self) -> bool:
@@ -113,6 +149,11 @@ class HttpConnection(Observer):
     def proxies(self) -> Proxies | None:
         """The proxies that the application believes; None: none are. Any thread."""
         return self.app.proxies
+
+    @property
+    def draining(self) -> bool:
+        """Whether each answer is to be the last of its connection. Any thread."""
+        return self.app.draining
 
     # ------------------------------------------------------------------ observer of the stream (loop thread)
     # Another thread may upgrade the connection while the loop is on its way to one of these: then they pass it on.
@@ -143,13 +184,25 @@ class HttpConnection(Observer):
             self._eof |= _PEER_ENDED
         if observer is not self:
             observer.eof_received()
-        elif self._phase in (_HEAD, _BODY, _IDLE) and not self._parser.more:
+        elif self._phase == _EXCHANGING:
+            if self._exchange is not None:
+                self._exchange.end_of_peer()
+        else:
+            self._end_at_eof()
+
+    def _end_at_eof(self) -> None:
+        """End if the peer sends nothing more and no request is complete."""
+        reading = self._phase in _READING or (self._phase in _IN_PIECES and self._eof & _PEER_ENDED)
+        if reading and self._eof and not self._parser.more:
             self._end()
 
     def blocked(self) -> None:
         """Watch a peer that does not take what is queued as fast as it comes."""
         if self.upgraded:
             self.stream.observer.blocked()
+        elif self._phase in _IN_PIECES:
+            self.stream.loop.progress.begin_answer(self.stream)
+            self._watch_body()
         elif self._phase in _AT_WORK:
             self.stream.loop.progress.begin_answer(self.stream)
             self.stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT)
@@ -165,6 +218,8 @@ class HttpConnection(Observer):
         """Deal with a head, a body, a next request or a peer's reading that took too long."""
         if self.upgraded:
             self.stream.observer.deadline_reached()
+        elif self._phase in _IN_PIECES:
+            self._check_body()
         elif self._phase in _AT_WORK or self.stream.queued:
             self._check_progress()
         elif self._phase == _IDLE or not self._parser.started:
@@ -177,6 +232,7 @@ class HttpConnection(Observer):
         """Let go what was waiting: a request for a worker, since nobody hears the answer, and peers could leave any
         number of them behind; an answer for the stream. A worker does the latter, for that may run user code."""
         self.app.receiving.forget(self)
+        self._drop_exchange()
         if self._phase == _BUSY and self.stream.loop.pool.withdraw(self):
             self._let_go(None)
             self._phase = _CLOSED
@@ -188,8 +244,10 @@ class HttpConnection(Observer):
         """Have it counted, unless it is little."""
         receiving = self.app.receiving
         held = self._parser.held + len(self._stash)
+        if self._exchange is not None:
+            held += self._exchange.waiting
         if held >= SMALL or (receiving.total and receiving.counts_for(self)):
-            at_work = self._phase not in (_HEAD, _BODY, _IDLE)
+            at_work = self._phase not in _READING
             receiving.set(self, 0 if at_work else held, held if at_work else 0)
 
     def hold_off(self) -> None:
@@ -198,22 +256,34 @@ class HttpConnection(Observer):
 
     def read_on(self) -> None:
         """Read on, for there is room."""
-        if len(self._stash) < MAX_STASH and not self._parser.more:
+        if len(self._stash) < MAX_STASH and not self._parser.more and not self._unread:
             self.stream.resume_reading()
 
     def give_way(self, error: ReceiveError) -> None:
         """Throw away the request that is unfinished, and end."""
-        if self._phase in (_HEAD, _BODY, _IDLE):
+        if self._phase in _READING:
             self.refuse(HttpError(503, error.reason, (("Retry-After", "5"),)))
-            self._parser = RequestParser(self.app.max_head_size, self.app.max_headers, self.app.max_body_size)
+            self._parser = self._new_parser()
             self._count_held()
 
     # ------------------------------------------------------------------ reading (loop thread)
 
     def _feed(self, data: bytes | bytearray) -> None:
         parser, stream = self._parser, self.stream
+        if self._phase in _IN_PIECES:
+            self._feed_piece(bytes(data))
+            return
         try:
             parser.feed(data)
+            if self.app.streams and (parser.undecided or (parser.complete and not parser.body)):
+                assert parser.head is not None
+                request = Request(parser.head, b"", self)
+                exchange = self.app.exchange(request)
+                if exchange is not None:
+                    self._begin_exchange(exchange)
+                    return
+                if parser.undecided:
+                    parser.read_whole()
         except HttpError as error:
             self.refuse(error)
             return
@@ -244,10 +314,10 @@ class HttpConnection(Observer):
 
     def _feed_rest(self) -> None:
         """Go on with a body of which the parser left something for a later turn."""
-        if self._phase == _BODY:
+        if self._phase == _BODY or self._phase in _IN_PIECES:
             self._feed(b"")
             if not self._parser.more:
-                self.stream.resume_reading()
+                self.read_on()
                 self._read_on()
 
     def _next(self) -> None:
@@ -272,15 +342,14 @@ class HttpConnection(Observer):
     def _read_on(self) -> None:
         """Parse what was put aside, if the parser needs it: it may have a further request, or have refused one."""
         stream = self.stream
-        if self._phase in (_IDLE, _HEAD, _BODY) and not self._parser.more:
+        if self._phase in _READING and not self._parser.more:
             with stream.lock:
                 stash, self._stash = self._stash, bytearray()
             if stash:
                 stream.resume_reading()
                 self._feed(stash)
         self._count_held()
-        if self._eof and self._phase in (_IDLE, _HEAD, _BODY) and not self._parser.more:
-            self._end()
+        self._end_at_eof()
 
     def refuse(self, error: HttpError) -> None:
         """Answer the peer's fault, and close: nobody knows where its next request would begin."""
@@ -299,7 +368,7 @@ class HttpConnection(Observer):
             return
         with self.stream.lock:
             self._eof |= _STOPPED
-        if self._phase in (_HEAD, _BODY, _IDLE):
+        if self._phase in _READING or self._phase == _DISCARDING:
             self._end()
 
     @property
@@ -310,6 +379,7 @@ class HttpConnection(Observer):
     def _end(self) -> None:
         self._phase = _CLOSED
         self.stream.close()
+        self._drop_exchange()
 
     def _check_progress(self) -> None:
         stream = self.stream
@@ -319,6 +389,139 @@ class HttpConnection(Observer):
             stream.abort(TimeoutError("the peer did not take the answer"))
         elif stream.queued:
             stream.set_deadline(min(WRITE_TIMEOUT - stalled, WRITE_TIMEOUT / CHECKS_PER_TIMEOUT))
+
+    # ------------------------------------------------------------------ exchanges (loop thread)
+
+    @property
+    def _unread(self) -> bool:
+        """Whether so much of a body waits for the exchange that no more is read."""
+        return self._exchange is not None and self._exchange.waiting >= MAX_UNREAD
+
+    def _begin_exchange(self, exchange: Exchange) -> None:
+        """Have an exchange answer the request whose head is complete. Raises HttpError if its body is too large."""
+        parser, stream = self._parser, self.stream
+        piece = b""
+        if parser.undecided:
+            parser.begin_pieces(self.app.max_streamed_size)
+            piece = parser.read_piece(b"")
+        self._exchange = exchange
+        self._request = exchange.request
+        self._began = stream.loop.time()
+        if parser.complete:
+            self._phase = _EXCHANGING
+            # as for other answers: what is queued of earlier ones goes on being timed
+            stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT if stream.queued else None)
+        else:
+            self._phase = _STREAMING
+            self._begin_body_time()
+        self._take_piece(piece)
+        exchange.begin()
+
+    def _feed_piece(self, data: bytes) -> None:
+        """Take more of a body that is read in pieces."""
+        try:
+            piece = self._parser.read_piece(data)
+        except HttpError as error:
+            self._fail_exchange(error)
+            return
+        self._take_piece(piece)
+
+    def _take_piece(self, piece: bytes) -> None:
+        parser, stream = self._parser, self.stream
+        if parser.more:
+            stream.pause_reading()
+            stream.loop.call_soon(self._feed_rest)
+        exchange = self._exchange
+        if exchange is None:
+            self._discard(piece)
+            return
+        if parser.complete and self._phase == _STREAMING:
+            self._phase = _EXCHANGING
+            stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT if stream.queued else None)
+        exchange.deliver(piece, parser.complete)
+        if self._unread:
+            stream.pause_reading()
+        if self._eof & _PEER_ENDED and self._phase == _EXCHANGING:
+            exchange.end_of_peer()
+
+    def _discard(self, piece: bytes) -> None:
+        """Drop what comes of a body behind its answer."""
+        self._body_size += len(piece)
+        if self._parser.complete:
+            self._phase = _EXCHANGING
+            self.stream.loop.call_soon(self._next)
+        elif self._body_size > DISCARDED:
+            self._end()
+
+    def taken(self, size: int) -> None:
+        """Read on, for the exchange has taken `size` bytes of the body."""
+        if size >= MAX_UNREAD and self._phase == _STREAMING:
+            if not self.app.receiving.holds_off(self):
+                self.read_on()
+            self._begin_body_time()
+        if size >= SMALL:
+            self._count_held()
+
+    def end_exchange(self, status: int, size: int, keep_alive: bool) -> None:
+        """Go on after the answer of the exchange, which is complete."""
+        self._log(status, size)
+        self._exchange = self._request = None
+        if not keep_alive:
+            self._end()
+        elif self._parser.complete:
+            if self._stash or self._parser.trailing or self._eof:
+                self.stream.loop.call_soon(self._next)  # not here: of many that are pipelined, each would call the next
+            else:
+                self._next()
+        else:
+            self._phase = _DISCARDING
+            self._body_size = 0
+            self.stream.resume_reading()
+
+    def _fail_exchange(self, error: HttpError) -> None:
+        """Answer the peer's fault amid its body if nothing was answered, else cut it off."""
+        if self._exchange is not None:
+            self._exchange.refuse(error)
+        else:
+            self._end()
+
+    def _drop_exchange(self) -> None:
+        """Tell the exchange that nobody waits for its answer."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._request = None
+            exchange.lose()
+
+    def _begin_body_time(self) -> None:
+        """Begin the time in which STREAMED_BYTES must come."""
+        assert self._exchange is not None
+        self._body_size = self._exchange.body_size
+        self._body_due = self.stream.loop.due(self.app.body_timeout)
+        self._watch_body()
+
+    def _watch_body(self) -> None:
+        """Set the deadline: of the body, and of the answer if something of one is queued."""
+        stream = self.stream
+        seconds = max(0, self._body_due - stream.loop.now()) / TICKS_PER_SECOND
+        stream.set_deadline(min(seconds, WRITE_TIMEOUT / CHECKS_PER_TIMEOUT) if stream.queued else seconds)
+
+    def _check_body(self) -> None:
+        """Look how a body that is read in pieces gets on, and what is queued."""
+        stream, exchange = self.stream, self._exchange
+        if stream.queued:
+            self._check_progress()
+            if stream.closed:
+                return
+        if stream.loop.now() >= self._body_due:
+            if exchange is None:
+                self._end()
+                return
+            held = exchange.waiting or self.app.receiving.holds_off(self)  # the peer is not to blame
+            if not held and exchange.body_size - self._body_size < STREAMED_BYTES:
+                exchange.refuse(HttpError(408, "the request body did not come in time"))
+                return
+            self._begin_body_time()
+        self._watch_body()
 
     # ------------------------------------------------------------------ answering (worker, or the loop)
 
@@ -356,7 +559,7 @@ class HttpConnection(Observer):
         """
         stream = self.stream
         with stream.lock:
-            if self._phase != _BUSY or stream.closed or self._eof & _PEER_ENDED:
+            if self._phase not in (_BUSY, _EXCHANGING) or stream.closed or self._eof & _PEER_ENDED:
                 raise ConnectionClosedError("the connection is gone, or its request was answered already")
             if self._eof:
                 seconds = str(random.randint(*RETRY_AFTER))
@@ -364,9 +567,13 @@ class HttpConnection(Observer):
             if self._stash or self._parser.trailing:
                 raise HandshakeError(400, "data came before the handshake was answered")
             self._phase = _UPGRADED
+            exchange, self._exchange = self._exchange, None
             stream.observer = observer
             stream.write_locked(answer)
         self._log(101, 0)
+        if exchange is not None:
+            self._request = None
+            self.app.receiving.forget(self)
 
     def _answer(self) -> None:
         request = self._request
@@ -501,6 +708,9 @@ class HttpConnection(Observer):
 
     def _go_on(self) -> None:
         """Go on after a wait: there is room, or nobody to send to. Loop thread."""
+        if self._exchange is not None:
+            self._exchange.changed()
+            return
         sending = self._sending
         if sending is not None and sending.outlet is not None:
             sending.outlet.drained()

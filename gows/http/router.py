@@ -54,11 +54,13 @@ class _Node:
 class Router:
     """A table of patterns, methods and views."""
 
-    __slots__ = ("_root", "_static")
+    __slots__ = ("_root", "_static", "empty")
 
     def __init__(self) -> None:
         self._root = _Node()
         self._static: dict[str, Resource] = {}
+        self.empty = True
+        """Whether there is no route at all."""
 
     def add(self, pattern: str, view: View, methods: Iterable[str] = ("GET",)) -> None:
         """Register `view`. Raises ValueError for a malformed pattern or method, or one that has a view already, and
@@ -81,6 +83,15 @@ class Router:
             raise ValueError(f"{pattern} names its parameters differently from {resource.pattern}")
         for method in wanted:
             resource.views[method] = view
+        self.empty = False
+
+    def knows(self, method: str, path: str) -> bool:
+        """Return whether the path has a route, be it for other methods."""
+        try:
+            self.match(method, path)
+        except HttpError as error:
+            return error.status != 404
+        return True
 
     def match(self, method: str, path: str) -> tuple[View, dict[str, str]]:
         """Return the view for a decoded path, and its parameters; HttpError: 404, or 405 with the methods there are."""

@@ -2,6 +2,7 @@
 
 dates           dates in header fields
 headers         header fields
+answer          the fields of an answer, given as bytes
 chunked         bodies in chunks
 head            the heads of requests and responses, and the bodies behind them
 forwarded       Forwarded and X-Forwarded-…

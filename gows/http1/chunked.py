@@ -22,30 +22,42 @@ class ChunkedDecoder:
     """Takes chunks off the front of a buffer. Raises HttpError: 400 malformed, 413 too large.
 
     A chunk of one byte takes six bytes on the wire; a body that takes more than eight times `max_body` (and 16 KiB for
-    the trailer) is made of framing, and refused like one that is too large.
+    the trailer) is made of framing, and refused like one that is too large. Where the body has no limit (None), it is
+    one that takes more than eight times what there is of it.
     """
 
     # no `on_header`: httptools would gather a trailer field of any size, copying it for every piece
-    __slots__ = ("_complete", "_max_body", "_parser", "_wire_left", "body", "more", "started")
+    __slots__ = ("_complete", "_max_body", "_parser", "_taken", "_wire_left", "body", "more", "started")
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int | None) -> None:
         self.body = bytearray()
+        """What was read of it, and not taken."""
         self.started = False
         self.more = False
         """Whether `decode` left off though there may be more in the buffer."""
         self._complete = False
         self._max_body = max_body
-        self._wire_left = 8 * max_body + 16384
+        self._taken = 0
+        self._wire_left = 8 * (max_body or 0) + 16384
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(_HEAD)
 
     def on_body(self, data: bytes) -> None:
         """Keep a piece of the body. httptools calls it."""
         self.body += data
+        if self._max_body is None:
+            self._wire_left += 8 * len(data)
 
     def on_message_complete(self) -> None:
         """Note that the body is complete. httptools calls it."""
         self._complete = True
+
+    def take(self) -> bytes:
+        """Return what was read of the body since the last call."""
+        piece = bytes(self.body)
+        self._taken += len(piece)
+        self.body.clear()
+        return piece
 
     def decode(self, buffer: bytearray, most: int = sys.maxsize) -> bool:
         """Remove from `buffer` what belongs to the body; True once the last chunk and the trailer are read.
@@ -60,7 +72,9 @@ class ChunkedDecoder:
                 break
             most -= 1
             found = buffer.find(_END, at)
-            stop = min(len(buffer) - _open_end(buffer, at) if found < 0 else found + 4, at + self._wire_left)
+            stop = len(buffer) - _open_end(buffer, at) if found < 0 else found + 4
+            if self._max_body is not None:
+                stop = min(stop, at + self._wire_left)
             if stop == at:
                 break
             self._feed(bytes(buffer[at:stop]))
@@ -76,7 +90,9 @@ class ChunkedDecoder:
         except httptools.HttpParserError:
             malformed = True
         self._wire_left -= len(data)
-        if len(self.body) > self._max_body:  # what is malformed came behind that
+        if (
+            self._max_body is not None and self._taken + len(self.body) > self._max_body
+        ):  # what is malformed came behind that
             raise HttpError(413, f"the body is larger than {self._max_body} bytes")
         if malformed:
             raise HttpError(400, "malformed chunk")

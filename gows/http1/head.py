@@ -180,17 +180,23 @@ class RequestParser(_HeadReader):
 
     `head` is set once the head is complete, `body` and `complete` once the body is. What comes behind it is kept in
     `trailing` until `reset`. The caller bounds how much it feeds behind a complete request.
+
+    With `asks` set, it stops behind the head of a request that has a body, and is `undecided`: then the caller calls
+    `read_whole`, or `begin_pieces` and from then on `read_piece` in the place of `feed`.
     """
 
-    __slots__ = ("_chunks", "_max_body", "body", "complete", "head")
+    __slots__ = ("_chunks", "_left", "_max_body", "asks", "body", "complete", "head", "undecided")
 
     def __init__(self, max_head: int = 16384, max_headers: int = 100, max_body: int = 1 << 20) -> None:
         super().__init__(max_head, max_headers)
         self._max_body = max_body
+        self.asks = False
         self.head: RequestHead | None = None
         self.body = b""
         self.complete = False
+        self.undecided = False
         self._chunks: ChunkedDecoder | None = None
+        self._left = 0  # of a body in pieces whose length is known
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes."""
@@ -203,11 +209,50 @@ class RequestParser(_HeadReader):
             if raw is None:
                 return
             self.head = head = _request_head(raw)
-            if head.content_length is not None and head.content_length > self._max_body:
-                raise HttpError(413, f"the body is larger than {self._max_body} bytes")
-            if head.chunked:
-                self._chunks = ChunkedDecoder(self._max_body)
-        self._read_body(head)
+            if self.asks and (head.chunked or head.content_length):
+                self.undecided = True
+            else:
+                self._begin_body(head, self._max_body)
+        if not self.undecided:
+            self._read_body(head)
+
+    def read_whole(self) -> None:
+        """Read the body whole: `body` has it once it is complete."""
+        self.undecided = False
+        assert self.head is not None
+        self._begin_body(self.head, self._max_body)
+        self._read_body(self.head)
+
+    def begin_pieces(self, max_body: int | None) -> None:
+        """Read the body in pieces, of `max_body` bytes together at most; None: of any size."""
+        self.undecided = False
+        assert self.head is not None
+        self._begin_body(self.head, max_body)
+        self._left = self.head.content_length or 0
+
+    def read_piece(self, data: bytes) -> bytes:
+        """Take the next bytes of a body in pieces. Return what they, and others before them, have of the body."""
+        buffer = self._buffer
+        chunks = self._chunks
+        if chunks is not None:
+            buffer += data
+            if chunks.decode(buffer, EMPTY_LINES):
+                self._chunks = None
+                self.complete = True
+            return chunks.take()
+        if buffer or len(data) > self._left:
+            buffer += data
+            data = bytes(buffer[: self._left])
+            del buffer[: self._left]
+        self._left -= len(data)
+        self.complete = not self._left
+        return data
+
+    def _begin_body(self, head: RequestHead, max_body: int | None) -> None:
+        if max_body is not None and head.content_length is not None and head.content_length > max_body:
+            raise HttpError(413, f"the body is larger than {max_body} bytes")
+        if head.chunked:
+            self._chunks = ChunkedDecoder(max_body)
 
     def _read_body(self, head: RequestHead) -> None:
         buffer = self._buffer
@@ -256,11 +301,11 @@ class RequestParser(_HeadReader):
 
     def reset(self) -> None:
         """Make ready for the next request. What came behind this one is kept as its start; `feed(b"")` looks at it."""
-        self._checked = self._lines = 0
+        self._checked = self._lines = self._left = 0
         self._chunks = None
         self.head = None
         self.body = b""
-        self.complete = False
+        self.complete = self.undecided = False
 
 
 class ResponseParser(_HeadReader):

@@ -8,6 +8,7 @@ drain      the end: connections are closed one after the other
 publisher  what is published to topics, and who gets it
 remote     the connections in other processes
 metrics    /-/metrics
+gateway    an ASGI application, which something further up serves
 settings   ServerOptions
 serving    a server inside a running asyncio loop
 server     Server

@@ -26,6 +26,7 @@ from gows.bus.bus import Bus
 from gows.codes import Opcode
 from gows.debug import DEBUG, check_owned
 from gows.errors import HandshakeError, HttpError, LoopClosedError, UsageError
+from gows.http.exchange import Exchange
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.http.router import Router
@@ -42,6 +43,7 @@ from gows.reactor.networks import Networks
 from gows.server.admission import Admission
 from gows.server.drain import Drain
 from gows.server.gate import Gate
+from gows.server.gateway import gateway_of
 from gows.server.health import HEALTH_PATHS, health_answer
 from gows.server.metrics import PATH as METRICS_PATH
 from gows.server.metrics import Metrics
@@ -74,6 +76,10 @@ NEWS_SHARE = 0.25
 them, and publications do not wait for those."""
 
 
+MAX_BODY_SIZE = 1 << 20
+"""Bytes of a request body that is held whole, unless something else is said."""
+
+
 class Server:
     """An HTTP and WebSocket server on one loop.
 
@@ -93,7 +99,9 @@ class Server:
         self.settings = settings
         self._options = settings.options
         self.ssl_context = settings.ssl_context
-        self.max_body_size = settings.max_body_size
+        self.max_body_size = MAX_BODY_SIZE if settings.max_body_size is None else settings.max_body_size
+        self.max_streamed_size = settings.max_body_size
+        self.root_path = settings.root_path
         self.max_head_size = settings.max_head_size
         self.max_headers = settings.max_headers
         self.head_timeout = settings.head_timeout
@@ -149,6 +157,7 @@ class Server:
             settings.presence,
             Lost(self.subscriptions, self.overflow),
         )
+        self._asgi = None if settings.asgi is None else gateway_of(settings.asgi, self)
         self._gate = Gate(self, self._listeners)
         self._stop_lock = threading.Lock()  # of who starts or stops
         self._stopper: int | None = None  # the thread that has it
@@ -196,7 +205,7 @@ class Server:
         Worker thread."""
         if self.answers_at_once(request):
             return health_answer(request, ready=not self._leaving)
-        if self._metrics is not None and request.path == METRICS_PATH and request.remote_addr in self._metrics_from:
+        if self._metrics is not None and self._asks_for_metrics(request):
             return self._metrics.answer(request)
         view: View
         try:
@@ -210,6 +219,25 @@ class Server:
         except HandshakeError as error:
             self.traffic.refused(error.status)
             raise
+
+    def _asks_for_metrics(self, request: Request) -> bool:
+        return request.path == METRICS_PATH and request.remote_addr in self._metrics_from
+
+    @property
+    def streams(self) -> bool:
+        """Whether there is an ASGI application, which answers a request while its body comes."""
+        return self._asgi is not None
+
+    def exchange(self, request: Request) -> Exchange | None:
+        """Return what answers a request with the ASGI application; None: `handle` does, for the path has a route, or
+        is one of our own. Raises HttpError. Loop thread."""
+        if self._asgi is None or self.answers_at_once(request):
+            return None
+        if self._metrics is not None and self._asks_for_metrics(request):
+            return None
+        if self.router.empty or not self.router.knows(request.method, request.path):
+            return self._asgi.exchange(request)
+        return None
 
     def answers_at_once(self, request: Request) -> bool:
         """Return whether the request is about our health. The loop answers it, so that workers that are all busy do not

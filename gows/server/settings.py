@@ -16,6 +16,7 @@ from gows.options import AcceptOptions, check_plain_function, check_seconds
 from gows.reactor import Loop
 from gows.reactor.networks import NetworkLike, Networks
 from gows.server.admission import Admission
+from gows.server.gateway import AsgiCallable, check_asgi
 from gows.server.metrics import NEIGHBOURS
 from gows.server.publisher import KeepRule
 from gows.session.receiving import MAX_RECEIVED
@@ -43,10 +44,17 @@ class ServerOptions:
     """What `accept` goes by in routes of this server if it is given none. Default None: `gows.default_options()`."""
     wsgi: Callable[..., Iterable[bytes]] | None = None
     """The WSGI application that answers what no route does. Default None: there is none, and the answer is 404."""
+    asgi: AsgiCallable | None = None
+    """The ASGI 3 application that answers what no route does, in the loop's thread; not beside `wsgi`. Default None:
+    there is none."""
+    root_path: str = ""
+    """The path under which clients see the ASGI application, if a proxy in front removes it: "/api". It is put before
+    `path`, and is the scope's `root_path`. Default "": there is none."""
     ssl_context: ssl.SSLContext | None = None
     """A server-side context: everything is served over TLS. Default None: nothing is."""
-    max_body_size: int = 1 << 20
-    """Bytes of a request body; larger ones get 413. Default 1 MiB."""
+    max_body_size: int | None = None
+    """Bytes of a request body; larger ones get 413. Default None: 1 MiB, and any size for an ASGI application, which
+    reads a body while it comes."""
     max_head_size: int = 16384
     """Bytes of a request line with its header fields; larger ones get 431. Default 16 KiB."""
     max_headers: int = 100
@@ -54,7 +62,8 @@ class ServerOptions:
     head_timeout: float = 10.0
     """Seconds in which a request head must be complete, TLS handshake included; 408 after that. Default 10."""
     body_timeout: float = 60.0
-    """Seconds in which a request body must be complete; 408 after that. Default 60."""
+    """Seconds in which a request body must be complete; 408 after that. One that an ASGI application reads may take
+    longer: the next 64 KiB of it must come in that time. Default 60."""
     keep_alive_timeout: float = 75.0
     """Seconds in which the next request must begin on a connection that is kept open. Default 75."""
     max_connections: int | None = None
@@ -112,11 +121,16 @@ class ServerOptions:
                 check_plain_function(name, function)
         if self.wsgi is not None:
             check_wsgi(self.wsgi)
+        if self.asgi is not None:
+            check_asgi(self.asgi)
+            if self.wsgi is not None:
+                raise ValueError("asgi and wsgi are two applications for the same requests; give one of them")
+        _check_root_path(self.root_path)
         for name in ("head_timeout", "body_timeout", "keep_alive_timeout"):
             check_seconds(name, getattr(self, name), optional=False)
-        for name, least in (("workers", 0), ("max_body_size", 0), ("max_head_size", 1), ("max_headers", 0)):
+        for name, least in (("workers", 0), ("max_head_size", 1), ("max_headers", 0)):
             _check_int(name, getattr(self, name), least)
-        for name, least in (("max_connections", 0), ("max_queued", 1), ("max_received", 1)):
+        for name, least in (("max_body_size", 0), ("max_connections", 0), ("max_queued", 1), ("max_received", 1)):
             _check_int(name, getattr(self, name), least, optional=True)
         for name, least in (("max_topics", 1), ("max_topic_length", 1), ("max_history", 0)):
             value = getattr(self, name)
@@ -137,8 +151,10 @@ class ServerKeywords(TypedDict, total=False):
     workers: int
     options: ServerOptions | AcceptOptions | None
     wsgi: Callable[..., Iterable[bytes]] | None
+    asgi: AsgiCallable | None
+    root_path: str
     ssl_context: ssl.SSLContext | None
-    max_body_size: int
+    max_body_size: int | None
     max_head_size: int
     max_headers: int
     head_timeout: float
@@ -187,6 +203,14 @@ def with_server_signature(init: Init) -> Init:
     others = inspect.signature(ServerOptions).parameters.values()
     vars(init)["__signature__"] = inspect.Signature([first, *others], return_annotation=None)
     return init
+
+
+def _check_root_path(value: object) -> None:
+    """Raise TypeError or ValueError unless `value` may be a `root_path`."""
+    if not isinstance(value, str):
+        raise TypeError(f"root_path must be a str, not {type(value).__name__}")
+    if value and (not value.startswith("/") or value.endswith("/") or not value.isascii() or not value.isprintable()):
+        raise ValueError(f'root_path must begin with "/" and not end with it, not {value!r}')
 
 
 def _check_instance(name: str, value: object, kind: type[Any]) -> None:

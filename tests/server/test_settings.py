@@ -20,6 +20,10 @@ from gows.server.settings import ServerKeywords, ServerOptions
 FIELDS = [field.name for field in fields(ServerOptions)]
 
 
+def of_wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    return []
+
+
 async def of_asyncio(*arguments: Any) -> bool:
     return True
 
@@ -31,6 +35,10 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("options", {"compression": True}, TypeError),
     ("wsgi", "app:app", TypeError),
     ("wsgi", of_asyncio, TypeError),
+    ("asgi", "app:app", TypeError),
+    ("asgi", of_wsgi, TypeError),
+    ("root_path", None, TypeError),
+    ("root_path", "api", ValueError),
     ("ssl_context", "server.pem", TypeError),
     ("max_body_size", -1, ValueError),
     ("max_body_size", 1.5, TypeError),
@@ -166,4 +174,4 @@ def test_every_option_says_what_it_is_and_its_default() -> None:
             number, unit = re.fullmatch(r"([\d.]+)( KiB| MiB)?", written).groups("")  # type: ignore[union-attr]
             assert float(number) * units[unit] == field.default, field.name
         elif field.name != "metrics_from":
-            assert written == str(field.default), field.name
+            assert written.strip('"') == str(field.default), field.name

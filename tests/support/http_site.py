@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gows.http.connection import HttpConnection
+from gows.http.exchange import Exchange
 from gows.http.proxies import Proxies
 from gows.http.request import Request
 from gows.reactor import Loop, Stream, Target
@@ -27,6 +28,8 @@ class App:
     max_head_size: int = 16384
     max_headers: int = 100
     max_body_size: int = 1000
+    max_streamed_size: int | None = None
+    streams: bool = False
     head_timeout: float = 10.0
     body_timeout: float = 20.0
     keep_alive_timeout: float = 75.0
@@ -45,6 +48,9 @@ class App:
 
     def publish(self, *arguments: Any, **options: Any) -> None:
         raise NotImplementedError
+
+    def exchange(self, request: Request) -> Exchange | None:
+        return None
 
     def answers_at_once(self, request: Request) -> bool:
         return request.path == "/at-once"

@@ -7,10 +7,12 @@ import ssl
 import struct
 from collections import deque
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support import wire
 from tests.support.wire import Answer, Frame, FrameReader
+
+Self = TypeVar("Self", bound="RawPeer")
 
 SECONDS = 10.0
 """Nothing here waits longer."""
@@ -130,7 +132,7 @@ class RawPeer:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
-    def __enter__(self) -> RawPeer:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 
@@ -162,6 +163,21 @@ def use_server() -> None:
     server.stop(1.0, drain=5.0, not_ready=2.0)
     settings: gows.ServerOptions = server.settings
     print(settings.max_body_size, server.draining)
+
+
+async def asgi_app(
+    scope: MutableMapping[str, object],
+    receive: Callable[[], Awaitable[MutableMapping[str, object]]],
+    send: Callable[[MutableMapping[str, object]], Awaitable[None]],
+) -> None:
+    try:
+        await send({"type": "http.response.start", "status": 200})
+    except gows.DisconnectedError as gone:
+        print(gone.errno, scope, receive)
+
+
+def serve_asgi() -> gows.Server:
+    return gows.Server(asgi=asgi_app, root_path="/api")
 
 
 def published(error: Exception | None) -> None:

@@ -1,0 +1,68 @@
+"""AsgiApp: an ASGI application as what answers the requests of a server.
+
+It is called in the loop's thread, around which an asyncio loop runs. Each request is one coroutine; only if that has to
+wait does it become a task (`gows.aio.inside`), so an application that answers at once costs no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine
+from types import CoroutineType
+from typing import Any
+
+from gows.asgi.http import HttpExchange
+from gows.asgi.scope import Scope
+from gows.http.connection import HttpConnection
+from gows.http.exchange import Exchange
+from gows.http.request import Request
+from gows.reactor.hosting import coroutines_of
+from gows.server.gateway import AsgiCallable, Owner
+
+
+class AsgiApp:
+    """Calls the application, once for each request. Loop thread."""
+
+    def __init__(self, app: AsgiCallable, owner: Owner) -> None:
+        """`owner`: the server."""
+        self._app = app
+        self._owner = owner
+        self._loop = owner.loop
+        self.state: dict[str, Any] = {}
+        """What the lifespan leaves for the scopes of all connections."""
+
+    def exchange(self, request: Request) -> Exchange:
+        """See `Gateway.exchange`."""
+        carrier = request.connection
+        assert isinstance(carrier, HttpConnection)
+        return HttpExchange(request, carrier, self._run, self._owner.root_path, self.state)
+
+    def _run(self, exchange: HttpExchange, scope: Scope) -> None:
+        """Call the application, as far as it goes without waiting."""
+        try:
+            coro = as_coroutine(self._app(scope, exchange.receive, exchange.send))
+            if coroutines_of(self._loop).start(coro, self, "asgi", exchange):
+                exchange.ended(None)
+        except BaseException as error:
+            exchange.ended(error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+
+    def coroutine_ended(self, name: str, value: HttpExchange, error: BaseException | None) -> None:
+        """Go on after the application has ended that had to wait. `value`: the exchange that it was called for."""
+        value.ended(error)
+
+
+def as_coroutine(result: Awaitable[None]) -> Coroutine[Any, Any, None]:
+    """Return what an application returned, as a coroutine. Raises TypeError for what cannot be awaited."""
+    if isinstance(result, (CoroutineType, Coroutine)):
+        return result
+    if not hasattr(type(result), "__await__"):
+        raise TypeError(
+            f"the ASGI application returned {type(result).__name__}, which cannot be awaited: "
+            "it must be an `async def` that takes (scope, receive, send)"
+        )
+
+    async def wait() -> None:
+        await result
+
+    return wait()

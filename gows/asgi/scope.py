@@ -1,0 +1,63 @@
+"""The scope of a connection: what an ASGI application learns of a request before it answers (ASGI, HTTP & WebSocket).
+
+Names and values are bytes, names in lower case. What a trusted proxy says of the client counts, as everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gows.http.request import Request
+
+Scope = dict[str, Any]
+
+ASGI_VERSION = "3.0"
+SPEC_VERSION = "2.5"
+"""Of the HTTP & WebSocket message format."""
+
+HTTP_EXTENSIONS = ("http.response.early_hint", "http.response.pathsend")
+"""What every HTTP/1.1 answer may use."""
+TRAILERS = "http.response.trailers"
+"""What an answer may use if the client asks for it with `TE: trailers`."""
+
+
+def base_scope(kind: str, request: Request, root_path: str, state: dict[str, Any]) -> Scope:
+    """Return what "http" and "websocket" have in common. `state`: what the lifespan has left, a shallow copy of which
+    each connection gets. Raises HttpError (400) when a trusted proxy passed on what cannot be read. Loop thread."""
+    head = request.head
+    path, raw_path = request.path, head.path.encode("latin-1")
+    if root_path:
+        path, raw_path = root_path + path, root_path.encode() + raw_path
+    remote, host = request.remote_addr, request.host
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items()]
+    if host != head.headers.get("host", ""):  # a trusted proxy knows better
+        headers = [(b"host", host.encode("latin-1")), *(field for field in headers if field[0] != b"host")]
+    connection = request.connection
+    local = None if connection is None else connection.stream.local_address
+    return {
+        "type": kind,
+        "asgi": {"version": ASGI_VERSION, "spec_version": SPEC_VERSION},
+        "http_version": head.version[5:],
+        "scheme": request.scheme,
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": head.query.encode("latin-1"),
+        "root_path": root_path,
+        "headers": headers,
+        "client": remote if isinstance(remote, tuple) else None,
+        "server": local if isinstance(local, tuple) else (local, None) if local else None,
+        "state": state.copy(),
+    }
+
+
+def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
+    """Return the scope of an HTTP request. Raises as `base_scope`."""
+    scope = base_scope("http", request, root_path, state)
+    scope["method"] = request.method
+    extensions: dict[str, dict[str, Any]] = {}
+    if request.head.version == "HTTP/1.1":
+        extensions = {name: {} for name in HTTP_EXTENSIONS}
+        if request.head.headers.has_token("te", "trailers"):
+            extensions[TRAILERS] = {}
+    scope["extensions"] = extensions
+    return scope
