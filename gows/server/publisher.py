@@ -270,6 +270,18 @@ class Publisher:
         with self.lock:
             return self.presence.members(topic)
 
+    def correct_members(self, ws: WebSocket, topic: str, told: list[Member]) -> None:
+        """Tell a subscriber of a topic that was told of these members what has changed since they were found: the
+        notice of it may have gone out ahead of the answer. Any thread."""
+        with self.lock:
+            if not self.subscriptions.covers(ws, topic):
+                return
+            me = self.presence.id(ws)
+            for id_, event in self.presence.since(topic, told):
+                if id_ != me and not ws.send_prepared(PreparedMessage(Opcode.TEXT, event)):
+                    self.losses.note(ws, topic, None)
+                    return
+
     def _describe(self, ws: WebSocket, topic: str, words: list[str]) -> Any:
         """Return what others in the topic are told of `ws`; None: nothing, as for a pattern, which has no members."""
         if self._info_of is None or is_pattern(words):

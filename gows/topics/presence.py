@@ -81,8 +81,22 @@ class Presence:
 
     def members(self, topic: str) -> list[Member]:
         """Return the members of a topic in all processes, ours first."""
-        rooms = [self._own.get(topic, {}), *(theirs.get(topic, {}) for theirs in self._theirs.values())]
-        return [Member(id_, info) for room in rooms for id_, info in room.items()]
+        return [Member(id_, info) for room in self._rooms(topic) for id_, info in room.items()]
+
+    def _rooms(self, topic: str) -> list[Room]:
+        """Return the members of a topic by process, ours first."""
+        return [self._own.get(topic, {}), *(theirs.get(topic, {}) for theirs in self._theirs.values())]
+
+    def since(self, topic: str, told: list[Member]) -> list[tuple[str, bytes]]:
+        """Return what has become of the members of a topic since they were these: the id of each that came or went, and
+        the notice of it."""
+        known = dict(told)
+        events: list[tuple[str, bytes]] = []
+        for room in self._rooms(topic):
+            for id_, info in room.items():
+                if known.pop(id_, events) is not info:
+                    events.append((id_, _joined(topic, id_, info)))
+        return [*((id_, _left(topic, id_)) for id_ in known), *events]
 
     def count(self, topic: str) -> int:
         """Return how many members there are in all processes."""

@@ -214,8 +214,10 @@ def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[st
         raise RequestError("too_many", f"{topic!r} has {count} members, and no more than {MAX_MEMBERS} are listed")
     if not publisher.answers.take(ws, count * MEMBER_COST):
         raise RequestError("too_many", "members are asked for too often; try again later")
-    members = [member._asdict() for member in publisher.members(topic)]
-    reply({"type": "presence", "topic": topic, "members": members})
+    members = publisher.members(topic)
+    # it takes its time to write of many members, so that is done without the publish lock
+    reply({"type": "presence", "topic": topic, "members": [member._asdict() for member in members]})
+    publisher.correct_members(ws, topic, members)
 
 
 def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import deque
 from typing import Any
 
@@ -10,9 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gows
 import gows.topics.presence
-from gows import UsageError
+import gows.topics.subprotocol
+from gows import Server, UsageError, serve_topics
+from gows.jsontext import to_json_text
 from gows.topics.presence import Presence
+from tests.support import wire
+from tests.support.raw import RawPeer
 from tests.support.stage import MakeStage
 
 
@@ -50,6 +56,11 @@ class Side:
     def members(self) -> dict[str, set[str]]:
         found = {topic: {member.id for member in self.presence.members(topic)} for topic in "ab"}
         return {topic: members for topic, members in found.items() if members}
+
+
+def request(text: str) -> bytes:
+    """A request of gows.v1, in a frame."""
+    return wire.frame(wire.TEXT, text)
 
 
 class Connection:
@@ -214,3 +225,46 @@ def test_what_cannot_be_told_is_refused(make_stage: MakeStage) -> None:
     assert ws.topics == ()
     ws.subscribe("a.*")
     assert stage.server.members("a.b") == []
+
+
+@pytest.mark.parametrize("kind", ["join", "leave"])
+def test_a_notice_ahead_of_a_list_of_members_is_not_undone_by_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker writes the list while others come and go, and the loop tells of them meanwhile."""
+    server = Server(may_subscribe=lambda ws, topic: True, presence=lambda ws, topic: {})
+    serve_topics(server, "/ws")
+    server.start("127.0.0.1:0")
+    writing, written = threading.Event(), threading.Event()
+
+    def write(answer: dict[str, Any]) -> str:
+        if answer["type"] == "presence":
+            writing.set()
+            assert written.wait(5)
+        return to_json_text(answer)
+
+    monkeypatch.setattr(gows.topics.subprotocol, "to_json_text", write)
+    subscribe, unsubscribe = (request(f'{{"type":"{type_}","topic":"a"}}') for type_ in ("subscribe", "unsubscribe"))
+    try:
+        with RawPeer(server.addresses[0]) as asker, RawPeer(server.addresses[0]) as other:
+            for peer in (asker, other):
+                peer.upgrade("/ws", "Sec-WebSocket-Protocol: gows.v1")
+            asker.send(subscribe)
+            me = json.loads(asker.read_text())["me"]
+            if kind == "leave":
+                other.send(subscribe)
+                assert json.loads(asker.read_text())["type"] == "join"
+            asker.send(request('{"type":"presence","topic":"a"}'))
+            assert writing.wait(5)
+            other.send(subscribe if kind == "join" else unsubscribe)
+            notice = json.loads(asker.read_text())
+            assert notice["type"] == kind
+            written.set()
+            answer = json.loads(asker.read_text())
+            assert {member["id"] for member in answer["members"]} == {me} | (
+                {notice["id"]} if kind == "leave" else set()
+            )
+            assert json.loads(asker.read_text()) == notice
+            asker.send(request('{"type":"ping"}'))
+            assert json.loads(asker.read_text()) == {"type": "pong"}
+    finally:
+        written.set()
+        server.stop(timeout=1)
