@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from types import TracebackType
 from typing import Any
 
-from gows.client.opening import closed_error, refuse_in_loop
+from gows.client.opening import IN_ORDER, closed_error, refuse_in_loop
 from gows.codes import CloseCode
 from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectionClosedError, ReceiveTimeoutError
@@ -26,9 +26,6 @@ from gows.session.websocket import WebSocket
 
 _GRACE = 1.0
 """Seconds beyond the close timeout, after which the loop has given up by itself if it is running."""
-
-_FINE = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_CLOSE_RCVD})
-"""Closed as it should be: iteration ends quietly."""
 
 
 class BlockingWebSocket(WebSocket):
@@ -116,7 +113,7 @@ class BlockingWebSocket(WebSocket):
         try:
             return self.recv()
         except ConnectionClosedError as error:
-            if error.code in _FINE:
+            if error.code in IN_ORDER:
                 raise StopIteration from None
             raise
 

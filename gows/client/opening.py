@@ -19,6 +19,7 @@ from gows.client.redirect import FOLLOWED, redirected
 from gows.client.request import ClientRequest
 from gows.client.tunnelling import Tunnelling
 from gows.client.url import WebSocketUrl
+from gows.codes import CloseCode
 from gows.errors import (
     ConnectError,
     ConnectionClosedError,
@@ -50,6 +51,9 @@ REFUSAL_BYTES = 4096
 """Of the body of a refusal so much is kept: enough for what people write there."""
 REFUSAL_SECONDS = 2.0
 """The body of a refusal is waited for no longer than this."""
+
+IN_ORDER = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_CLOSE_RCVD})
+"""Closed as it should be: an iteration over messages ends quietly."""
 
 
 def closed_error(ws: WebSocket) -> ConnectionClosedError:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 from gows.client.opening import Opening, closed_error, refuse_in_callback, refuse_in_loop
 from gows.client.request import ClientRequest
-from gows.client.retry import Reconnect
+from gows.client.retry import Failures, Reconnect
 from gows.codes import CloseCode
 from gows.debug import DEBUG, check_owned
 from gows.errors import ConnectError, ConnectionClosedError, GowsError, LoopClosedError
-from gows.options import check_answer
 from gows.protocol.connection import Connection
 from gows.protocol.frames import encode_close_body
 from gows.reactor.stream import Stream
@@ -53,7 +52,6 @@ class ReconnectingClient:
         "_opened_at",
         "_opening",
         "_over",
-        "_policy",
         "_request",
         "_stopping",
         "_timer",
@@ -75,11 +73,10 @@ class ReconnectingClient:
         self._request = request
         self._fresh = fresh
         self._handler = handler
-        self._policy = policy
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._stopping = False
-        self._failures = 0
+        self._failures = Failures(policy)
         self._opened_at = NEVER_OPENED
         self._opening: Opening | None = None
         self._ws: _ClientWebSocket | None = None
@@ -185,7 +182,7 @@ class ReconnectingClient:
             error.__cause__ = failure
         if error is not None:
             with self._lock:
-                self._failures += 1
+                self._failures.add()
             self.decide(error, Opening(self._request, self._handler, self._failed, make=self.make))
             return
         with self._lock:
@@ -217,21 +214,20 @@ class ReconnectingClient:
             if ws is not self._ws:
                 return
             self._ws = None
-            up = (self._request.context.loop.now() - self._opened_at) / TICKS_PER_SECOND
-            self._failures = 0 if up >= self._policy.stable else self._failures + 1
+            self._failures.lost((self._request.context.loop.now() - self._opened_at) / TICKS_PER_SECOND)
         self.decide(closed_error(ws), None)
 
     def _failed(self, opening: Opening, error: GowsError) -> None:
         """Have a worker decide what follows a failed attempt. Loop thread."""
         with self._lock:
             self._opening = None
-            self._failures += 1
+            self._failures.add()
         self._request.context.loop.pool.submit(_Decision(self, opening, error))
 
     def decide(self, error: GowsError, opening: Opening | None) -> None:
         """Try again, and when? `opening`: the attempt that failed; None when a connection ended. Worker."""
-        again = not self._stopping and self._may_retry(error)
-        delay = self._policy.delay(self._failures, error)
+        again = not self._stopping and self._failures.may_retry(error)
+        delay = self._failures.delay(error)
         loop = self._request.context.loop
         with self._lock:
             over = stopped = self._stopping
@@ -254,16 +250,6 @@ class ReconnectingClient:
             logger.warning("%s; not connecting again", error)
         if over:
             self._end()
-
-    def _may_retry(self, error: GowsError) -> bool:
-        policy = self._policy
-        if policy.attempts is not None and self._failures >= policy.attempts:
-            return False
-        try:
-            return check_answer("retry_if", policy.retry_if(error))
-        except Exception:
-            logger.exception("retry_if raised; not connecting again")
-            return False
 
     def halt(self) -> WebSocket | None:
         """Connect no more; returns the connection that is up. Any thread."""

@@ -7,6 +7,7 @@ server says is heeded: Retry-After on 429 and 503, and the close codes 1012 and 
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from gows.codes import CloseCode
 from gows.errors import ConnectError, ConnectionClosedError, GowsError, HandshakeError, ProxyError
 from gows.http1.dates import parse_date
-from gows.options import check_plain_function, check_seconds
+from gows.options import check_answer, check_plain_function, check_seconds
+
+logger = logging.getLogger("gows")
 
 RESTART_DELAY = (5.0, 30.0)
 """Seconds after 1012 (service restart) or 1013 (try again later): the registry of close codes asks for 5 to 30,
@@ -107,6 +110,39 @@ class Reconnect:
             low = min(high / 2, RESTART_DELAY[0])  # random with a small maximum, too
             return max(delay, random.uniform(low, high))
         return delay
+
+
+class Failures:
+    """The failures in a row of one client, and what its policy makes of them."""
+
+    __slots__ = ("_count", "_policy")
+
+    def __init__(self, policy: Reconnect) -> None:
+        self._policy = policy
+        self._count = 0
+
+    def add(self) -> None:
+        """Count an attempt that failed."""
+        self._count += 1
+
+    def lost(self, seconds: float) -> None:
+        """Count the end of a connection that was up for so long."""
+        self._count = 0 if seconds >= self._policy.stable else self._count + 1
+
+    def may_retry(self, error: GowsError) -> bool:
+        """Return whether to try again after `error`. Calls the user's `retry_if`, so without a lock."""
+        policy = self._policy
+        if policy.attempts is not None and self._count >= policy.attempts:
+            return False
+        try:
+            return check_answer("retry_if", policy.retry_if(error))
+        except Exception:
+            logger.exception("retry_if raised; not connecting again")
+            return False
+
+    def delay(self, error: GowsError) -> float:
+        """Return the seconds until the next attempt."""
+        return self._policy.delay(self._count, error)
 
 
 def retry_after(error: HandshakeError) -> float:
