@@ -10,6 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 TESTED_IN = {
     "__main__": "commands/test_check",
+    "aio/shared": "aio/test_client",
+    "aio/websocket": "aio/test_client",
     "brokers/base": "brokers/test_contract",
     "brokers/local/broker": "brokers/test_local",
     "brokers/local/core": "brokers/test_local_topics",

@@ -202,6 +202,18 @@ def test_client(run: Callable[..., Running], url: str, shared: Loop, capsys: pyt
     assert capsys.readouterr().out.splitlines()[:2] == ["hello", "how are you?"]
 
 
+def test_asyncclient(run: Callable[..., Running], url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("asyncclient", "localhost:8080", url).end()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["hello", "how are you?"]
+    assert float(lines[2]) >= 0.0
+
+
+def test_asyncreconnect(run: Callable[..., Running], url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("asyncreconnect", "localhost:8080", url).end()
+    assert capsys.readouterr().out.splitlines()[:2] == ["hello", "here I am"]
+
+
 def test_client_proxy(run: Callable[..., Running], url: str, shared: Loop, capsys: pytest.CaptureFixture[str]) -> None:
     fake = FakeProxy(int(url.rpartition(":")[2]), user=("user", "password"))
     with ScriptedServer(fake.http) as proxy:

@@ -1,13 +1,38 @@
-"""asyncio: gows inside an asyncio loop, and `async def` callbacks in every server.
+"""asyncio: gows inside an asyncio loop, `async def` callbacks in every server, and clients.
 
-inside  a gows loop that an asyncio loop turns, in its thread, and the coroutines of its callbacks
+inside     a gows loop that an asyncio loop turns, in its thread, and the coroutines of its callbacks
+shared     the one gows loop of an asyncio loop, for all clients in it
+websocket  AsyncWebSocket: a client's connection that is read with `await ws.recv()`
+client     `connect`: a connection, or one after the other
 """
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from gows.reactor.hosting import ASYNCIO_LOOP, Coroutines
+
+if TYPE_CHECKING:
+    from gows.aio.client import connect as connect
+    from gows.aio.websocket import AsyncWebSocket as AsyncWebSocket
+
+_HOME = {
+    "AsyncWebSocket": "gows.aio.websocket",
+    "connect": "gows.aio.client",
+}
+"""Where the public names are. They are imported when they are used, for that imports asyncio."""
+
+__all__ = ["AsyncWebSocket", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(home), name)
+    return found
 
 
 def coroutines(loop: Any) -> Coroutines:

@@ -81,10 +81,21 @@ class Inside:
     def enter(self) -> None:
         """Have the running asyncio loop turn the gows loop from now on. Raises UsageError when that runs already, or
         has another host."""
-        self.loop.enter()
-        self._attach()
+        self.join()
         assert self.aloop is not None
         self._leaving = self.aloop.create_task(self._leave_in_time(), name="gows: wait for the end of the loop")
+
+    def join(self) -> None:
+        """Have the running asyncio loop turn the gows loop until `leave`, without a task that waits for its end. Raises
+        as `enter` does."""
+        self.loop.enter()
+        self._attach()
+
+    def leave(self) -> None:
+        """Turn the gows loop no more; it may be closed then. In the thread of the asyncio loop, unless that is
+        closed."""
+        self._detach()
+        self.loop.leave()
 
     async def _leave_in_time(self) -> None:
         """Turn the gows loop no more when it is stopped. If it is to be closed, end its connections before."""
@@ -94,8 +105,7 @@ class Inside:
             if self.loop.closing is not None:
                 await self.finish(self.loop.closing)
         finally:
-            self._detach()
-            self.loop.leave()
+            self.leave()
 
     def host(self) -> None:
         """Turn the gows loop until it is stopped, in an asyncio loop of its own. In the thread of the gows loop."""
@@ -127,7 +137,7 @@ class Inside:
     def _detach(self) -> None:
         assert self.aloop is not None
         fd = self.loop.poller.fileno()
-        if fd is not None:
+        if fd is not None and not self.aloop.is_closed():
             self.aloop.remove_reader(fd)
         for handle in (self._soon, self._timer):
             if handle is not None:
