@@ -11,7 +11,8 @@ so neither starves the other. There are two ways:
 **Coroutines.** A callback that is an `async def` is run at once, as far as it goes. Most end there, and a task for each
 would cost more than they do. But libraries ask for the current task (`asyncio.timeout`, anyio), and it must be the same
 one before and after the first wait. So there is a *spare* task, which is the current one while a coroutine is begun.
-Only if that has to wait does it become the coroutine's task, and the next coroutine gets another spare.
+Only if that has to wait does it become the coroutine's task, and the next coroutine gets another spare. So it does if
+the one before has left anything in the spare: a context variable, a callback, or a reference to it somewhere.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import logging
 import sys
 import threading
 from asyncio.tasks import _enter_task, _leave_task, _register_task, _unregister_task
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context, copy_context
+from sys import getrefcount
 from typing import Any
+from weakref import getweakrefcount
 
 from gows.errors import LoopClosedError, UsageError
 from gows.reactor import BaseLoop
@@ -66,6 +70,8 @@ class Inside:
         """The asyncio loop, while it turns this one."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Of the coroutines that wait for something."""
+        self.clean = copy_context()
+        """The context variables with which each coroutine begins: those of whoever had this loop turned."""
         self._early: list[tuple[Coroutine[Any, Any, Any], Awaiting, str, Any]] = []
         self._spare: _Spare | None = None
         self._soon: asyncio.Handle | None = None
@@ -74,16 +80,38 @@ class Inside:
         self._stopped: asyncio.Future[None] | None = None
         self._ending = False  # coroutines are being cancelled, for they had their time
         self._leaving: asyncio.Task[None] | None = None  # a reference to it: asyncio has a weak one
+        self._life: AsyncGenerator[None, None] | None = None
         self._own: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------ being turned
 
     def enter(self) -> None:
         """Have the running asyncio loop turn the gows loop from now on. Raises UsageError when that runs already, or
-        has another host."""
+        has another host.
+
+        No task waits for the end: when a program ends, asyncio cancels all tasks at once, and meanwhile the gows loop
+        has to turn, so that connections are closed in order. But should nobody stop it, it is left when asyncio closes
+        its generators, which is the last that it does.
+        """
         self.join()
+        assert self._stopped is not None
+        self._stopped.add_done_callback(self._begin_leaving)
+        self._life = self._live()
+        _step(self._life.asend(None))
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        """Wait to be closed, with the asyncio loop or before it."""
+        try:
+            yield
+        finally:
+            if self.aloop is not None:
+                self.leave()
+
+    def _begin_leaving(self, stopped: asyncio.Future[None]) -> None:
         assert self.aloop is not None
-        self._leaving = self.aloop.create_task(self._leave_in_time(), name="gows: wait for the end of the loop")
+        if stopped.exception() is not None:
+            logger.error("a turn of the loop failed, and the loop ends", exc_info=stopped.exception())
+        self._leaving = self.aloop.create_task(self._leave_in_time(), name="gows: end the loop")
 
     def join(self) -> None:
         """Have the running asyncio loop turn the gows loop until `leave`, without a task that waits for its end. Raises
@@ -98,21 +126,31 @@ class Inside:
         self.loop.leave()
 
     async def _leave_in_time(self) -> None:
-        """Turn the gows loop no more when it is stopped. If it is to be closed, end its connections before."""
-        assert self._stopped is not None
+        """Turn the gows loop no more. If it is to be closed, end its connections before."""
         try:
-            await self._stopped
             if self.loop.closing is not None:
                 await self.finish(self.loop.closing)
         finally:
-            self.leave()
+            assert self._life is not None
+            _step(self._life.aclose())
+            self._life = None
 
     def host(self) -> None:
         """Turn the gows loop until it is stopped, in an asyncio loop of its own. In the thread of the gows loop."""
         if self._own is None:
             self._own = self.new_loop()
-            self.loop.on_close.append(self._close)
-        self._own.run_until_complete(self._until_stopped())
+        own = self._own
+        task = own.create_task(self._until_stopped(), name="gows: turn the loop")
+        try:
+            own.run_until_complete(task)
+        except BaseException as error:
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    own.run_until_complete(task)
+            if not isinstance(error, SystemExit):
+                raise
+            logger.exception("a task raised SystemExit, which ends no loop of gows")  # one that a user's code has made
 
     async def _until_stopped(self) -> None:
         self._attach()
@@ -124,6 +162,7 @@ class Inside:
 
     def _attach(self) -> None:
         self.aloop = aloop = asyncio.get_running_loop()
+        self.clean = copy_context()
         self._stopped = aloop.create_future()
         self.loop.wakeup.call_here(self._turn_soon)
         fd = self.loop.poller.fileno()
@@ -161,7 +200,15 @@ class Inside:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        pause = self.loop.turn()
+        try:
+            pause = self.loop.turn()
+        except Exception as error:  # as of `BaseLoop.run`, which ends with it
+            if self._stopped is not None and not self._stopped.done():
+                self._stopped.set_exception(error)
+            return
+        except BaseException:  # Ctrl-C: the asyncio loop may go on, to end what runs in it
+            self._turn_soon()
+            raise
         if self.loop.stopping:
             if self._stopped is not None and not self._stopped.done():
                 self._stopped.set_result(None)
@@ -183,31 +230,36 @@ class Inside:
     def start(self, coro: Coroutine[Any, Any, Any], owner: Awaiting, name: str, value: Any) -> bool:
         """See `hosting.Coroutines.start`."""
         aloop = self.aloop
-        if aloop is None:  # the loop has met its first coroutine in this turn, and its host begins after it
-            self._early.append((coro, owner, name, value))
+        if aloop is None:
+            if not self.loop.running:
+                coro.close()
+                raise UsageError("coroutines need a loop that runs, and `run_once` alone turns this one, or nothing")
+            self._early.append((coro, owner, name, value))  # it met its first in this turn; its host begins after it
             return False
-        spare = self._spare
-        if spare is None or _is_cancelled(spare.task):
-            spare = self._spare = _Spare(self, aloop)
+        spare, self._spare = self._spare, None
+        if spare is None:
+            spare = _Spare(self, aloop, name)
         task = spare.task
         context = spare.context
+        references = getrefcount(task)
         try:
             _enter_task(aloop, task)
         except RuntimeError:  # another task is running: one of the program's has called serve(), for instance
+            self._spare = spare
             aloop.call_soon(self._begin, coro, owner, name, value)
             return False
         try:
             waits_for = context.run(coro.send, None)
         except BaseException as error:
-            if context != spare.clean:  # it has set a context variable, which is its own
+            _leave_task(aloop, task)
+            if self._spare is None and spare.is_untouched(references, self.clean):
+                self._spare = spare
+            else:
                 spare.end()
-                self._spare = None
             if isinstance(error, StopIteration):
                 return True
             raise
-        finally:
-            _leave_task(aloop, task)
-        self._spare = None
+        _leave_task(aloop, task)
         spare.become(coro, waits_for, owner, name, value)
         self.tasks.add(task)
         return False
@@ -233,11 +285,15 @@ class Inside:
             pass
 
     async def offload(self, fn: Callable[..., object], *args: object) -> object:
-        """See `hosting.Coroutines.offload`."""
+        """See `hosting.Coroutines.offload`. It is not over before the function is, also if it is cancelled: no other
+        callback may begin meanwhile."""
         aloop = asyncio.get_running_loop()
         call = _Call(fn, args, aloop.create_future())
         self.loop.pool.submit(call)
-        return await call.done
+        while not call.done.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([call.done])
+        return call.done.result()
 
     # ------------------------------------------------------------------ the end
 
@@ -247,26 +303,36 @@ class Inside:
         aloop = asyncio.get_running_loop()
         for patience in (seconds, GRACE, GRACE):
             end = aloop.time() + patience
-            self.loop.turn()
-            while self.tasks and aloop.time() < end:
-                await asyncio.wait(self.tasks, timeout=0.01)
-                self.loop.turn()  # which tells their owners
+            while True:
+                self._turn_soon()  # which tells the owners of tasks; and not amid this one
+                with suppress(asyncio.CancelledError):  # it will not take long
+                    await asyncio.sleep(0)
+                if not (self.tasks or self.loop.pool.busy) or aloop.time() > end:  # a worker may begin one as well
+                    break
+                with suppress(asyncio.CancelledError):
+                    if self.tasks:
+                        await asyncio.wait(self.tasks, timeout=0.01)
+                    else:
+                        await asyncio.sleep(0.001)
             self._ending = True
             for task in self.tasks:
                 task.cancel()
         if self.tasks:
             logger.error("%d coroutines go on though they were cancelled: %r", len(self.tasks), self.tasks)
+            for task in self.tasks:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is logged already
 
-    def _close(self) -> None:
-        """End the asyncio loop of a gows loop whose own thread has ended. Any thread: it may be one with a running
-        asyncio loop, in which no other can run."""
-        thread = threading.Thread(target=self._finish_own, name="gows-finish")
+    def close(self) -> None:
+        """See `hosting.Coroutines.close`. In a thread of its own: the caller's may have a running asyncio loop, in
+        which no other can run."""
+        if self._own is None and not self._early and not self.loop.live_streams:
+            return
+        thread = threading.Thread(target=self._finish_own, name="gows-finish", daemon=True)
         thread.start()
         thread.join((self.loop.closing or 0.0) + HOST_TIME)
 
     def _finish_own(self) -> None:
-        own = self._own
-        assert own is not None
+        own = self._own or self.new_loop()
 
         async def finish() -> None:
             self.loop.take_thread()
@@ -284,18 +350,11 @@ class Inside:
             own.close()
 
 
-def _is_cancelled(task: asyncio.Task[None]) -> bool:
-    """Return whether the task of a coroutine that has ended cannot be another's: it was to be cancelled."""
-    if sys.version_info >= (3, 11):
-        return task.cancelling() > 0 or task.done()
-    return bool(task._must_cancel) or task.done() or (task._fut_waiter is not None and task._fut_waiter.cancelled())
-
-
 class _Spare(Coroutine[Any, Any, None]):
     """What a task runs that waits for a coroutine to be its own, and then that coroutine.
 
-    A generator would not do: if its task is cancelled before its first step, none of it runs. The task is not
-    registered as long as it is spare, so that `asyncio.all_tasks()` does not know it.
+    A generator would not do: if its task is cancelled before its first step, none of it runs. A task that has waited
+    for a coroutine is not registered any more, so that `asyncio.all_tasks()` does not know it.
     """
 
     __slots__ = (
@@ -304,47 +363,68 @@ class _Spare(Coroutine[Any, Any, None]):
         "_name",
         "_owner",
         "_ran_in",
+        "_registered",
         "_value",
         "_waits_for",
         "_wanted",
-        "clean",
         "context",
         "task",
     )
 
-    def __init__(self, inside: Inside, aloop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, inside: Inside, aloop: asyncio.AbstractEventLoop, name: str) -> None:
         self._inside = inside
         self._coro: Coroutine[Any, Any, Any] | None = None
         self._waits_for: Any = None
         self._owner: Awaiting | None = None
-        self._name = ""
+        self._name = name
         self._value: Any = None
         self._wanted: asyncio.Future[None] | None = None
-        self.context = copy_context()
+        self._registered = True
+        self.context = inside.clean.copy()
         """What the coroutine runs in."""
-        self.clean = self.context.copy()
-        """The same as it was at first."""
         self.task: asyncio.Task[None]
         if sys.version_info >= (3, 11):
-            self.task = asyncio.Task(self, loop=aloop, context=self.context)
+            self.task = asyncio.Task(self, loop=aloop, name=name, context=self.context)
             self._ran_in: Context | None = None
         else:  # the task has a copy
-            self.task = asyncio.Task(self, loop=aloop)
+            self.task = asyncio.Task(self, loop=aloop, name=name)
             self._ran_in = self.context
-        _unregister_task(self.task)
+
+    def is_untouched(self, references: int, clean: Context) -> bool:
+        """Return whether a coroutine that has ended in the task has left nothing there, so that another can have it. As
+        `references` to the task there were so many."""
+        task = self.task
+        if self._registered:
+            self._registered = False
+            _unregister_task(task)
+        return (
+            getrefcount(task) == references + 1  # `task` here
+            and self.context == clean
+            and not getweakrefcount(task)
+            and task._callbacks is None
+            and not _is_cancelled(task)
+        )
 
     def become(self, coro: Coroutine[Any, Any, Any], waits_for: object, owner: Awaiting, name: str, value: Any) -> None:
         """Go on with a coroutine that was begun and waits for something."""
         self._coro, self._waits_for = coro, waits_for
-        self._owner, self._name, self._value = owner, name, value
-        self.task.set_name(f"gows: {name}")
-        _register_task(self.task)
+        self._owner, self._value = owner, value
+        if self._name != name:
+            self._name = name
+            self.task.set_name(name)
+        if not self._registered:
+            self._registered = True
+            _register_task(self.task)
         if self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
 
     def end(self) -> None:
         """Let the task go."""
-        self.task.cancel()
+        task = self.task
+        del self.task  # or each would refer to the other
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # if the asyncio loop ends before its next step
+        if not task.get_loop().is_closed():
+            task.cancel()
 
     # ------------------------------------------------------------------ what a task calls
 
@@ -388,13 +468,32 @@ class _Spare(Coroutine[Any, Any, None]):
             pass
         except BaseException as error:
             failed = error
-        self._inside.ended(self.task, self._owner, self._name, self._value, failed)
-        if isinstance(failed, asyncio.CancelledError):
-            raise failed
-        raise StopIteration
+        try:
+            self._inside.ended(self.task, self._owner, self._name, self._value, failed)
+            if isinstance(failed, asyncio.CancelledError):
+                raise failed
+            raise StopIteration
+        finally:  # nobody should have to wait for the garbage collector
+            del self.task
+            self._coro = self._owner = self._value = failed = None
 
 
 _NOTHING = object()
+
+
+def _step(awaitable: Awaitable[None]) -> None:
+    """Take the only step of what does not wait."""
+    try:
+        awaitable.__await__().send(None)
+    except StopIteration:
+        pass
+
+
+def _is_cancelled(task: asyncio.Task[None]) -> bool:
+    """Return whether the task of a coroutine that has ended cannot be another's: it was to be cancelled."""
+    if sys.version_info >= (3, 11):
+        return task.cancelling() > 0 or task.done()
+    return bool(task._must_cancel) or task.done() or (task._fut_waiter is not None and task._fut_waiter.cancelled())
 
 
 class _Call:

@@ -38,6 +38,10 @@ class Coroutines(Protocol):
     def host(self) -> None:
         """Turn the loop until it is stopped: see `BaseLoop.hand_over`."""
 
+    def close(self) -> None:
+        """End the coroutines and the connections of a loop that is being closed, and that nothing turns any more. In
+        the thread that closes it."""
+
     def offload(self, fn: Callable[..., object], *args: object) -> Coroutine[Any, Any, object]:
         """Return a coroutine that calls `fn(*args)` in a worker of the loop, and returns what that returns. Any
         thread."""
@@ -47,6 +51,7 @@ class Hosted(Protocol):
     """A loop, which is of a file further up."""
 
     shared: dict[Any, Any]
+    on_close: list[Callable[[], object]]
 
     def hand_over(self, host: Callable[[], object]) -> None:
         """Have `host()` turn it."""
@@ -71,6 +76,9 @@ def coroutines_of(loop: Hosted) -> Coroutines:
         return found
     if _provider is None:
         raise UsageError("coroutines need gows.aio: import gows")
-    found = loop.shared.setdefault(Coroutines, _provider(loop))
-    loop.hand_over(found.host)
+    made = _provider(loop)
+    found = loop.shared.setdefault(Coroutines, made)
+    if found is made:
+        loop.on_close.append(found.close)
+        loop.hand_over(found.host)
     return found

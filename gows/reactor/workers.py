@@ -104,6 +104,11 @@ class InlinePool:
         """Return how many seconds the loop may sleep; None: for ever."""
         return 0.0 if self.tasks else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a task waits. Loop thread."""
+        return len(self.tasks) > 0
+
     def in_worker(self) -> bool:
         """Return False: there are no workers."""
         return False
@@ -162,6 +167,11 @@ class WorkerPool:
                 self._look()
         elif self.tasks and self._spare():  # one that had been given up as slow has taken another task
             self._watch()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task waits, or runs. Any thread."""
+        return len(self.tasks) > 0 or any(worker.awake for worker in self.workers)
 
     def in_worker(self) -> bool:
         """Return whether the caller is one of the workers. Any thread."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
+from gows.errors import UsageError
 from gows.reactor import Loop
 from gows.reactor.hosting import coroutines_of
 
@@ -38,10 +40,13 @@ class Serving(Generic[S]):
 
     async def __aenter__(self) -> S:
         server = self._server
+        coroutines = coroutines_of(server.loop)
+        if server.loop.running:  # before the port is bound: it would be served all the same
+            raise UsageError("the server's loop is running already")
         self._listen()
-        coroutines_of(server.loop).enter()
+        coroutines.enter()
         try:
-            await asyncio.to_thread(server.start)  # a bus or a broker may take a while
+            await self._in_thread(server.start)  # a bus or a broker may take a while
         except BaseException:
             await self._end(partial(server.stop, 0.0))
             raise
@@ -52,16 +57,27 @@ class Serving(Generic[S]):
     ) -> None:
         await self._end(self._stop)
 
+    def _in_thread(self, fn: Callable[[], object]) -> asyncio.Future[object]:
+        """Call a function in a thread of its own: those of the program may all be taken."""
+        executor = ThreadPoolExecutor(1, "gows-serving")
+        called = asyncio.get_running_loop().run_in_executor(executor, fn)
+        executor.shutdown(wait=False)
+        return called
+
     async def _end(self, stop: Callable[[], object]) -> None:
         """Stop the server in a thread, for that waits for the loop; to its end, also when cancelled meanwhile: this
         asyncio loop turns the server's, and must not end before."""
-        ending = asyncio.ensure_future(asyncio.to_thread(stop))
+        ending = self._in_thread(stop)
         cancelled: asyncio.CancelledError | None = None
         while not ending.done():
             try:
                 await asyncio.shield(ending)
             except asyncio.CancelledError as error:
                 cancelled = error
+        loop = self._server.loop
+        loop.stop()  # one that was given to the server goes on otherwise
+        while loop.running:
+            await asyncio.sleep(0)
         ending.result()
         if cancelled is not None:
             raise cancelled

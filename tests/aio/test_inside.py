@@ -7,7 +7,7 @@ import contextvars
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -111,11 +111,12 @@ class Guest:
         return await asyncio.to_thread(cls, port)
 
     async def ask(self, *messages: str, count: int | None = None) -> list[str]:
-        """Send messages; return so many answers."""
+        """Send messages, as far as the connection lasts; return so many answers."""
 
         def talk() -> list[str]:
-            for message in messages:
-                self._ws.send(message)
+            with suppress(ConnectionClosed):
+                for message in messages:
+                    self._ws.send(message)
             wanted = len(messages) if count is None else count
             return [str(self._ws.recv(timeout=10.0)) for _ in range(wanted)]
 
