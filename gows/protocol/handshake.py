@@ -74,17 +74,24 @@ def accept_key(key: str) -> str:
     return b2a_base64(sha1(key.encode() + _GUID).digest(), newline=False).decode()
 
 
-def choose_subprotocol(head: RequestHead, offered: Sequence[str]) -> str | None:
-    """Return the first of `offered` (ours, best first) that the client asked for; None when there is none.
+def asked_subprotocols(head: RequestHead) -> list[str]:
+    """Return the subprotocols that a client asks for, best first.
 
-    Raises HandshakeError (400) when the client's list is not made of tokens, or names one twice (RFC 6455 §4.1).
+    Raises HandshakeError (400) when its list is not made of tokens, or names one twice (RFC 6455 §4.1).
     """
     value = head.headers.joined("sec-websocket-protocol")
     if value is None:
-        return None
+        return []
     asked = [name for name in (element.strip(" \t") for element in value.split(",")) if name]
     if len(set(asked)) != len(asked) or not all(map(is_token, asked)):
         raise HandshakeError(400, "malformed Sec-WebSocket-Protocol")
+    return asked
+
+
+def choose_subprotocol(head: RequestHead, offered: Sequence[str]) -> str | None:
+    """Return the first of `offered` (ours, best first) that the client asked for; None when there is none. Raises as
+    `asked_subprotocols`."""
+    asked = asked_subprotocols(head)
     for name in offered:
         if name in asked:
             return name

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from io import BufferedReader
 from typing import Any, cast
@@ -91,6 +92,22 @@ def accept(
     )
 
 
+def accept_for_application(request: Request, subprotocol: str | None, headers: list[tuple[str, str]]) -> WebSocket:
+    """Answer an upgrade request that an application has accepted, which chose the subprotocol, and whose concern the
+    Origin is. With the options of the server. Raises as `accept`. Loop thread."""
+    return _accept_request(request, None, check_headers(headers), lambda *_: subprotocol)
+
+
+Choose = Callable[[Request, AcceptOptions], "str | None"]
+"""Returns the subprotocol for a request, or raises HandshakeError."""
+
+
+def _choose(request: Request, options: AcceptOptions) -> str | None:
+    """Choose as the options say."""
+    check_origin(request, options)
+    return choose_subprotocol(request.head, options.subprotocols)
+
+
 class Agreement:
     """What a handshake agreed on, and the bytes of the 101 that says so."""
 
@@ -103,14 +120,13 @@ class Agreement:
         options: AcceptOptions,
         headers: list[tuple[str, str]],
         owner: object = None,
+        choose: Choose = _choose,
     ) -> None:
         """Agree on an upgrade. Raises HandshakeError when the upgrade is refused."""
         head = request.head
         self.context = context_for(loop, options, Role.SERVER, owner)
         key = check_request(head)
-        if not _origin_passes(request, options):
-            raise HandshakeError(403, "the Origin is not welcome here")
-        self.subprotocol = choose_subprotocol(head, options.subprotocols)
+        self.subprotocol = choose(request, options)
         self.params: DeflateParams | None = None
         extensions: str | None = None
         offered = head.headers.joined("sec-websocket-extensions")
@@ -122,11 +138,14 @@ class Agreement:
         self.answer = response_101(key, subprotocol=self.subprotocol, extensions=extensions, headers=headers)
 
 
-def _origin_passes(request: Request, options: AcceptOptions) -> bool:
+def check_origin(request: Request, options: AcceptOptions) -> None:
+    """Raise HandshakeError (403) for an Origin that is not welcome."""
     if options.check_origin is not None:
-        return check_answer("check_origin", options.check_origin(request))
-    origin = request.head.headers.get("origin")
-    return same_origin(origin, request.host, request.scheme == "https")
+        passes = check_answer("check_origin", options.check_origin(request))
+    else:
+        passes = same_origin(request.head.headers.get("origin"), request.host, request.scheme == "https")
+    if not passes:
+        raise HandshakeError(403, "the Origin is not welcome here")
 
 
 def _websocket(stream: Stream, agreement: Agreement, request: Request) -> WebSocket:
@@ -137,7 +156,9 @@ def _websocket(stream: Stream, agreement: Agreement, request: Request) -> WebSoc
 # ---------------------------------------------------------------------- from a route of our own server
 
 
-def _accept_request(request: Request, options: AcceptOptions | None, headers: list[tuple[str, str]]) -> WebSocket:
+def _accept_request(
+    request: Request, options: AcceptOptions | None, headers: list[tuple[str, str]], choose: Choose = _choose
+) -> WebSocket:
     carrier = request.connection
     if not isinstance(carrier, HttpConnection):
         raise UsageError("this request did not come by a connection that can be upgraded")
@@ -150,7 +171,7 @@ def _accept_request(request: Request, options: AcceptOptions | None, headers: li
             raise HandshakeError(error.status, error.reason) from None
     if options is None:
         options = app.options if isinstance(app, Server) else default_options()
-    agreement = Agreement(request, cast(Loop, stream.loop), options, headers, app)
+    agreement = Agreement(request, cast(Loop, stream.loop), options, headers, app, choose)
     ws = _websocket(stream, agreement, request)
     if proxies is None or not proxies.trusts(stream.peer_address):
         carrier.upgrade(agreement.answer, ws)
