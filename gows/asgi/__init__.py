@@ -2,6 +2,7 @@
 
 scope        what an application learns of a request
 http         a request and its answer
+websocket    an upgrade, and the WebSocket that comes of it
 application  AsgiApp: what a request is for
 """
 

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
 from types import CoroutineType
-from typing import Any
+from typing import Any, Protocol
 
 from gows.asgi.http import HttpExchange
-from gows.asgi.scope import Scope
+from gows.asgi.scope import Message, Scope
+from gows.asgi.websocket import Upgrade, is_upgrade
 from gows.http.connection import HttpConnection
 from gows.http.exchange import Exchange
 from gows.http.request import Request
 from gows.reactor.hosting import coroutines_of
 from gows.server.gateway import AsgiCallable, Owner
+
+
+class Call(Protocol):
+    """What an application is called for."""
+
+    async def receive(self) -> Message:
+        """Return the next message for the application."""
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the application's."""
+
+    def ended(self, error: BaseException | None) -> None:
+        """Go on after the application has returned, or has raised `error`."""
 
 
 class AsgiApp:
@@ -34,21 +48,23 @@ class AsgiApp:
         """See `Gateway.exchange`."""
         carrier = request.connection
         assert isinstance(carrier, HttpConnection)
+        if is_upgrade(request):
+            return Upgrade(request, carrier, self._run, self._owner, self.state)
         return HttpExchange(request, carrier, self._run, self._owner.root_path, self.state)
 
-    def _run(self, exchange: HttpExchange, scope: Scope) -> None:
+    def _run(self, call: Call, scope: Scope) -> None:
         """Call the application, as far as it goes without waiting."""
         try:
-            coro = as_coroutine(self._app(scope, exchange.receive, exchange.send))
-            if coroutines_of(self._loop).start(coro, self, "asgi", exchange):
-                exchange.ended(None)
+            coro = as_coroutine(self._app(scope, call.receive, call.send))
+            if coroutines_of(self._loop).start(coro, self, "asgi", call):
+                call.ended(None)
         except BaseException as error:
-            exchange.ended(error)
+            call.ended(error)
             if isinstance(error, KeyboardInterrupt):
                 raise
 
-    def coroutine_ended(self, name: str, value: HttpExchange, error: BaseException | None) -> None:
-        """Go on after the application has ended that had to wait. `value`: the exchange that it was called for."""
+    def coroutine_ended(self, name: str, value: Call, error: BaseException | None) -> None:
+        """Go on after the application has ended that had to wait. `value`: what it was called for."""
         value.ended(error)
 
 

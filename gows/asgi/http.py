@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from gows.asgi.scope import Scope, http_scope
+from gows.asgi.scope import Message, Scope, http_scope
 from gows.errors import DisconnectedError, HttpError
 from gows.http.exchange import Exchange, ExchangeCarrier
 from gows.http.request import Request
@@ -30,7 +30,6 @@ BURST = 1 << 20
 FILE_PIECE = 262144
 """Bytes of a file that are read at once."""
 
-Message = dict[str, Any]
 Run = Callable[["HttpExchange", Scope], None]
 
 
@@ -85,7 +84,7 @@ class HttpExchange(Exchange):
     async def send(self, message: Message) -> None:
         """Send a part of the answer; return when there is room for the next. Raises ValueError and RuntimeError for
         what is no message, or comes at the wrong time, DisconnectedError when the client has gone."""
-        kind = _type_of(message)
+        kind = type_of(message)
         if self.gone:
             raise DisconnectedError("the client has gone")
         if kind == "http.response.body":
@@ -150,7 +149,7 @@ class HttpExchange(Exchange):
 
     def ended(self, error: BaseException | None) -> None:
         """Deal with what the application has left: `error` is what it raised."""
-        if error is not None and not (self.gone and _comes_of_disconnect(error)):
+        if error is not None and not (self.gone and comes_of_disconnect(error)):
             self._log("failed", error)
         elif not (self.gone or self.answered):
             self._log("returned amid its answer" if self.begun else "returned without an answer")
@@ -163,7 +162,7 @@ class HttpExchange(Exchange):
         )
 
 
-def _type_of(message: object) -> str:
+def type_of(message: object) -> str:
     """Return the type of a message. Raises ValueError for what is none."""
     if isinstance(message, dict):
         kind = message.get("type")
@@ -172,7 +171,7 @@ def _type_of(message: object) -> str:
     raise ValueError(f"a message is a dict with a type, not {message!r:.200}")
 
 
-def _comes_of_disconnect(error: BaseException | None) -> bool:
+def comes_of_disconnect(error: BaseException | None) -> bool:
     """Return whether an error is ours about a client that has gone, or was raised because of it."""
     for _ in range(16):  # an application may have made a circle of them
         if error is None or isinstance(error, DisconnectedError):

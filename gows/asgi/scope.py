@@ -10,6 +10,7 @@ from typing import Any
 from gows.http.request import Request
 
 Scope = dict[str, Any]
+Message = dict[str, Any]
 
 ASGI_VERSION = "3.0"
 SPEC_VERSION = "2.5"

@@ -14,6 +14,7 @@ from gows.http.exchange import Exchange
 from gows.http.request import Request
 from gows.options import AcceptOptions, check_function
 from gows.reactor import Loop
+from gows.session.traffic import Traffic
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -28,6 +29,7 @@ class Owner(Protocol):
 
     loop: Loop
     root_path: str
+    traffic: Traffic
 
     @property
     def options(self) -> AcceptOptions:
