@@ -22,7 +22,8 @@ class Server(NamedTuple):
     """How one is started."""
 
     kind: str
-    """"gows", "async" (gows with `async def` callbacks), "floor", "python" (a program of peers/), or "node"."""
+    """"gows", "async" (gows with `async def` callbacks), "asgi" (gows with an ASGI application), "floor", "python" (a
+    program of peers/), or "node"."""
     flags: tuple[str, ...] = ()
     environment: dict[str, str] | None = None
     file: str = ""
@@ -39,6 +40,11 @@ class Server(NamedTuple):
             if mode != PLAIN:
                 raise Unavailable("the engine below is the same in this mode")
             return [sys.executable, "-m", "bench.async_echo", str(port), *self.flags]
+        if self.kind == "asgi":
+            more = {DEFLATE: ["--compression"], TLS: ["--certificate", certificate()] if mode == TLS else []}.get(
+                mode, []
+            )
+            return [sys.executable, "-m", "bench.asgi_echo", str(port), *self.flags, *more]
         if self.kind == "floor":
             if mode != PLAIN:
                 raise Unavailable("the C loop knows no such thing")
@@ -57,6 +63,8 @@ SERVERS: dict[str, Server] = {
     "gows, async, uvloop": Server("async", ("--uvloop",)),
     "gows, async that waits": Server("async", ("--suspend",)),
     "gows, async that waits, uvloop": Server("async", ("--suspend", "--uvloop")),
+    "gows, ASGI": Server("asgi"),
+    "gows, ASGI, uvloop": Server("asgi", ("--uvloop",)),
     "picows": Server("python", file="picows_echo.py"),
     "socketify": Server("python", file="socketify_echo.py"),
     "ws (Node)": Server("node", file="ws_echo.mjs"),
