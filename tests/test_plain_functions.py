@@ -11,7 +11,6 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 import gows
-from gows.http.router import Router
 from gows.options import AcceptOptions, check_answer, check_plain_function, set_origin_check_func
 from gows.session.handler import _known, callbacks_of
 from tests.support.addresses import tcp
@@ -127,8 +126,6 @@ PLACES: dict[str, Callable[[gows.Server], object]] = {
     "check_origin": lambda _: AcceptOptions(check_origin=coroutine),  # type: ignore[arg-type]
     "set_origin_check_func": lambda _: set_origin_check_func(coroutine),  # type: ignore[arg-type]
     "retry_if": lambda _: gows.Reconnect(retry_if=coroutine),  # type: ignore[arg-type]
-    "view": lambda server: server.add_route("/", coroutine),
-    "route": lambda _: Router().add("/", Asynchronous()),
     "wsgi": lambda _: gows.Server(wsgi=coroutine),  # type: ignore[arg-type]
     "make_handler": lambda server: gows.serve_topics(server, "/", make_handler=coroutine),  # type: ignore[arg-type]
     "done": lambda server: server.publish("a", 1, done=coroutine),

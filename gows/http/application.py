@@ -42,7 +42,8 @@ class Application(Protocol):
         the body is there. Raises HttpError. Loop thread."""
 
     def handle(self, request: Request) -> Any:
-        """Return the answer: whatever `as_response` takes, or None when it upgraded the connection. Worker thread."""
+        """Return the answer: whatever `as_response` takes, or None when it upgraded the connection; or a coroutine that
+        returns that. Worker thread, unless it `answers_at_once`."""
 
     def answers_at_once(self, request: Request) -> bool:
         """Return whether the loop is to call `handle` itself, where it must not block. Loop thread."""

@@ -12,7 +12,8 @@ One machine, `_phase`. What is not of the loop's thread alone changes under `str
                   └──> DISCARDING ─────────┘                        it has answered before the body was complete
 
 - The loop's thread reads and parses, in HEAD, BODY and IDLE; in the other phases bytes are only put aside.
-- The task (`run`, on a worker) calls the application and writes the answer, in BUSY and ANSWERING.
+- The task (`run`, on a worker) calls the application and writes the answer, in BUSY and ANSWERING. A view that is a
+  coroutine runs in the loop's thread, in BUSY; a body in pieces is a worker's all the same, for it may block.
 - An `Exchange` answers in the loop's thread, an ASGI application's for instance. In STREAMING and DISCARDING bytes are
   read on, as far as what came before is taken.
 - So pipelined requests are answered in order, one at a time. The next one is looked at when no more than HIGH_WATER
@@ -29,7 +30,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Coroutine, Iterator
+from types import CoroutineType
+from typing import Any
 
 from gows.errors import ConnectionClosedError, HandshakeError, HttpError
 from gows.http.application import Application
@@ -41,6 +45,7 @@ from gows.http.response import BODILESS, Response, as_response, error_response
 from gows.http1.head import RequestParser
 from gows.printable import show_address, show_path
 from gows.protocol.handshake import response_error
+from gows.reactor.hosting import coroutines_of
 from gows.reactor.interfaces import Observer
 from gows.reactor.networks import PeerAddress
 from gows.reactor.progress import CHECKS_PER_TIMEOUT
@@ -95,6 +100,28 @@ class _Sending:
         self.left = response.length  # None: not known
         self.sent = 0
         self.closed = False  # the body
+
+
+class _Awaited:
+    """A view that is a coroutine, and what it returns."""
+
+    __slots__ = ("coro", "result")
+
+    def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
+        self.coro = coro
+        self.result: Any = _CANCELLED
+
+    async def run(self) -> None:
+        """Run it."""
+        self.result = await self.coro
+
+
+_CANCELLED = object()
+"""What a view returns that was cancelled at the end of its loop."""
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 class HttpConnection(Observer):
@@ -536,7 +563,7 @@ class HttpConnection(Observer):
             if self._sending is None:
                 self._answer()
             else:
-                self._send_pieces(self._sending)
+                self._send_body(self._sending)
         except Exception:
             logger.exception("%r: answering failed", self._request)
             stream.abort()
@@ -578,23 +605,83 @@ class HttpConnection(Observer):
     def _answer(self) -> None:
         request = self._request
         assert request is not None
+        result: Any = None
+        failed: BaseException | None = None
+        try:
+            result = self.app.handle(request)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            failed = error
+        if isinstance(result, (CoroutineType, Coroutine)):
+            self._await(_Awaited(result))
+            return
+        try:
+            self._conclude(request, result, failed)
+        finally:
+            failed = None  # whose traceback holds this frame
+
+    def _await(self, view: _Awaited) -> None:
+        """Have a view run in the loop's thread."""
+        loop = self.stream.loop
+        if loop.in_loop():
+            self._start_view(view)
+            return
+        try:
+            loop.call_soon(self._start_view, view)
+        except BaseException:
+            view.coro.close()
+            raise
+
+    def _start_view(self, view: _Awaited) -> None:
+        run = view.run()
+        try:
+            ended = coroutines_of(self.stream.loop).start(run, self, "view", view)
+        except BaseException as error:
+            run.close()
+            view.coro.close()
+            self.coroutine_ended("view", view, error)
+        else:
+            if ended:
+                self.coroutine_ended("view", view, None)
+
+    def coroutine_ended(self, name: str, value: _Awaited, error: BaseException | None) -> None:
+        """Go on with the answer of a view that was a coroutine. Loop thread."""
+        request = self._request
+        if request is None:
+            return
+        try:
+            if error is None and value.result is _CANCELLED:
+                self._cut_off(None)
+            else:
+                self._conclude(request, value.result, error)
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                self.stream.loop.call_soon(_raise, error)  # Ctrl-C is meant for the program
+        except Exception:
+            logger.exception("%r: answering failed", request)
+            self._cut_off(None)
+
+    def _conclude(self, request: Request, result: Any, failed: BaseException | None) -> None:
+        """Answer with what a view returned, or raised."""
         response: Response | None = None
         refusal: HttpError | None = None
         try:
             try:
-                response = self._call(request)
+                if failed is not None:
+                    raise failed
+                response = self._response(request, result)
             except HandshakeError as error:
                 refusal = error.with_traceback(None)  # which holds this frame, which holds the error
             except HttpError as error:
                 response = error_response(error)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
             if isinstance(error, ConnectionClosedError) and (self._eof or self.stream.closed):
                 refusal = HttpError(400, "the connection ended before it was upgraded")  # the peer's doing: no news
             else:
                 logger.exception("%s %s: the view failed", request.method, show_path(request.head.path))
                 refusal = HttpError(500, "internal server error")
+        finally:
+            failed = None
         with self.stream.lock:
             upgraded = self._phase == _UPGRADED
             if not upgraded:
@@ -609,8 +696,7 @@ class HttpConnection(Observer):
             assert response is not None
             self._send(response, request)
 
-    def _call(self, request: Request) -> Response | None:
-        result = self.app.handle(request)
+    def _response(self, request: Request, result: Any) -> Response | None:
         if result is None:
             if self.upgraded:
                 return None
@@ -642,10 +728,16 @@ class HttpConnection(Observer):
             if response.one_thread and isinstance(pool, WorkerPool):
                 outlet = Outlet(self.stream, pool, HIGH_WATER)
             self._sending = sending = _Sending(response, iter(pieces), chunked, keep_alive, outlet)
-            if outlet is None:
-                self._send_pieces(sending)
+            if isinstance(pool, WorkerPool) and self.stream.loop.in_loop():
+                pool.submit(self)  # behind a coroutine: the pieces may block
             else:
-                self._send_all_pieces(sending, outlet)
+                self._send_body(sending)
+
+    def _send_body(self, sending: _Sending) -> None:
+        if sending.outlet is None:
+            self._send_pieces(sending)
+        else:
+            self._send_all_pieces(sending, sending.outlet)
 
     def _send_pieces(self, sending: _Sending) -> None:
         """Send some pieces of the body, each sent before the next is asked for (PEP 3333, "Buffering and
@@ -748,10 +840,10 @@ class HttpConnection(Observer):
         else:
             self._finish(sending.response, sending.sent, sending.keep_alive)
 
-    def _cut_off(self, sending: _Sending) -> None:
+    def _cut_off(self, sending: _Sending | None) -> None:
         """End in the middle of a body, with RST, so that nobody takes what came for the whole."""
         self.stream.abort()
-        self._let_go(sending.response)
+        self._let_go(None if sending is None else sending.response)
 
     def _finish(self, response: Response, size: int, keep_alive: bool) -> None:
         self._log(response.status, size)

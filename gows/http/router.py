@@ -16,7 +16,7 @@ from typing import Any
 from gows.errors import HttpError
 from gows.http.response import Response
 from gows.http1.headers import is_token
-from gows.options import check_plain_function
+from gows.options import check_function, is_coroutine_function
 
 View = Callable[..., Any]
 
@@ -54,17 +54,18 @@ class _Node:
 class Router:
     """A table of patterns, methods and views."""
 
-    __slots__ = ("_root", "_static", "empty")
+    __slots__ = ("_coroutines", "_root", "_static", "empty")
 
     def __init__(self) -> None:
         self._root = _Node()
         self._static: dict[str, Resource] = {}
+        self._coroutines: set[int] = set()  # the ids of views that are an `async def`
         self.empty = True
         """Whether there is no route at all."""
 
     def add(self, pattern: str, view: View, methods: Iterable[str] = ("GET",)) -> None:
         """Register `view`. Raises ValueError for a malformed pattern or method, or one that has a view already, and
-        TypeError for a view that is an `async def`.
+        TypeError for a view that cannot be called, or of which a call runs nothing.
 
         Two patterns that differ only in the names of their parameters are the same.
         """
@@ -73,7 +74,7 @@ class Router:
         wanted = [method.upper() for method in methods]
         if not wanted or not all(map(is_token, wanted)):
             raise ValueError(f"methods must be HTTP methods, not {methods!r}")
-        check_plain_function(f"the view of {pattern}", view)
+        check_function(f"the view of {pattern}", view)
         segments, names = _parse_pattern(pattern)
         resource = self._resource(pattern, segments, names)
         for method in wanted:
@@ -84,6 +85,8 @@ class Router:
         for method in wanted:
             resource.views[method] = view
         self.empty = False
+        if is_coroutine_function(view):
+            self._coroutines.add(id(view))
 
     def knows(self, method: str, path: str) -> bool:
         """Return whether the path has a route, be it for other methods."""
@@ -92,6 +95,15 @@ class Router:
         except HttpError as error:
             return error.status != 404
         return True
+
+    def is_coroutine(self, method: str, path: str) -> bool:
+        """Return whether an `async def` answers a method and a decoded path."""
+        if not self._coroutines:
+            return False
+        try:
+            return id(self.match(method, path)[0]) in self._coroutines
+        except HttpError:
+            return False
 
     def match(self, method: str, path: str) -> tuple[View, dict[str, str]]:
         """Return the view for a decoded path, and its parameters; HttpError: 404, or 405 with the methods there are."""

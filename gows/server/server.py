@@ -12,11 +12,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gows.brokers.base import Done
@@ -177,8 +178,11 @@ class Server:
         """Decorate a view: it answers requests for `pattern` ("/", "/room/{name}", "/files/{rest:path}").
 
         A view takes the Request and, by name, the pattern's parameters. It returns a Response, or a str (HTML), bytes,
-        dict or list (JSON); or it upgrades the connection with `gows.accept(request)` and returns nothing. Views run
-        on the worker pool.
+        dict or list (JSON); or it upgrades the connection with `gows.accept(request)` and returns nothing.
+
+        Views run on the worker pool. One that is an `async def` runs in the loop's thread, and must not block; it is
+        not cancelled when the client goes away, only by a stop after its timeout. Where a body of pieces is asked for
+        its pieces does not change: on the pool.
         """
 
         def register(view: V) -> V:
@@ -202,8 +206,8 @@ class Server:
 
     def handle(self, request: Request) -> Any:
         """Answer one request: its route, else the WSGI application, else 404 or 405. None: it became a WebSocket.
-        Worker thread."""
-        if self.answers_at_once(request):
+        Worker thread, or the loop's if it `answers_at_once`."""
+        if self._asks_for_health(request):
             return health_answer(request, ready=not self._leaving)
         if self._metrics is not None and self._asks_for_metrics(request):
             return self._metrics.answer(request)
@@ -215,7 +219,15 @@ class Server:
                 raise
             view = self._wsgi
         try:
-            return view(request, **request.path_params)
+            result = view(request, **request.path_params)
+        except HandshakeError as error:
+            self.traffic.refused(error.status)
+            raise
+        return self._awaited(result) if isinstance(result, (CoroutineType, Coroutine)) else result
+
+    async def _awaited(self, view: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await view
         except HandshakeError as error:
             self.traffic.refused(error.status)
             raise
@@ -231,7 +243,7 @@ class Server:
     def exchange(self, request: Request) -> Exchange | None:
         """Return what answers a request with the ASGI application; None: `handle` does, for the path has a route, or
         is one of our own. Raises HttpError. Loop thread."""
-        if self._asgi is None or self.answers_at_once(request):
+        if self._asgi is None or self._asks_for_health(request):
             return None
         if self._metrics is not None and self._asks_for_metrics(request):
             return None
@@ -240,8 +252,11 @@ class Server:
         return None
 
     def answers_at_once(self, request: Request) -> bool:
-        """Return whether the request is about our health. The loop answers it, so that workers that are all busy do not
-        make the process look dead. Loop thread."""
+        """Return whether the loop calls `handle` itself: for a coroutine, and for our health, so that workers that are
+        all busy do not make the process look dead. Loop thread."""
+        return self._asks_for_health(request) or self.router.is_coroutine(request.method, request.path)
+
+    def _asks_for_health(self, request: Request) -> bool:
         return self.health and request.path in HEALTH_PATHS
 
     # ------------------------------------------------------------------ running
