@@ -33,13 +33,20 @@ PIECE = 8192
 """Bytes that lie in a memory BIO at most: it keeps for ever what it has grown to."""
 PORTION = 131072
 """Plain bytes enciphered for one send at most."""
+MOST_USELESS = 65536
+"""Bytes of records without data that are taken. A key update (RFC 8446 §4.6.3) costs ten times the CPU time of what it
+weighs, and none is needed more than now and then."""
+WORTH = 100
+"""Bytes of records that a byte of data may take: the longest record of one byte is 85 (RFC 5246 §6.2.3.2)."""
+MOST_OWED = 65536
+"""Bytes that the TLS layer itself wants to send, to a peer that does not read."""
 
 
 class EncipheredSocket:
     """A Sock over another one and the TLS session that was begun there. Any thread: the session has a lock of its own,
     under which nothing waits."""
 
-    __slots__ = ("_busy", "_cipher", "_lock", "_owed", "_produced", "_received", "_session", "_sock")
+    __slots__ = ("_busy", "_cipher", "_lock", "_owed", "_produced", "_received", "_session", "_sock", "_useless")
 
     def __init__(self, sock: Sock, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
         self._sock = sock
@@ -50,6 +57,7 @@ class EncipheredSocket:
         self._owed = 0  # 1: the next byte that `send` gets is in `_cipher` already
         self._lock = inner_lock("enciphered")
         self._busy = False  # amid one of the methods below
+        self._useless = 0  # bytes of records that brought no data, about
 
     @contextmanager
     def _session_alone(self) -> Iterator[None]:
@@ -65,7 +73,7 @@ class EncipheredSocket:
 
     # ------------------------------------------------------------------ reading
 
-    def recv_into(self, buffer: bytearray, /) -> int:
+    def recv_into(self, buffer: bytearray | memoryview, /) -> int:
         """Read what has come into `buffer`, of LEAST_BUFFER bytes or more. Returns how many bytes; 0 at the end.
 
         Raises BlockingIOError when there is nothing, OSError (ssl.SSLError) when the session is broken.
@@ -79,6 +87,8 @@ class EncipheredSocket:
             if self._produced.pending:  # of the TLS layer itself: a key update (RFC 8446 §4.6.3)
                 self._cipher = memoryview(bytes(self._cipher) + self._produced.read())
                 self._try_to_send()
+                if len(self._cipher) > 2 * PORTION + MOST_OWED:
+                    raise ssl.SSLError("the peer has keys updated, and does not read")
         if not filled and not ended:
             raise BlockingIOError("a part of a record")
         return filled
@@ -89,11 +99,13 @@ class EncipheredSocket:
         filled = 0
         while True:
             if cipher and not self._received.pending:
-                self._received.write(cipher[:PIECE])
+                self._useless += self._received.write(cipher[:PIECE])
                 cipher = cipher[PIECE:]
             try:
                 n: int = self._session.read(len(view) - filled, view[filled:])  # type: ignore[assignment]
             except ssl.SSLWantReadError:
+                if self._useless > MOST_USELESS:
+                    raise ssl.SSLError("too many records without data") from None
                 if not cipher:
                     return filled, False
                 continue
@@ -102,6 +114,7 @@ class EncipheredSocket:
             if not n:
                 return filled, True
             filled += n
+            self._useless = max(0, self._useless - WORTH * n)
 
     # ------------------------------------------------------------------ sending
 

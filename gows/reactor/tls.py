@@ -10,6 +10,10 @@ kept twice. `queued` counts plain and enciphered bytes alike.
 OpenSSL gives its record buffers back when a connection is idle, for Python asks it to (SSL_MODE_RELEASE_BUFFERS), but a
 memory BIO keeps for ever what it has grown to. So neither ever holds more than a piece: a connection that once had a
 message of 300 kB kept 300 kB, and keeps 20 now.
+
+A record costs CPU time also when there is nothing in it; a key update costs most (RFC 8446 §4.6.3). So a read takes
+twice as much as the last one at most, and little if that was hardly any data; and a peer that sends no data at all is
+not put up with.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import ssl
 
 from gows.debug import DEBUG, check_owned
-from gows.reactor.enciphered import EncipheredSocket
+from gows.reactor.enciphered import LEAST_BUFFER, MOST_OWED, MOST_USELESS, WORTH, EncipheredSocket
 from gows.reactor.interfaces import Observer, Sock
 from gows.reactor.loop import BaseLoop
 from gows.reactor.poller import READ
@@ -44,6 +48,9 @@ PORTION = 131072
 PIECE = 8192
 """Bytes that lie in a BIO at most, but for those of a handshake, and of a read that the observer did not want whole."""
 
+LEAST_SHARE = 0.25
+"""Data in a read, below which the next one takes a piece only."""
+
 NOTHING = memoryview(b"")
 
 NO_CIPHER = TLS_DEFERRED | EOF_RECEIVED | CLOSING | ABORTED | LOST_REPORTED  # what comes is not to be deciphered
@@ -56,7 +63,7 @@ class TLSStream(Stream):
     until it calls `start_tls`.
     """
 
-    __slots__ = ("_cipher", "_incoming", "_outgoing", "ssl_object")
+    __slots__ = ("_cipher", "_incoming", "_outgoing", "_room", "_useless", "ssl_object")
 
     def __init__(
         self,
@@ -73,6 +80,8 @@ class TLSStream(Stream):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._cipher: bytes | memoryview | None = None  # enciphered and not yet taken by the kernel
+        self._useless = 0  # bytes of records that brought no data, about
+        self._room = PIECE  # bytes that the next read takes at most
         self.ssl_object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         bits = CONNECTING | (TLS_DEFERRED if deferred else 0)
         self._state |= bits
@@ -141,9 +150,12 @@ class TLSStream(Stream):
             else:
                 self._on_unwanted(scratch)
             return
-        cipher = self.loop.shared.get(TLSStream)
+        cipher: bytearray | memoryview | None = self.loop.shared.get(TLSStream)
         if cipher is None:
             cipher = self.loop.shared[TLSStream] = bytearray(len(scratch))
+        if self._room < len(cipher):
+            room = max(self._room, LEAST_BUFFER) if isinstance(self.sock, EncipheredSocket) else self._room
+            cipher = memoryview(cipher)[:room]
         try:
             n = self.sock.recv_into(cipher)  # type: ignore[union-attr]
         except (BlockingIOError, InterruptedError):
@@ -161,7 +173,8 @@ class TLSStream(Stream):
             if not state & CONNECTING or self._handshake():
                 self._deliver(scratch, NOTHING)
         else:
-            self._deliver(scratch, memoryview(cipher)[:n])
+            filled = self._deliver(scratch, memoryview(cipher)[:n])
+            self._room = max(PIECE, 2 * n) if filled >= LEAST_SHARE * n else PIECE
 
     def _read_plain(self, scratch: bytearray, ticks: int) -> None:
         """Read once what comes before TLS."""
@@ -178,20 +191,25 @@ class TLSStream(Stream):
         else:
             self._on_eof()
 
-    def _deliver(self, scratch: bytearray, cipher: memoryview) -> None:
+    def _deliver(self, scratch: bytearray, cipher: memoryview) -> int:
         """Hand over what can be deciphered, `cipher` last, a scratch buffer full at a time, as long as the observer
-        wants it."""
-        more = True
+        wants it. Returns how many bytes that was."""
+        more, total = True, 0
         while more and not self._state & (PAUSED | EOF_RECEIVED | CLOSING | ABORTED | LOST_REPORTED):
             with self.lock:
                 filled, cipher, more = self._decipher_locked(scratch, cipher)
+            total += filled
             if filled:
                 self.observer.data_received(scratch, filled)
         if cipher:
             with self.lock:
-                self._incoming.write(cipher)
+                kept: int = self._incoming.write(cipher)
+                self._useless += kept  # until it turns out to be data
         if self._outgoing.pending:  # of the TLS layer itself: the end of the handshake, a key update (RFC 8446 §4.6.3)
             self.flush()
+            if self._outgoing.pending > MOST_OWED:
+                self.abort(ssl.SSLError("the peer has keys updated, and does not read"))
+        return total
 
     def _decipher_locked(self, scratch: bytearray, cipher: memoryview) -> tuple[int, memoryview, bool]:
         """Decipher into the scratch buffer. Returns how many bytes are in it, what of `cipher` was not needed for them,
@@ -204,17 +222,21 @@ class TLSStream(Stream):
             try:
                 while filled < size:
                     if cipher and not incoming.pending:
-                        incoming.write(cipher[:PIECE])
+                        fed: int = incoming.write(cipher[:PIECE])
+                        self._useless += fed
                         cipher = cipher[PIECE:]
                     try:
                         n: int = self.ssl_object.read(size - filled, view[filled:])  # type: ignore[assignment]
                     except ssl.SSLWantReadError:
+                        if self._useless > MOST_USELESS:
+                            raise ssl.SSLError("too many records without data") from None
                         if cipher:
                             continue
                         return filled, cipher, False
                     if not n:
                         raise ssl.SSLZeroReturnError
                     filled += n
+                    self._useless = max(0, self._useless - WORTH * n)
                     if not cipher and not (incoming.pending or self.ssl_object.pending()):
                         return filled, cipher, False  # what one more read would say, which makes an error of it
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

@@ -6,7 +6,7 @@ import random
 import socket
 import ssl
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -63,7 +63,7 @@ class Wire:
         self.family = socket.AF_INET
         self.shut: list[int] = []
 
-    def recv_into(self, buffer: bytearray) -> int:
+    def recv_into(self, buffer: bytearray | memoryview) -> int:
         if not self.coming:
             raise BlockingIOError
         data = self.coming.popleft()
@@ -333,3 +333,26 @@ def test_a_loop_that_is_closed_ends_it(outer: bool, world: World) -> None:
     loop, _, after = tunnel(world, outer)
     loop.close()
     assert after.lost
+
+
+def test_a_proxy_that_sends_records_without_data_is_not_put_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Session tickets are such records; a few come with each connection."""
+    monkeypatch.setattr(SERVER, "num_tickets", 2000)
+    server, wire = Session(), Wire(0)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = CLIENT.wrap_bio(incoming, outgoing, server_hostname="proxy.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    incoming.write(server.feed(outgoing.read()))
+    session.do_handshake()
+    sock = EncipheredSocket(cast(Any, wire), session, incoming, outgoing)
+    wire.coming.append(server.feed(outgoing.read()))
+    refused = None
+    while wire.coming and refused is None:
+        try:
+            sock.recv_into(bytearray(LEAST_BUFFER))
+        except BlockingIOError:
+            pass
+        except ssl.SSLError as error:
+            refused = error
+    assert "without data" in str(refused)

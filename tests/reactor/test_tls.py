@@ -13,6 +13,7 @@ import trustme
 
 from gows.errors import ConnectError
 from gows.reactor import Loop, Stream, Target, TLSStream
+from gows.reactor.enciphered import MOST_OWED
 from gows.reactor.tls import PIECE, PORTION
 from tests.support.fakes import World
 from tests.support.reactor_bench import Peer, tcp_pair
@@ -726,3 +727,74 @@ def test_ends_before_tls(world: World, contexts: Contexts, end: str) -> None:
     assert before.data == b"half"
     assert isinstance(before.behind.error, ssl.SSLError) == (end == "handshake")
     assert stream.loop.live_streams == 0
+
+
+def test_a_peer_that_sends_records_without_data_is_not_put_up_with(world: World) -> None:
+    """Session tickets are such records, and so are key updates. A few come with each connection."""
+    contexts = make_contexts(num_tickets=20)
+    talk = converse(world, contexts)
+    talk.accepted.write(b"data")
+    world.run_until(lambda: talk.client.data == b"data")
+    contexts.server.num_tickets = 2000
+    client = Recorder()
+    client.stream = talk.loop.connect(
+        "10.0.0.1:443", client, ssl_context=contexts.client, server_hostname="example.org"
+    )
+    world.run_until(lambda: client.lost)
+    assert isinstance(client.error, ssl.SSLError)
+    assert "without data" in str(client.error)
+
+
+def test_data_in_the_smallest_records_is_taken(world: World, contexts: Contexts) -> None:
+    talk = converse(world, contexts)
+    for number in range(10_000):
+        talk.stream.write(b"%d" % (number % 10))
+        talk.stream.flush()
+        if number % 1000 == 999:
+            world.run_for(0)
+    world.run_until(lambda: len(talk.server.data) == 10_000)
+    assert talk.server.data == b"0123456789" * 1000
+
+
+def test_little_is_read_at_a_time_of_what_is_hardly_data(world: World, contexts: Contexts) -> None:
+    """A record costs CPU time also when there is nothing in it, and others wait for that."""
+    talk = converse(world, contexts)
+    sizes: list[int] = []
+    received = talk.server.data_received
+
+    def note(buf: bytearray, n: int) -> None:
+        sizes.append(n)
+        received(buf, n)
+
+    talk.server.data_received = note  # type: ignore[method-assign]
+    talk.accepted.pause_reading()
+    for size in (1, 4000):
+        sizes.clear()
+        for _ in range(24_000 // (size + 25)):
+            talk.stream.write(bytes(size))
+            talk.stream.flush()
+        talk.accepted.resume_reading()
+        world.run_for(1)
+        talk.accepted.pause_reading()
+        if size == 1:
+            assert max(sizes) * (size + 22) <= PIECE
+        else:
+            assert max(sizes) > PIECE
+
+
+def test_a_peer_that_does_not_read_has_only_so_many_keys_updated(world: World, contexts: Contexts) -> None:
+    """Each of its requests is answered, with as many bytes as it has."""
+    talk = converse(world, contexts)
+    talk.stream.pause_reading()
+    talk.accepted.write(BIG)
+    world.run_for(1)
+    assert talk.accepted.queued
+    assert isinstance(talk.accepted, TLSStream)
+    talk.accepted._outgoing.write(bytes(MOST_OWED))  # as the TLS layer does
+    talk.stream.write(b"a")
+    world.run_until(lambda: talk.server.data == b"a")
+    assert not talk.server.lost
+    talk.accepted._outgoing.write(b"1")
+    talk.stream.write(b"b")
+    world.run_until(lambda: talk.server.lost)
+    assert isinstance(talk.server.error, ssl.SSLError)

@@ -62,7 +62,7 @@ class SimulatedSocket(MemorySocket):
         super().reset_by_peer()
         self._network.touch(self._fd)
 
-    def recv_into(self, buffer: bytearray) -> int:
+    def recv_into(self, buffer: bytearray | memoryview) -> int:
         taken = super().recv_into(buffer)
         if self._peer is not None:
             self._network.touch(self._peer._fd)

@@ -366,7 +366,7 @@ class MemorySocket:
         buffer = bytearray(size)
         return bytes(buffer[: self.recv_into(buffer)])
 
-    def recv_into(self, buffer: bytearray) -> int:
+    def recv_into(self, buffer: bytearray | memoryview) -> int:
         self._check_open()
         assert self._incoming is not None
         data = self._incoming.take(len(buffer))
