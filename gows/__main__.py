@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from gows.commands import check, connect, demo, echo
+from gows.commands import check, connect, demo, echo, serve
 from gows.commands.screen import end_output
 
 COMMANDS = {
+    "serve": (serve, "serve an application of yours: a gows.Server, ASGI or WSGI"),
     "demo": (demo, "run a chat with rooms: open it in two browser tabs and talk"),
     "echo": (echo, "answer every message with itself: the target of conformance and load tests"),
     "connect": (connect, "talk to a WebSocket server from the terminal"),
@@ -17,9 +19,18 @@ COMMANDS = {
 }
 
 
+class _Version(argparse.Action):
+    """Says which gows this is: it is found out only when somebody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"gows {check.gows_version()}, {check.engine()}, {check.python()}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(prog="gows", description="A WebSocket engine for very many connections.")
+    top.add_argument("--version", action=_Version, nargs=0, help="say the version, and whether it is compiled")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(

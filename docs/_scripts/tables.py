@@ -1,4 +1,4 @@
-"""Write the tables of docs/reference/ that come from the code: `python docs/_scripts/tables.py [--check]`.
+"""Write the tables of docs/ that come from the code: `python docs/_scripts/tables.py [--check]`.
 
 A table stands between `<!-- generated: NAME -->` and `<!-- end -->`. What it says is in the docstrings of the fields,
 members and classes. `--check` changes nothing, and ends with status 1 when a page is not what the code says.
@@ -22,8 +22,10 @@ os.environ["GOWS_PURE"] = "1"  # the sources are read, and compiled modules may 
 
 import gows
 from gows import errors
+from gows.commands.serving import elsewhere
+from gows.commands.serving.options import GROUPS, all_options, flag, shown_default, variable
 
-REFERENCE = Path(__file__).resolve().parents[1] / "reference"
+DOCS = Path(__file__).resolve().parents[1]
 
 _TABLE = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
@@ -82,11 +84,44 @@ def error_tree() -> str:
     return _table(["error", "is also a", ""], rows)
 
 
+def serve_options() -> str:
+    """Return the table of the options of `gows serve`: option, environment variable, default, help."""
+    rows = [["`MODULE:NAME`", "`GOWS_APP`", "", "the application: where `import MODULE` finds it as NAME"]]
+    for group in GROUPS:
+        rows.append([f"**{group}**", "", "", ""])
+        for field, about in all_options():
+            if about.group == group:
+                names = f"`{flag(field.name)}`" + (f", `--no-{flag(field.name)[2:]}`" if about.switch else "")
+                default = shown_default(field, about)
+                choices = "" if about.choices is None else f" ({', '.join(about.choices)})"
+                text = _cell(about.help + choices + ("; may be repeated" if about.many else ""))
+                rows.append([names, f"`{variable(field.name)}`", f"`{default}`" if default else "", text])
+    return _table(["option", "environment variable", "default", ""], rows)
+
+
+def uvicorn_options() -> str:
+    """Return the table of the options of uvicorn: option, what takes its place."""
+    same = {name: f"`--{name}`: {text}" if text else "the same" for name, text in elsewhere.SAME.items()}
+    rows = [[f"`--{name}`", _cell(_marked(text))] for name, text in sorted({**same, **elsewhere.ELSEWHERE}.items())]
+    return _table(["uvicorn", "`gows serve`"], rows)
+
+
+def _marked(text: str) -> str:
+    """Mark what is typed or written as code."""
+    code = r"(?:gows )?--[a-z][a-z-]*(?: N\b)?|\b(?:Server|AcceptOptions)\([^)]*\)|/-/[a-z]+"
+    parts = re.split("(`[^`]*`)", text)
+    return "".join(
+        each if each.startswith("`") else re.sub(code, lambda match: f"`{match[0]}`", each) for each in parts
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "AcceptOptions": lambda: options(gows.AcceptOptions),
     "ServerOptions": lambda: options(gows.ServerOptions),
     "CloseCause": lambda: members(gows.CloseCause),
     "errors": error_tree,
+    "serve": serve_options,
+    "uvicorn": uvicorn_options,
 }
 
 
@@ -99,7 +134,7 @@ def main(arguments: list[str]) -> int:
     """Write, or check, all tables; return the exit status."""
     check = "--check" in arguments
     status = 0
-    for page in sorted(REFERENCE.glob("*.md")):
+    for page in sorted([*DOCS.glob("how-to/*.md"), *DOCS.glob("reference/*.md")]):
         text = page.read_text("utf-8")
         made = current(text)
         if made != text:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     ports = read_numbers("/proc/sys/net/ipv4/ip_local_port_range")
     rows = [
         ("gows", f"{gows_version()}, {engine()}"),
-        ("python", f"{platform.python_implementation()} {platform.python_version()} on {platform.system()}"),
+        ("python", python()),
         ("selector", selector()),
         ("tls", ssl.OPENSSL_VERSION),
         ("deflate", deflate()),
@@ -61,6 +61,11 @@ def gows_version() -> str:
         return version("gows")
     except PackageNotFoundError:  # run from a checkout that was not installed
         return "not installed"
+
+
+def python() -> str:
+    """Return which Python this is, and where it runs."""
+    return f"{platform.python_implementation()} {platform.python_version()} on {platform.system()}"
 
 
 def engine() -> str:

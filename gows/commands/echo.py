@@ -118,18 +118,18 @@ def processes(text: str) -> int | str:
     return int(text)
 
 
-def ssl_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+def ssl_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     """Return the TLS settings, if --certificate asks for TLS. Raises ValueError for files that hold no certificate and
     key."""
-    if arguments.certificate is None:
-        if arguments.key is not None:
+    if certificate is None:
+        if key is not None:
             raise ValueError("--key needs --certificate")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(arguments.certificate, arguments.key)
+        context.load_cert_chain(certificate, key)
     except OSError as error:  # which names no file
-        files = arguments.certificate if arguments.key is None else f"{arguments.certificate}, {arguments.key}"
+        files = certificate if key is None else f"{certificate}, {key}"
         raise ValueError(f"cannot use the certificate and key in {files}: {error.strerror or error}") from None
     return context
 
@@ -150,7 +150,7 @@ def server(arguments: argparse.Namespace) -> Server:
         options=options,
         metrics=arguments.metrics,
         health=arguments.not_ready is not None,
-        ssl_context=ssl_context(arguments),
+        ssl_context=ssl_context(arguments.certificate, arguments.key),
     )
     if arguments.broadcast_path is not None:
         everybody = replace(options, group=arguments.broadcast_path)
@@ -175,7 +175,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         if arguments.processes is not None:
-            ssl_context(arguments)  # a fault of it is said here, once; each worker loads what is there when it starts
+            # a fault of it is said here, once; each worker loads what is there when it starts
+            ssl_context(arguments.certificate, arguments.key)
             run_processes(
                 partial(server, arguments),
                 address,
