@@ -29,6 +29,7 @@ from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop
 from gows.session.fanout import Fanout
 from gows.session.websocket import WebSocket
+from gows.topics.asking import Asking, Question, answer_now
 from gows.topics.history import History, as_keep
 from gows.topics.lost import Lost, lost_event
 from gows.topics.names import is_pattern
@@ -157,18 +158,16 @@ class Publisher:
     def subscribe(self, ws: WebSocket, topic: str) -> bool:
         """See `WebSocket.subscribe`."""
         # without the lock: a user's function may take its time, or publish
-        words = self._check_subscribe(ws, topic)
-        info = self._describe(ws, topic, words)
+        words, info = answer_now(self._ask_joining(ws, topic))
         with self.lock:
             return self._add_locked(ws, topic, words, info)
 
-    def follow(self, ws: WebSocket, topic: str, since: Since, on_result: OnResult) -> None:
+    def follow(self, ws: WebSocket, topic: str, since: Since, on_result: OnResult) -> Asking[None]:
         """Subscribe, and call `on_result(position, missed, error)` before anything that is published later is sent to
         `ws`, perhaps in another thread, with the publish lock held. It must not block. `position`: where the topic
         stands, if it is kept; `missed`: what came after `since`, or the latest if that is a number; None: not known.
         Raises NotAllowedError, and ValueError for what is no topic."""
-        words = self._check_subscribe(ws, topic)
-        info = self._describe(ws, topic, words)
+        words, info = yield from self._ask_joining(ws, topic)
 
         def then(missed: list[Publication] | None) -> None:
             if DEBUG:
@@ -204,11 +203,11 @@ class Publisher:
 
     def recheck(self, ws: WebSocket) -> int:
         """Ask `may_subscribe` again for all that a connection is subscribed to, and end what it may not be any more.
-        Returns how many that were."""
+        Returns how many that were. Raises UsageError if it is an `async def`."""
         ended = 0
         for topic in self.subscriptions.of(ws):
             try:
-                self._check_subscribe(ws, topic)
+                answer_now(self._ask_subscribe(ws, topic))
             except NotAllowedError as error:
                 ended += 1
                 self._tell_ended(ws, topic, error)
@@ -216,11 +215,16 @@ class Publisher:
                 pass
         return ended
 
-    def _check_subscribe(self, ws: WebSocket, topic: str) -> list[str]:
-        """Do what `Subscriptions.check_subscribe` does; a connection that may not subscribe any more is
-        unsubscribed."""
+    def _ask_joining(self, ws: WebSocket, topic: str) -> Asking[tuple[list[str], Any]]:
+        """Return the words of a topic that a connection may subscribe to, and what others there are told of it."""
+        words = yield from self._ask_subscribe(ws, topic)
+        info = yield from self._describe(ws, topic, words)
+        return words, info
+
+    def _ask_subscribe(self, ws: WebSocket, topic: str) -> Asking[list[str]]:
+        """Do what `Subscriptions.ask_subscribe` does; a connection that may not subscribe any more is unsubscribed."""
         try:
-            return self.subscriptions.check_subscribe(ws, topic)
+            return (yield from self.subscriptions.ask_subscribe(ws, topic))
         except NotAllowedError:
             if topic in self.subscriptions.of(ws):
                 self.unsubscribe(ws, topic)
@@ -282,11 +286,11 @@ class Publisher:
                     self.losses.note(ws, topic, None)
                     return
 
-    def _describe(self, ws: WebSocket, topic: str, words: list[str]) -> Any:
+    def _describe(self, ws: WebSocket, topic: str, words: list[str]) -> Asking[Any]:
         """Return what others in the topic are told of `ws`; None: nothing, as for a pattern, which has no members."""
         if self._info_of is None or is_pattern(words):
             return None
-        info = self._info_of(ws, topic)
+        info = yield Question("presence", self._info_of, (ws, topic))
         if info is not None:
             with self.lock:
                 self.presence.check(info)

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, TypeVar
 from gows.brokers.base import Broker
 from gows.errors import UsageError
 from gows.http.wsgi import check_wsgi
-from gows.options import AcceptOptions, check_plain_function, check_seconds
+from gows.options import AcceptOptions, check_function, check_plain_function, check_seconds
 from gows.reactor import Loop
 from gows.reactor.networks import NetworkLike, Networks
 from gows.server.admission import Admission
@@ -89,9 +89,11 @@ class ServerOptions:
     """Characters of a topic's name. Default 255."""
     may_subscribe: May | None = None
     """`may_subscribe(ws, topic)`: return whether a client may subscribe, True or False; anything else is a no, and is
-    logged. Called in the thread that asks; see `Server.recheck` for rights that change. Default None: everybody may."""
+    logged. Called in the thread that asks; see `Server.recheck` for rights that change. It may be an `async def`, for
+    which requests of gows.v1 wait; `ws.subscribe` and `recheck` raise UsageError then. Default None: everybody may."""
     may_publish: May | None = None
-    """`may_publish(ws, topic)`: the same for `ws.publish`. Default None: everybody may."""
+    """`may_publish(ws, topic)`: the same for `ws.publish`. It may be an `async def`, too. Default None: everybody
+    may."""
     keep: KeepRule | None = None
     """`keep(topic)`: return how much of a topic is kept for clients that come back, as `publish(history=…)` takes it.
     Default None: nothing is."""
@@ -99,7 +101,8 @@ class ServerOptions:
     """Bytes that a process keeps of all topics. Default 64 MiB."""
     presence: Describe | None = None
     """`presence(ws, topic)`: return what others in a topic learn of a connection that subscribes to it, something that
-    JSON can write; None: it is not listed. See `Server.members`. Default None: nobody is listed."""
+    JSON can write; None: it is not listed. See `Server.members`. It may be an `async def`, as `may_subscribe`. Default
+    None: nobody is listed."""
     broker: Broker | None = None
     """How publications reach other processes and machines, such as a `gows.brokers.redis.RedisBroker`. Default None:
     they reach the processes of `gows.run`."""
@@ -115,10 +118,12 @@ class ServerOptions:
         _check_instance("ssl_context", self.ssl_context, ssl.SSLContext)
         _check_instance("admission", self.admission, Admission)
         _check_instance("broker", self.broker, Broker)
-        for name in ("may_subscribe", "may_publish", "keep", "presence"):
+        for name in ("may_subscribe", "may_publish", "presence"):
             function = getattr(self, name)
             if function is not None:
-                check_plain_function(name, function)
+                check_function(name, function)
+        if self.keep is not None:
+            check_plain_function("keep", self.keep)
         if self.wsgi is not None:
             check_wsgi(self.wsgi)
         if self.asgi is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
 
-from gows.options import check_function, check_plain_function, is_coroutine_function
+from gows.options import check_function, is_coroutine_function
 
 if TYPE_CHECKING:
     from gows.bytebuffer import ByteBuffer
@@ -94,7 +94,7 @@ def callbacks_of(handler: object) -> Callbacks:
         raise TypeError(f"the handler must be a gows.Handler, not {kind.__name__}")
     publish = getattr(handler, "on_publish", None)
     if publish is not None:
-        check_plain_function(f"{kind.__name__}.on_publish", publish)
+        check_function(f"{kind.__name__}.on_publish", publish)
     functions: dict[str, Callable[..., Any]] = {}
     for name in _NAMES:
         callback = getattr(handler, name, None)
@@ -104,4 +104,6 @@ def callbacks_of(handler: object) -> Callbacks:
                 functions[name] = callback
     number = id(kind)
     found = _known[number] = Callbacks(ref(kind, lambda _: _known.pop(number, None)), functions)
+    if publish is not None and is_coroutine_function(publish):
+        found.any_async = True
     return found

@@ -1,5 +1,6 @@
 """Topics: who subscribes to what, the history of a topic, who is present, and the subprotocol gows.v1.
 
+asking         asks functions of the user's, plain ones and coroutines
 names          which names topics and patterns may have
 patterns       finds the patterns that stand for a topic
 publication    a message to a topic, its position, and the events beside it

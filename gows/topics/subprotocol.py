@@ -24,8 +24,9 @@ from gows.errors import (
 )
 from gows.jsontext import to_json_text
 from gows.protocol.prepared import PreparedMessage
-from gows.session.handler import Handler
+from gows.session.handler import Handler, Result
 from gows.session.websocket import WebSocket
+from gows.topics.asking import Asking, Question, answer
 from gows.topics.lost import lost_event
 from gows.topics.names import check_pattern
 from gows.topics.publication import ANSWER, About, Position, Publication
@@ -69,11 +70,15 @@ class TopicHandler(Handler):
     def on_publish(self, ws: WebSocket, topic: str, data: Any) -> Any:
         """Return what is published instead of the `data` that a client publishes: a subclass may add the sender's name,
         and the time. `may_publish` was asked before. To refuse, raise a ValueError or a NotAllowedError; the client is
-        told the reason."""
+        told the reason. It may be an `async def`."""
         return data
 
-    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
-        """Answer one request."""
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> Result:
+        """Answer one request. If a function of the server's or `on_publish` is an `async def`, it returns the coroutine
+        that waits for it; a subclass that overrides this returns that, too."""
+        return answer(self._take(ws, opcode, buff))
+
+    def _take(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> Asking[None]:
         id_: int | str | None = None
 
         def reply(answer: dict[str, Any]) -> None:
@@ -91,7 +96,7 @@ class TopicHandler(Handler):
         try:
             request = read_request(opcode, buff)
             id_ = read_id(request)
-            _act(self, ws, request, reply)
+            yield from _act(self, ws, request, reply)
         except RequestError as error:
             id_ = error.id if id_ is None else id_
             reply(_error(error))
@@ -101,7 +106,7 @@ def _error(error: RequestError) -> dict[str, Any]:
     return {"type": "error", "code": error.code, "reason": str(error)}
 
 
-def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: Reply) -> None:
+def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: Reply) -> Asking[None]:
     type_ = request.get("type")
     act = _ACTS.get(type_) if isinstance(type_, str) else None
     if act is None:
@@ -113,7 +118,9 @@ def _act(handler: TopicHandler, ws: WebSocket, request: dict[str, Any], reply: R
         return
     topic = read_topic(request)
     try:
-        act(handler, ws, topic, request, reply)
+        asking = act(handler, ws, topic, request, reply)
+        if asking is not None:
+            yield from asking
     except (GowsError, ValueError, TypeError) as error:
         raise _refusal(error) from None
 
@@ -143,7 +150,7 @@ _REASONS = {
 }
 
 
-def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> Asking[None]:
     _check_subscribing(ws)
     since, history = read_position(request), read_history(request)
     publisher = ws.publisher()
@@ -186,7 +193,7 @@ def _subscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[s
             messages.append((PreparedMessage(Opcode.TEXT, lost_event(topic, stands)), missed_up_to))
         publisher.send_after_pending_locked(ws, messages)
 
-    publisher.follow(ws, topic, history if since is None else asked, on_result)
+    yield from publisher.follow(ws, topic, history if since is None else asked, on_result)
 
 
 def _check_subscribing(ws: WebSocket) -> None:
@@ -205,10 +212,10 @@ def _unsubscribe(handler: TopicHandler, ws: WebSocket, topic: str, request: dict
     publisher.broker.after_pending(unsubscribe, owner=ws)  # a subscription may be under way
 
 
-def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> Asking[None]:
     _check_subscribing(ws)
     publisher = ws.publisher()
-    publisher.subscriptions.check_subscribe(ws, topic)
+    yield from publisher.subscriptions.ask_subscribe(ws, topic)
     count = publisher.member_count(topic)
     if count > MAX_MEMBERS:
         raise RequestError("too_many", f"{topic!r} has {count} members, and no more than {MAX_MEMBERS} are listed")
@@ -220,12 +227,12 @@ def _presence(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[st
     publisher.correct_members(ws, topic, members)
 
 
-def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> None:
+def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, Any], reply: Reply) -> Asking[None]:
     data, key, ttl = read_data(request), read_key(request), read_ttl(request)
     subscriptions = ws.publisher().subscriptions
     if subscriptions.may_publish is None:
         raise NotAllowedError("this server has no may_publish, so clients may not publish")
-    subscriptions.check_publish(ws, topic)
+    yield from subscriptions.ask_publish(ws, topic)
     if not ws.publisher().charge_publishing(ws, topic):
         raise RequestError("too_many", f"too many subscribers get what is published to {topic!r}; try again later")
 
@@ -235,7 +242,7 @@ def _publish(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str
     server = ws.context.owner
     assert server is not None, "`publisher` has raised for such a connection"
     try:
-        data = handler.on_publish(ws, topic, data)
+        data = yield Question("on_publish", handler.on_publish, (ws, topic, data))
         server.publish(topic, data, exclude=ws, key=key, ttl=ttl, done=done)
     except RecursionError:
         raise RequestError("bad_request", "the data is nested too deeply") from None
@@ -249,7 +256,7 @@ def _ping(handler: TopicHandler, ws: WebSocket, topic: str, request: dict[str, A
     """Do nothing: `_act` answers `ping`, for it has no topic, and this stands for it in the table of requests."""
 
 
-_ACTS: dict[str, Callable[[TopicHandler, WebSocket, str, dict[str, Any], Reply], None]] = {
+_ACTS: dict[str, Callable[[TopicHandler, WebSocket, str, dict[str, Any], Reply], Asking[None] | None]] = {
     "subscribe": _subscribe,
     "unsubscribe": _unsubscribe,
     "publish": _publish,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gows.codes import TOPIC_SUBPROTOCOL
 from gows.debug import DEBUG, check_owned
@@ -14,6 +14,7 @@ from gows.protocol.prepared import PreparedMessage
 from gows.reactor import Loop, Stream
 from gows.reactor.waits import inner_lock
 from gows.session.websocket import WebSocket
+from gows.topics.asking import Asking, Question, answer_now
 from gows.topics.names import MAX_LENGTH, check_pattern, check_topic, is_pattern
 from gows.topics.patterns import Patterns, stands_for
 from gows.topics.publication import Publication
@@ -26,7 +27,7 @@ subscriptions, in addition: so each topic by name may be remembered."""
 TUPLE_COST = 64
 """Connections that a topic counts beside those of its tuples."""
 
-May = Callable[[WebSocket, str], bool]
+May = Callable[[WebSocket, str], "bool | Coroutine[Any, Any, bool]"]
 Send = Callable[[PreparedMessage, "tuple[WebSocket, ...]", "WebSocket | None", "Publication | None"], object]
 
 
@@ -85,13 +86,15 @@ class Subscriptions:
         self._targets: dict[str, Targets] = {}  # by topic, as long as nothing changes
         self._remembered = 0  # what those count
 
-    def check_subscribe(self, ws: WebSocket, pattern: str) -> list[str]:
+    def ask_subscribe(self, ws: WebSocket, pattern: str) -> Asking[list[str]]:
         """Return the words of a pattern that a client may subscribe to. Raises NotAllowedError, and ValueError for what
         is no pattern."""
         words = check_pattern(pattern, self.longest)
         may = self.may_subscribe
-        if may is not None and not check_answer("may_subscribe", may(ws, pattern)):
-            raise NotAllowedError(f"no subscription to {pattern!r}")
+        if may is not None:
+            allowed = yield Question("may_subscribe", may, (ws, pattern))
+            if not check_answer("may_subscribe", allowed):
+                raise NotAllowedError(f"no subscription to {pattern!r}")
         return words
 
     def add(self, ws: WebSocket, pattern: str, words: list[str]) -> bool:
@@ -157,11 +160,18 @@ class Subscriptions:
             return list(self._of)
 
     def check_publish(self, ws: WebSocket, topic: str) -> None:
-        """Check that a client may publish to a topic. Raises NotAllowedError, and ValueError for what is no topic."""
+        """Check that a client may publish to a topic. Raises NotAllowedError, ValueError for what is no topic, and
+        UsageError if `may_publish` is an `async def`."""
+        answer_now(self.ask_publish(ws, topic))
+
+    def ask_publish(self, ws: WebSocket, topic: str) -> Asking[None]:
+        """Do what `check_publish` does, in steps."""
         check_topic(topic, self.longest)
         may = self.may_publish
-        if may is not None and not check_answer("may_publish", may(ws, topic)):
-            raise NotAllowedError(f"no publishing to {topic!r}")
+        if may is not None:
+            allowed = yield Question("may_publish", may, (ws, topic))
+            if not check_answer("may_publish", allowed):
+                raise NotAllowedError(f"no publishing to {topic!r}")
 
     def deliver(self, publication: Publication, send: Send, exclude: WebSocket | None = None) -> None:
         """Send a publication to its subscribers, but not to `exclude`, with `send` (`Fanout.send`). Raises what that
