@@ -202,6 +202,32 @@ def test_client(run: Callable[..., Running], url: str, shared: Loop, capsys: pyt
     assert capsys.readouterr().out.splitlines()[:2] == ["hello", "how are you?"]
 
 
+def test_asyncio(run: Callable[..., Running]) -> None:
+    over = threading.Event()
+    try:
+        port = run("asyncio", "asyncio.Event().wait()", "asyncio.to_thread(over.wait)", over=over).serving()
+        assert fetch(port, "/") == (200, "hello")
+        with connect(f"ws://127.0.0.1:{port}/ws") as ws:
+            ws.send("hi")
+            assert ws.recv(timeout=10) == "you said hi"
+    finally:
+        over.set()
+
+
+def test_asyncdrain(run: Callable[..., Running], capsys: pytest.CaptureFixture[str]) -> None:
+    over = threading.Event()
+    try:
+        port = run("asyncdrain", "asyncio.Event().wait()", "asyncio.to_thread(over.wait)", over=over).serving()
+        with connect(f"ws://127.0.0.1:{port}/") as ws:
+            assert [ws.recv(timeout=10) for _ in range(1000)] == [str(number) for number in range(1000)]
+            assert ws.recv(timeout=10) == "a piece, " * 1000
+            with pytest.raises(ConnectionClosed):
+                ws.recv(timeout=10)
+        wait_until(lambda: capsys.readouterr().out == "closed 1000\n")
+    finally:
+        over.set()
+
+
 def test_asyncclient(run: Callable[..., Running], url: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("asyncclient", "localhost:8080", url).end()
     lines = capsys.readouterr().out.splitlines()
