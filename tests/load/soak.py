@@ -30,7 +30,8 @@ from tests.support.processes import Children, stop_on_sigterm
 LOOK_INTERVAL = 15.0
 GROWTH_KB = 8192
 """How much more memory the server may hold at the end than at half time."""
-PATHS = ("/at-once", "/waiting", "/cancelling", "/pushing", "/failing", "/mixed")
+PATHS = ("/at-once", "/waiting", "/cancelling", "/pushing", "/failing", "/mixed", "/asgi/echo")
+PAGES = ("/asgi/page", "/asgi/fails")
 COMPLAINTS = re.compile(
     r"Warning|never awaited|was destroyed|never retrieved|^\S*(?:Error|Exception)\b(?!: of the soak)"
 )
@@ -63,6 +64,9 @@ class Client:
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
         reader, writer = await asyncio.open_connection(sock=sock)
         try:
+            if choose.random() < 0.2:
+                await self._ask(reader, writer)
+                return
             request = wire.request(choose.choice(PATHS))
             if choose.random() < 0.05:
                 writer.write(request[: choose.randrange(len(request))])
@@ -85,6 +89,18 @@ class Client:
             if choose.random() < 0.3:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.close()
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send a request with a body, and read the answer, all of each or not."""
+        choose = self._random
+        size = choose.choice((0, 100, 300_000))
+        head = f"POST {choose.choice(PAGES)} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+        body = bytes(size)
+        writer.write(head.encode() + (body[: size // 2] if choose.random() < 0.1 else body))
+        if choose.random() < 0.8:
+            await reader.read()
+        else:
+            await reader.read(1000)
 
 
 def look(port: int) -> dict[str, int]:

@@ -119,6 +119,34 @@ HANDLERS: dict[str, type[gows.Handler]] = {
 }
 
 
+async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """An ASGI application: an echo, a page that takes an upload and answers in pieces, and failures."""
+    if scope["type"] == "lifespan":
+        for kind in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{kind}.complete"})
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": message["text"]})
+    elif scope["path"] == "/asgi/fails":
+        await receive()
+        raise RuntimeError("of the soak")
+    else:
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        for left in reversed(range(8)):
+            await send({"type": "http.response.body", "body": bytes(32768), "more_body": left > 0})
+            if left % 4 == 0:
+                await asyncio.sleep(0.001)
+
+
 def what_is_left(server: gows.Server) -> dict[str, int]:
     """Return what a server and its asyncio loop hold now."""
     return {
@@ -134,7 +162,8 @@ def what_is_left(server: gows.Server) -> dict[str, int]:
 
 async def serve() -> None:
     """Serve until SIGTERM."""
-    server = gows.Server(options=gows.AcceptOptions(high_water=HIGH_WATER, write_timeout=5.0), workers=2)
+    options = gows.AcceptOptions(high_water=HIGH_WATER, write_timeout=5.0)
+    server = gows.Server(options=options, workers=2, asgi=application)
     for path, kind in HANDLERS.items():
         server.add_route(path, lambda request, kind=kind: gows.accept(request).serve(kind()))
     ended = asyncio.Event()
