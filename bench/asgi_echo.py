@@ -1,6 +1,6 @@
-"""The ASGI application of the peers, served by gows inside an asyncio loop.
+"""An ASGI application of the peers, served by gows inside an asyncio loop.
 
-python -m bench.asgi_echo PORT [--compression] [--certificate FILE] [--uvloop]
+python -m bench.asgi_echo PORT [--fastapi] [--compression] [--certificate FILE] [--uvloop]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import sys
 from collections.abc import Coroutine
+from importlib import import_module
 from typing import Any
 
 import gows
@@ -17,11 +18,10 @@ from bench.tools import PEERS
 from gows.processes.interpreter import dedicate
 
 
-async def serve(port: int, compression: bool, certificate: str | None) -> None:
+async def serve(port: int, fastapi: bool, compression: bool, certificate: str | None) -> None:
     """Serve until the process ends."""
     sys.path.insert(0, str(PEERS))  # whose programs are not a package
-    from _asgi import app
-
+    app = import_module("_fastapi" if fastapi else "_asgi").app
     context: ssl.SSLContext | None = None
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -37,12 +37,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Serve on a port of 127.0.0.1."""
     parser = argparse.ArgumentParser(prog="python -m bench.asgi_echo", description=__doc__.partition("\n")[0])
     parser.add_argument("port", type=int)
+    parser.add_argument("--fastapi", action="store_true", help="one made with FastAPI; default: a bare one")
     parser.add_argument("--compression", action="store_true", help="negotiate permessage-deflate")
     parser.add_argument("--certificate", metavar="FILE", help="serve over TLS, with the certificate and key in it")
     parser.add_argument("--uvloop", action="store_true", help="inside uvloop; default: asyncio's own loop")
     chosen = parser.parse_args(arguments)
     dedicate()
-    coroutine: Coroutine[Any, Any, None] = serve(chosen.port, chosen.compression, chosen.certificate)
+    coroutine: Coroutine[Any, Any, None] = serve(chosen.port, chosen.fastapi, chosen.compression, chosen.certificate)
     if chosen.uvloop:
         import uvloop
 

@@ -20,7 +20,9 @@ Figures = dict[str, float]
 FANOUT_SIZE = 100
 CPU = "us CPU a message"
 GOWS = tuple(name for name, server in SERVERS.items() if server.kind == "gows")
-HTTP = ("uvicorn", "granian", "hypercorn", "gunicorn", "FastAPI on uvicorn")
+ASGI = ("gows, ASGI", "gows, ASGI, uvloop", "uvicorn", "granian", "hypercorn", "gunicorn")
+FASTAPI = ("FastAPI on gows", "FastAPI on uvicorn")
+HTTP = ASGI + FASTAPI
 """Those that have a page beside the echo."""
 LIBRARIES = tuple(name for name in SERVERS if name != FLOOR)
 """The C loop cannot do all: it drops messages that come in parts, does not close, and has nothing for a connection."""

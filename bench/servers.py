@@ -65,6 +65,7 @@ SERVERS: dict[str, Server] = {
     "gows, async that waits, uvloop": Server("async", ("--suspend", "--uvloop")),
     "gows, ASGI": Server("asgi"),
     "gows, ASGI, uvloop": Server("asgi", ("--uvloop",)),
+    "FastAPI on gows": Server("asgi", ("--fastapi", "--uvloop")),
     "picows": Server("python", file="picows_echo.py"),
     "socketify": Server("python", file="socketify_echo.py"),
     "ws (Node)": Server("node", file="ws_echo.mjs"),
