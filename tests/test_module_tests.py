@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 TESTED_IN = {
     "__main__": "commands/test_check",
+    "aio/mailbox": "aio/test_topics",
     "aio/shared": "aio/test_client",
     "aio/websocket": "aio/test_client",
     "commands/serving/building": "commands/test_serve",

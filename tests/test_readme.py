@@ -328,6 +328,12 @@ def test_topicclient(run: Callable[..., Running], shared: Loop) -> None:
     run("topicclient", "localhost:8080", f"127.0.0.1:{port}").end()
 
 
+def test_asynctopics(run: Callable[..., Running], capsys: pytest.CaptureFixture[str]) -> None:
+    port = run("browser").serving()
+    run("asynctopics", "localhost:8080", f"127.0.0.1:{port}").end()
+    assert "nothing new" in capsys.readouterr().out
+
+
 def test_history(run: Callable[..., Running]) -> None:
     running = run("history")
     port = running.serving()

@@ -4,6 +4,8 @@ inside     a gows loop that an asyncio loop turns, in its thread, and the corout
 shared     the one gows loop of an asyncio loop, for all clients in it
 websocket  AsyncWebSocket: a client's connection that is read with `await ws.recv()`
 client     `connect`: a connection, or one after the other
+mailbox    what has come for a subscription, and waits
+topics     TopicClient
 """
 
 from __future__ import annotations
@@ -15,15 +17,21 @@ from gows.reactor.hosting import ASYNCIO_LOOP, Coroutines
 
 if TYPE_CHECKING:
     from gows.aio.client import connect as connect
+    from gows.aio.mailbox import TopicMessage as TopicMessage
+    from gows.aio.topics import AsyncSubscription as AsyncSubscription
+    from gows.aio.topics import TopicClient as TopicClient
     from gows.aio.websocket import AsyncWebSocket as AsyncWebSocket
 
 _HOME = {
+    "AsyncSubscription": "gows.aio.topics",
     "AsyncWebSocket": "gows.aio.websocket",
+    "TopicClient": "gows.aio.topics",
+    "TopicMessage": "gows.aio.mailbox",
     "connect": "gows.aio.client",
 }
 """Where the public names are. They are imported when they are used, for that imports asyncio."""
 
-__all__ = ["AsyncWebSocket", "connect"]
+__all__ = ["AsyncSubscription", "AsyncWebSocket", "TopicClient", "TopicMessage", "connect"]
 
 
 def __getattr__(name: str) -> Any:

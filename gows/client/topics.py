@@ -24,6 +24,7 @@ from gows.client.cookies import Cookies
 from gows.client.cursor import Cursor, Position, Take
 from gows.client.opening import refuse_in_callback, refuse_in_loop
 from gows.client.proxy import ProxyRule
+from gows.client.reconnect import ReconnectingClient
 from gows.client.request import HeaderRule, Url
 from gows.client.retry import Reconnect
 from gows.client.subscription import Answer, Callback, Present, TopicSubscription
@@ -34,7 +35,7 @@ from gows.jsontext import to_json_text
 from gows.options import AcceptOptions, check_plain_function
 from gows.reactor.transports import Loop
 from gows.reactor.workers import stepping_aside
-from gows.session.handler import Handler
+from gows.session.handler import Handler, Result
 from gows.session.websocket import WebSocket
 
 logger = logging.getLogger("gows")
@@ -86,6 +87,35 @@ class TopicClient:
     ) -> None:
         """Connect; the first attempt must succeed. The arguments are those of `gows.connect`. Raises as that, and
         ConnectError when the server does not speak gows.v1."""
+        self._init_state()
+        self._follow(
+            connect(
+                url,
+                TopicReceiver(self),
+                options=options,
+                subprotocols=[TOPIC_SUBPROTOCOL],
+                headers=headers,
+                cookies=cookies,
+                origin=origin,
+                compression=compression,
+                ssl_context=ssl_context,
+                timeout=timeout,
+                proxy=proxy,
+                redirects=redirects,
+                reconnect=reconnect or Reconnect(),
+                loop=loop,
+            )
+        )
+        try:
+            with stepping_aside():
+                self._begun.wait(BEGIN_SECONDS)  # for the first callback: a worker's, and all may be busy
+            self.check_speaks()
+        except BaseException:  # KeyboardInterrupt too: nobody could close it any more
+            self.close()
+            raise
+
+    def _init_state(self) -> None:
+        """Set the fields, apart from the connection: `gows.aio` makes that in another way."""
         self._lock = checked_lock(
             threading.RLock, "topic client"
         )  # a finalizer may publish while its own thread holds it
@@ -101,31 +131,22 @@ class TopicClient:
         self._closed = False
         self._speaks = True
         self._begun = threading.Event()
-        self._client = connect(
-            url,
-            _Receiver(self),
-            options=options,
-            subprotocols=[TOPIC_SUBPROTOCOL],
-            headers=headers,
-            cookies=cookies,
-            origin=origin,
-            compression=compression,
-            ssl_context=ssl_context,
-            timeout=timeout,
-            proxy=proxy,
-            redirects=redirects,
-            reconnect=reconnect or Reconnect(),
-            loop=loop,
-        )
-        self._client.when_over(self._ended)
-        try:
-            with stepping_aside():
-                self._begun.wait(BEGIN_SECONDS)  # for the first callback: a worker's, and all may be busy
-            if not self._speaks:
-                raise ConnectError(f"{self._client.place} does not speak {TOPIC_SUBPROTOCOL}")
-        except BaseException:  # KeyboardInterrupt too: nobody could close it any more
-            self.close()
-            raise
+        self._client: ReconnectingClient
+
+    def _follow(self, client: ReconnectingClient) -> None:
+        """Use the connections of `client`, until it connects no more."""
+        self._client = client
+        client.when_over(self._ended)
+
+    def check_speaks(self) -> None:
+        """Raise ConnectError unless the server speaks gows.v1. After `opened`."""
+        if not self._speaks:
+            raise ConnectError(f"{self._client.place} does not speak {TOPIC_SUBPROTOCOL}")
+
+    def asked(self) -> set[Future[Any]]:
+        """Return what the user waits for, or may wait for. Any thread."""
+        with self._lock:
+            return {answer for _, answer in self._asked.values() if answer is not None and not answer.cancelled()}
 
     @property
     def connected(self) -> bool:
@@ -228,10 +249,7 @@ class TopicClient:
             self.close()
 
     def _wait_for_answers(self) -> None:
-        with self._lock:
-            asked: set[Future[Any]] = {
-                answer for _, answer in self._asked.values() if answer is not None and not answer.cancelled()
-            }
+        asked = self.asked()
         with stepping_aside():
             while asked:
                 done, asked = wait(asked, ANSWER_SECONDS, FIRST_COMPLETED)
@@ -619,7 +637,7 @@ class _Task:
         """Do nothing: nothing waits for this task."""
 
 
-class _Receiver(Handler):
+class TopicReceiver(Handler):
     """Tells a TopicClient."""
 
     __slots__ = ("_client",)
@@ -630,8 +648,9 @@ class _Receiver(Handler):
     def on_open(self, ws: WebSocket) -> None:
         self._client.opened(ws)
 
-    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+    def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> Result:
         self._client.on_server_message(json.loads(buff.get_string()))
+        return None
 
     def on_close(self, ws: WebSocket) -> None:
         self._client.lost()
