@@ -561,8 +561,8 @@ def test_a_change_starts_it_anew_with_open_websockets(start: Start, watching: di
         begun = time.monotonic()
         change(program, '"first"', '"the second"')
         program.says("server_app.py changed: starting anew")
-        assert fetch(port).startswith("the second ")  # it waited in the kernel, and was not refused
-        assert time.monotonic() - begun < 5.0
+        while not fetch(port).startswith("the second "):  # no request is refused, nor cut off
+            assert time.monotonic() - begun < SECONDS
         for client in clients:
             with pytest.raises(ConnectionClosed) as closed:
                 client.recv(SECONDS)
