@@ -22,6 +22,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from gows.commands.serving.reloader import starter
 from tests.support.needs import need_module
 from tests.support.serve_program import SECONDS, ServeProgram, environment, fetch, write_apps
 from tests.support.waiting import wait_until
@@ -640,6 +641,18 @@ def test_a_callback_that_blocks_holds_nothing_up(start: Start) -> None:
         program.says("serving at", 2)
     assert fetch(port).startswith("second ")
     assert program.end() == 0
+
+
+def test_ctrl_c_does_not_meet_a_worker_that_imports_us() -> None:
+    look = "import os, signal, sys; os.write({}, str(signal.SIGINT in signal.pthread_sigmask(0, [])).encode())"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as output:
+        worker = starter([sys.executable, "-c", look.format(writing)], [writing])()
+        os.close(writing)
+        assert output.read() == "True"
+        assert worker.wait(SECONDS) == 0
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_only_the_supervisor_is_interrupted(start: Start) -> None:

@@ -77,6 +77,7 @@ def main(arguments: list[str]) -> int:
     os.set_inheritable(int(arguments[1]), False)
     end_with(int(arguments[1]))
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the supervisor has it blocked until now
         with failures() as status:
             configure(options)
             serve(options)

@@ -121,7 +121,8 @@ def _names(changed: set[Path]) -> str:
 
 def starter(command: Sequence[str], descriptors: Sequence[int]) -> Start:
     """Return what starts `command` as a worker, which inherits the descriptors, and one more, its last argument: the
-    end of a pipe that is at its end when this process is no more."""
+    end of a pipe that is at its end when this process is no more. It begins with SIGINT blocked, or Ctrl-C would meet
+    it amid its imports, and be answered by a traceback."""
     ours: int | None = None
 
     def start() -> subprocess.Popen[bytes]:
@@ -129,9 +130,11 @@ def starter(command: Sequence[str], descriptors: Sequence[int]) -> Start:
         if ours is not None:
             os.close(ours)
         theirs, ours = os.pipe()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return subprocess.Popen([*command, str(theirs)], pass_fds=(*descriptors, theirs))
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(theirs)
 
     return start
