@@ -36,7 +36,7 @@ Run = Callable[["HttpExchange", Scope], None]
 class HttpExchange(Exchange):
     """One request, as an application reads and answers it. Loop thread."""
 
-    __slots__ = ("_burst", "_change", "_root_path", "_run", "_state", "_told")
+    __slots__ = ("_burst", "_change", "_root_path", "_run", "_state", "_told", "_told_gone")
 
     def __init__(
         self, request: Request, carrier: ExchangeCarrier, run: Run, root_path: str, state: dict[str, Any]
@@ -47,6 +47,7 @@ class HttpExchange(Exchange):
         self._root_path = root_path
         self._state = state
         self._told = False  # that the body is complete
+        self._told_gone = False
         self._burst = 0  # bytes sent since the application last waited
         self._change: asyncio.Event | None = None  # set when it is to look again
 
@@ -79,6 +80,7 @@ class HttpExchange(Exchange):
             elif self.peer_ended:
                 break
             await self._wait()
+        self._told_gone = True
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -136,10 +138,14 @@ class HttpExchange(Exchange):
         file = await asyncio.to_thread(open, path, "rb", 0)
         try:
             piece = await asyncio.to_thread(file.read, FILE_PIECE)
-            while piece:
+            more = True
+            while more:
                 following = await asyncio.to_thread(file.read, FILE_PIECE)
-                self.write(piece, bool(following))
-                if following:
+                if self.gone:
+                    raise DisconnectedError("the client has gone")
+                more = bool(following)
+                self.write(piece, more)
+                if more:
                     await self._make_room(len(piece))
                 piece = following
         finally:
@@ -151,7 +157,7 @@ class HttpExchange(Exchange):
         """Deal with what the application has left: `error` is what it raised."""
         if error is not None and not (self.gone and comes_of_disconnect(error)):
             self._log("failed", error)
-        elif not (self.gone or self.answered):
+        elif not (self.gone or self.answered or self._told_gone):
             self._log("returned amid its answer" if self.begun else "returned without an answer")
         self.refuse(HttpError(500, "internal server error"))
 
