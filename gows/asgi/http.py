@@ -86,7 +86,9 @@ class HttpExchange(Exchange):
     async def send(self, message: Message) -> None:
         """Send a part of the answer; return when there is room for the next. Raises ValueError and RuntimeError for
         what is no message, or comes at the wrong time, DisconnectedError when the client has gone."""
-        kind = type_of(message)
+        kind = message.get("type") if type(message) is dict else None
+        if type(kind) is not str:
+            kind = type_of(message)
         if self.gone:
             raise DisconnectedError("the client has gone")
         if kind == "http.response.body":
@@ -159,7 +161,8 @@ class HttpExchange(Exchange):
             self._log("failed", error)
         elif not (self.gone or self.answered or self._told_gone):
             self._log("returned amid its answer" if self.begun else "returned without an answer")
-        self.refuse(HttpError(500, "internal server error"))
+        if not (self.gone or self.answered):
+            self.refuse(HttpError(500, "internal server error"))
 
     def _log(self, what: str, error: BaseException | None = None) -> None:
         request = self.request

@@ -22,24 +22,31 @@ TRAILERS = "http.response.trailers"
 """What an answer may use if the client asks for it with `TE: trailers`."""
 
 
+MAX_NAMES = 1024
+"""Names of fields of which the bytes are remembered: clients send the same few."""
+
+_names: dict[str, bytes] = {}
+
+
 def base_scope(kind: str, request: Request, root_path: str, state: dict[str, Any]) -> Scope:
     """Return what "http" and "websocket" have in common. `state`: what the lifespan has left, a shallow copy of which
     each connection gets. Raises HttpError (400) when a trusted proxy passed on what cannot be read. Loop thread."""
-    head = request.head
+    head, connection = request.head, request.connection
     path, raw_path = request.path, head.path.encode("latin-1")
     if root_path:
         path, raw_path = root_path + path, root_path.encode() + raw_path
-    remote, host = request.remote_addr, request.host
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.headers.items()]
-    if host != head.headers.get("host", ""):  # a trusted proxy knows better
-        headers = [(b"host", host.encode("latin-1")), *(field for field in headers if field[0] != b"host")]
-    connection = request.connection
-    local = None if connection is None else connection.stream.local_address
+    headers = [(_names.get(name) or _lower(name), value.encode("latin-1")) for name, value in head.headers.items()]
+    remote, local = (None, None) if connection is None else connection.ends
+    scheme = "https" if connection is not None and connection.secure else "http"
+    if connection is not None and connection.proxies is not None:  # which may know better
+        remote, scheme, host = request.remote_addr, request.scheme, request.host
+        if host != head.headers.get("host", ""):
+            headers = [(b"host", host.encode("latin-1")), *(field for field in headers if field[0] != b"host")]
     return {
         "type": kind,
         "asgi": {"version": ASGI_VERSION, "spec_version": SPEC_VERSION},
         "http_version": head.version[5:],
-        "scheme": request.scheme,
+        "scheme": scheme,
         "path": path,
         "raw_path": raw_path,
         "query_string": head.query.encode("latin-1"),
@@ -62,3 +69,11 @@ def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope
             extensions[TRAILERS] = {}
     scope["extensions"] = extensions
     return scope
+
+
+def _lower(name: str) -> bytes:
+    """Return the name of a field as the scope has it."""
+    lower = name.lower().encode("latin-1")
+    if len(_names) < MAX_NAMES:
+        _names[name] = lower
+    return lower

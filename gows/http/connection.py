@@ -75,6 +75,8 @@ STREAMED_BYTES = 65536
 SMALL_BODY = 65536
 """Bytes of a body that is copied behind its head, to go out in one piece."""
 
+Ends = tuple[PeerAddress, PeerAddress]
+
 _HEAD, _BODY, _BUSY, _ANSWERING, _WAITING, _ANSWERED, _IDLE, _UPGRADED, _CLOSED = range(9)
 _STREAMING, _EXCHANGING, _DISCARDING = range(9, 12)
 _PEER_ENDED, _STOPPED = 1, 2  # bits of HttpConnection._eof
@@ -131,6 +133,7 @@ class HttpConnection(Observer):
         "_began",
         "_body_due",
         "_body_size",
+        "_ends",
         "_eof",
         "_exchange",
         "_parser",
@@ -159,6 +162,7 @@ class HttpConnection(Observer):
         self._exchange: Exchange | None = None
         self._body_due = 0  # the tick at which it is looked what has come of a body in pieces
         self._body_size = 0  # of that, at the last look
+        self._ends: Ends | None = None
         stream.set_deadline(app.head_timeout)
 
     def _new_parser(self) -> RequestParser:
@@ -176,6 +180,13 @@ class HttpConnection(Observer):
     def proxies(self) -> Proxies | None:
         """The proxies that the application believes; None: none are. Any thread."""
         return self.app.proxies
+
+    @property
+    def ends(self) -> Ends:
+        """Both ends of the connection, the peer's and ours, which are looked up once. Loop thread."""
+        if self._ends is None:
+            self._ends = self.stream.peer_address, self.stream.local_address
+        return self._ends
 
     @property
     def draining(self) -> bool:
@@ -270,6 +281,8 @@ class HttpConnection(Observer):
     def _count_held(self) -> None:
         """Have it counted, unless it is little."""
         receiving = self.app.receiving
+        if self._phase == _IDLE and not receiving.total:
+            return
         held = self._parser.held + len(self._stash)
         if self._exchange is not None:
             held += self._exchange.waiting
@@ -360,11 +373,14 @@ class HttpConnection(Observer):
         if full:
             stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT)
             return
-        stream.set_deadline(self.app.keep_alive_timeout)
-        self._parser.reset()
-        self._began = None
+        self._await_request()
         self._feed(b"")
         self._read_on()
+
+    def _await_request(self) -> None:
+        self.stream.set_deadline(self.app.keep_alive_timeout)
+        self._parser.reset()
+        self._began = None
 
     def _read_on(self) -> None:
         """Parse what was put aside, if the parser needs it: it may have a further request, or have refused one."""
@@ -436,12 +452,16 @@ class HttpConnection(Observer):
         self._began = stream.loop.time()
         if parser.complete:
             self._phase = _EXCHANGING
-            # as for other answers: what is queued of earlier ones goes on being timed
-            stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT if stream.queued else None)
+            if stream.queued:  # as for other answers: what is queued of earlier ones goes on being timed
+                stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT)
         else:
             self._phase = _STREAMING
             self._begin_body_time()
-        self._take_piece(piece)
+        if piece or self._phase == _STREAMING:
+            self._take_piece(piece)
+        else:
+            exchange.body_complete = True
+            exchange.peer_ended = self._eof & _PEER_ENDED != 0
         exchange.begin()
 
     def _feed_piece(self, data: bytes) -> None:
@@ -463,8 +483,7 @@ class HttpConnection(Observer):
             self._discard(piece)
             return
         if parser.complete and self._phase == _STREAMING:
-            self._phase = _EXCHANGING
-            stream.set_deadline(WRITE_TIMEOUT / CHECKS_PER_TIMEOUT if stream.queued else None)
+            self._phase = _EXCHANGING  # the deadline of the body finds nothing to do then, or an answer to look at
         exchange.deliver(piece, parser.complete)
         if self._unread:
             stream.pause_reading()
@@ -496,10 +515,11 @@ class HttpConnection(Observer):
         if not keep_alive:
             self._end()
         elif self._parser.complete:
-            if self._stash or self._parser.trailing or self._eof:
+            if self._stash or self._parser.held or self._eof or self.stream.queued > HIGH_WATER:
                 self.stream.loop.call_soon(self._next)  # not here: of many that are pipelined, each would call the next
             else:
-                self._next()
+                self._phase = _IDLE
+                self._await_request()
         else:
             self._phase = _DISCARDING
             self._body_size = 0

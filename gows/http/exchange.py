@@ -38,6 +38,10 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NOT_STARTED, _STARTED, _BODY, _TRAILERS, _COMPLETE = range(5)
 
 
+_status_lines: dict[int, bytes] = {}
+_date: tuple[str, bytes] = ("", b"")
+
+
 class AnswerError(GowsError, RuntimeError):
     """An answer was made in a wrong order, or its body has not the length that was announced."""
 
@@ -272,10 +276,9 @@ class Exchange:
         self._empty = head.method == "HEAD" or status in BODILESS
         if length is None and not more and not self._trailers and (size or not self._empty):
             length = size
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, status_phrase(status).encode())]
+        lines = [_status_lines.get(status) or _status_line(status), fields.block]
         if not fields.date:
-            lines.append(f"date: {http_date()}\r\n".encode())
-        lines.append(fields.block)
+            lines.append(_date_line())
         if length is not None:
             if status != 204:  # RFC 9110 §8.6
                 lines.append(b"content-length: %d\r\n" % length)
@@ -326,3 +329,20 @@ class Exchange:
         self.waiting = 0
         self.carrier.end_exchange(self._status, self._sent, self._keep_alive)
         self.changed()
+
+
+def _status_line(status: int) -> bytes:
+    """Return a status line, which is remembered: there are 800."""
+    line = _status_lines[status] = b"HTTP/1.1 %d %b\r\n" % (status, status_phrase(status).encode())
+    return line
+
+
+def _date_line() -> bytes:
+    """Return the Date field of now; made once a second."""
+    global _date  # one assignment of a whole pair: threads may race, and all of them are right
+    now = http_date()
+    text, line = _date
+    if text is not now:
+        line = f"date: {now}\r\n".encode()
+        _date = now, line
+    return line

@@ -14,6 +14,7 @@ from gows.http1.headers import Headers
 from gows.printable import show_path
 from gows.reactor.address import SocketAddress
 from gows.reactor.interfaces import Observer
+from gows.reactor.networks import PeerAddress
 from gows.reactor.stream import Stream
 
 _NOT_FORWARDED = Client(None)
@@ -29,6 +30,10 @@ class Carrier(Protocol):
     @property
     def proxies(self) -> Proxies | None:
         """Return the proxies that are believed; None: none are."""
+
+    @property
+    def ends(self) -> tuple[PeerAddress, PeerAddress]:
+        """Return the peer's end and ours."""
 
     @property
     def upgraded(self) -> bool:
