@@ -529,6 +529,12 @@ def closed(ws: Any) -> tuple[int | None, str | None]:
     return ws.close_code, ws.close_reason
 
 
+def test_asgi(run: Callable[..., Running]) -> None:
+    port = run("asgi").serving()
+    assert fetch(port, "/anything", b"x" * 3_000_000) == (200, "3000000 bytes\n")
+    assert json.loads(fetch(port, "/status")[1]) == {"websockets": 0}
+
+
 def test_wsgi(run: Callable[..., Running]) -> None:
     port = run("wsgi").serving()
     with connect(f"ws://127.0.0.1:{port}/live") as ws:

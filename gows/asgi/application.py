@@ -37,10 +37,10 @@ class AsgiApp:
     """Calls the application, once for each request. Loop thread."""
 
     def __init__(self, app: AsgiCallable, owner: Owner) -> None:
-        """`owner`: the server."""
+        """`owner`: the server. Raises UsageError if its loop can run no coroutines."""
         self._app = app
         self._owner = owner
-        self._loop = owner.loop
+        self._coroutines = coroutines_of(owner.loop)
         self.state: dict[str, Any] = {}
         """What the lifespan leaves for the scopes of all connections."""
 
@@ -56,7 +56,7 @@ class AsgiApp:
         """Call the application, as far as it goes without waiting."""
         try:
             coro = as_coroutine(self._app(scope, call.receive, call.send))
-            if coroutines_of(self._loop).start(coro, self, "asgi", call):
+            if self._coroutines.start(coro, self, "asgi", call):
                 call.ended(None)
         except BaseException as error:
             call.ended(error)

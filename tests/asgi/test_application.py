@@ -6,7 +6,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 import gows
+from gows import UsageError
+from gows.reactor import Loop
 from tests.asgi.conftest import MakeSite
 from tests.support.asgi_site import AsgiSite, answer, get
 
@@ -45,6 +49,12 @@ def test_what_cannot_be_awaited(serve: MakeSite) -> None:
         site.faults.take()
 
 
+def test_a_loop_that_can_run_no_coroutines() -> None:
+    with Loop(poller="select", workers=0) as loop, pytest.raises(UsageError, match="coroutines need epoll or kqueue"):
+        gows.Server(asgi=answer(b""), loop=loop)
+
+
+@pytest.mark.slow
 def test_without_one_asyncio_is_not_imported() -> None:
     program = "import sys, gows; gows.Server().stop(); assert not {'asyncio', 'gows.asgi.http'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -192,6 +192,7 @@ def test_connection_close_of_either_side(serve: MakeSite) -> None:
         assert peer.read_end() == "FIN"
 
 
+@pytest.mark.slow
 def test_many_pipelined_requests_are_answered_in_order(serve: MakeSite) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"].endswith("7"):
@@ -306,6 +307,7 @@ def test_no_body_is_one_empty_piece(serve: MakeSite) -> None:
     assert found == [{"type": "http.request", "body": b"", "more_body": False}, *[{"type": "http.disconnect"}] * 2]
 
 
+@pytest.mark.slow
 def test_a_body_of_any_size_is_taken_unless_there_is_a_limit(serve: MakeSite) -> None:
     data = b"x" * 3_000_000
     chunked = get("/", "Transfer-Encoding: chunked", method="POST") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
@@ -385,6 +387,7 @@ def test_a_body_that_nobody_reads(serve: MakeSite) -> None:
             peer.send(b"x" * 19_999_999)
 
 
+@pytest.mark.slow
 def test_a_slow_application_is_sent_no_more_than_it_takes(serve: MakeSite) -> None:
     app = Waits()
     app.then = count  # type: ignore[method-assign]
@@ -414,6 +417,7 @@ def test_a_slow_application_is_sent_no_more_than_it_takes(serve: MakeSite) -> No
 # ---------------------------------------------------------------------- slow readers
 
 
+@pytest.mark.slow
 def test_send_waits_for_a_slow_reader(serve: MakeSite) -> None:
     sent = [0]
 
@@ -442,6 +446,7 @@ def test_send_waits_for_a_slow_reader(serve: MakeSite) -> None:
         assert size == 64_000_000
 
 
+@pytest.mark.slow
 def test_a_fast_reader_does_not_keep_others_from_their_turn() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/other":
@@ -656,6 +661,7 @@ def test_bad_messages_raise_and_send_nothing(messages: Any, kind: type[Exception
 # ---------------------------------------------------------------------- times, and the end
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come(serve: MakeSite) -> None:
     app = Waits(reads=True)
     with serve(app, body_timeout=0.3) as site, site.peer() as peer:
@@ -665,6 +671,7 @@ def test_a_body_that_does_not_come(serve: MakeSite) -> None:
         assert app.received[-1] == {"type": "http.disconnect"}
 
 
+@pytest.mark.slow
 def test_an_application_that_does_not_read_is_not_the_clients_fault(serve: MakeSite) -> None:
     app = Waits()
     app.then = count  # type: ignore[method-assign]
@@ -677,6 +684,7 @@ def test_an_application_that_does_not_read_is_not_the_clients_fault(serve: MakeS
         assert peer.answer().body == b"6"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", [False, True])
 def test_hanging_applications_are_cancelled_in_the_end(serve: MakeSite, reads: bool) -> None:
     app = Waits(START, body(b"a"))
@@ -695,6 +703,7 @@ def test_hanging_applications_are_cancelled_in_the_end(serve: MakeSite, reads: b
         ]
 
 
+@pytest.mark.slow
 def test_answers_during_the_stop_are_the_last(serve: MakeSite) -> None:
     app = Waits()
     app.then = answer(b"a")  # type: ignore[method-assign]
@@ -707,4 +716,5 @@ def test_answers_during_the_stop_are_the_last(serve: MakeSite) -> None:
         app.release()
         assert peer.answer().headers["connection"] == "close"
         assert peer.read_end() == "FIN"
+        peer.close()
         stopper.join(10.0)
