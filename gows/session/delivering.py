@@ -26,7 +26,7 @@ from gows.protocol.states import BINARY, CHUNK, CLOSE, FAIL, PING, PONG, TEXT
 from gows.reactor.hosting import Coroutines, coroutines_of
 from gows.session.handler import Handler, callbacks_of
 from gows.session.heartbeat import MAX_QUEUED_PONGS
-from gows.session.receiving import EVENT_SIZE, LARGE, ReceiveError
+from gows.session.receiving import EVENT_SIZE, LARGE, SMALL, ReceiveError
 from gows.session.sending import Sending
 from gows.session.states import (
     AWAITING,
@@ -95,7 +95,7 @@ class Delivering(Sending):
         lock.release()
         if full:
             self.stream.pause_reading()
-        if over:
+        if over and not self.stream.closed:
             receiving.pause(self)
 
     def _size_of(self, events: list[Event]) -> int:
@@ -180,7 +180,7 @@ class Delivering(Sending):
             size = self._size_of(self._inbox)
             if size >= LARGE or self._flags & COUNTED:
                 self._flags |= COUNTED
-                self.context.receiving.put_back_locked(self, size)
+                self.context.receiving.waits_locked(self, size)
         if unstarted:
             self.context.loop.call_soon(self._start_coroutine)
 
@@ -385,6 +385,7 @@ class Delivering(Sending):
         except BaseException:
             result.close()
             raise
+        size = 0 if lent is None or lent._data is None else len(lent)  # it may have been released
         if loop.in_loop():
             if coroutines.start(result, self, name, lent):
                 return False
@@ -392,11 +393,21 @@ class Delivering(Sending):
                 self._flags |= AWAITING
                 if self._inbox is None:
                     self._inbox = []
+                self._lend_locked(size)
         else:
             with self.stream.lock:
                 self._flags |= AWAITING
                 self._inbox = [(COROUTINE, (name, result, lent)), *(self._inbox or ())]
+                self._lend_locked(size)
         return True
+
+    def _lend_locked(self, size: int) -> None:
+        """Have the message counted that a coroutine has, unless it is small: any number of them may wait."""
+        if DEBUG:
+            check_owned(self.stream.lock)
+        if size >= SMALL or self._flags & COUNTED:
+            self._flags |= COUNTED
+            self.context.receiving.lent_locked(self, size)
 
     def _start_coroutine(self) -> None:
         """Start the coroutine that a callback has returned in a worker. Loop thread."""

@@ -168,6 +168,15 @@ class Receiving:
         """Return whether a connection is not read from since too much is held."""
         return holder in self._paused
 
+    def lost(self, holder: Holder) -> None:
+        """Count nothing of a connection that has ended but what waits for its handler, or is with it."""
+        if holder in self._held:
+            with self._lock:
+                counted = self._held.get(holder)
+                if counted is not None:
+                    self._change_locked(holder, counted, 0, counted[1], counted[2])
+        self._look_no_more(holder)
+
     def forget(self, holder: Holder) -> None:
         """Forget a connection: it has ended, or become something else."""
         if holder in self._held:
@@ -175,6 +184,9 @@ class Receiving:
                 counted = self._held.get(holder)
                 if counted is not None:
                     self._change_locked(holder, counted, 0, 0, 0)
+        self._look_no_more(holder)
+
+    def _look_no_more(self, holder: Holder) -> None:
         if self._paused:
             self._paused.pop(holder, None)
         if self._unfinished:
@@ -214,6 +226,15 @@ class Receiving:
             counted = self._held.get(holder)
             if counted is not None:
                 self._change_locked(holder, counted, counted[0], 0, counted[1])
+
+    def lent_locked(self, holder: Holder, size: int) -> None:
+        """Note how many bytes a callback has that waits for something. All else that its task took waits again, or is
+        done."""
+        if DEBUG:
+            check_owned(holder.stream.lock)
+        with self._lock:
+            counted = self._held.setdefault(holder, [0, 0, 0])
+            self._change_locked(holder, counted, counted[0], counted[1], size)
 
     def put_back_locked(self, holder: Holder, waiting: int) -> None:
         """Note that a task could not go on, and how many bytes wait now."""

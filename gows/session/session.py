@@ -214,7 +214,7 @@ class Session(Delivering):
         if self.connection.pending and self.handler is not None:
             self._take_rest()
         self.connection.receive_eof()
-        self.context.receiving.forget(self)
+        self.context.receiving.lost(self)
         overflow = self.context.overflow
         overflow.wake(self)
         with self.stream.lock:
@@ -224,6 +224,8 @@ class Session(Delivering):
             if self.handler is None:
                 self._flags |= LOST_EARLY
                 return
+            if self._inbox:  # it is counted even if it is little: peers that come and go could leave any number behind
+                self._flags |= COUNTED
         self._enqueue([(STREAM_LOST, error)])
         if held:
             self._submit()

@@ -18,6 +18,7 @@ import gows
 from gows import ByteBuffer, CloseCause, Opcode, Server, WebSocket
 from gows.reactor import Loop
 from gows.reactor.hosting import Coroutines, coroutines_of
+from gows.session.receiving import Receiving
 from tests.support import wire
 from tests.support.addresses import tcp
 from tests.support.raw import RawPeer
@@ -416,9 +417,11 @@ class Pinged(gows.Handler):
 
     def __init__(self) -> None:
         self.go_on = False
+        self.begun = ""
         self.calls: list[str] = []
 
     async def on_message(self, ws: WebSocket, opcode: Opcode, buff: ByteBuffer) -> None:
+        self.begun = buff.get_string()
         await until(lambda: self.go_on)
         self.calls.append(buff.get_string())
 
@@ -447,6 +450,29 @@ def test_pings_are_answered_while_a_coroutine_waits(serve: Serve, workers: int) 
         await asyncio.to_thread(talk, port)
         await until(lambda: len(handler.calls) == 4)
         assert handler.calls == ["one", "a", "two", "b"]
+
+    serve(make_server(lambda: handler, workers=workers), body)
+
+
+@pytest.mark.parametrize(("size", "more"), [(100_000, 0), (10, 10)])
+def test_what_a_waiting_coroutine_has_counts_as_received(serve: Serve, workers: int, size: int, more: int) -> None:
+    """Any number of them may wait at once, with a large message or with some behind it, also for peers that left."""
+    handler = Pinged()
+
+    async def body(server: Server, port: int) -> None:
+        receiving = Receiving.of(server.loop)
+        peer = RawPeer(("127.0.0.1", port))
+        await asyncio.to_thread(peer.upgrade, "/")
+        peer.send(wire.frame(wire.TEXT, "a" * size))
+        await until(lambda: handler.begun)
+        await until(lambda: receiving.total >= size or size < 1000)
+        peer.send(*(wire.frame(wire.TEXT, "b" * 100) for _ in range(more)))
+        await until(lambda: server.traffic.received == 1 + more)
+        peer.reset()
+        await until(lambda: not server.connection_count())
+        assert receiving.total >= max(size, more * 100)
+        handler.go_on = True
+        await until(lambda: receiving.total == 0)
 
     serve(make_server(lambda: handler, workers=workers), body)
 

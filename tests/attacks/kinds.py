@@ -288,6 +288,16 @@ def compressed_messages_to_a_stuck_handler(crowd: Crowd) -> None:
     _stuck(crowd, crowd.count(600), whole * 4, wire.DEFLATE)
 
 
+@attack(memory=300)
+def messages_to_waiting_coroutines(crowd: Crowd) -> None:
+    """Messages of a MiB for coroutines that wait, and more for each."""
+    message = wire.frame(wire.BINARY, bytes(MEBIBYTE), key=NO_MASK)
+    for peer in crowd.websockets(crowd.count(600), "/async/stuck"):
+        crowd.push(peer, message)
+        time.sleep(0.004)  # so that it is whole before others begin
+    crowd.wait()
+
+
 @attack(memory=100)
 def compressed_empty_messages(crowd: Crowd) -> None:
     """Compressed messages of nothing, seven bytes each, as fast as they go."""
