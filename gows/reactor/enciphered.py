@@ -99,7 +99,8 @@ class EncipheredSocket:
         filled = 0
         while True:
             if cipher and not self._received.pending:
-                self._useless += self._received.write(cipher[:PIECE])
+                fed = self._received.write(cipher[:PIECE])
+                self._useless += fed
                 cipher = cipher[PIECE:]
             try:
                 n: int = self._session.read(len(view) - filled, view[filled:])  # type: ignore[assignment]
