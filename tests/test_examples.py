@@ -20,8 +20,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import gows
+from tests.support.addresses import tcp
 from tests.support.needs import need_module
 from tests.support.processes import ROOT, START_SECONDS, Children
+from tests.support.topic_server import topic_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -196,7 +198,7 @@ SERVERS: dict[str, Callable[[int], None]] = {
 COMPLAINTS = {"django_app": "Upgrade Required: /count\n"}
 """Django logs the answers that are errors."""
 
-OTHERS = {"client", "tls"}
+OTHERS = {"async_client", "client", "tls"}
 """Each has a test of its own below."""
 
 STAYS = {"echo": "/echo", "chat": "/chat", "embedding": "/live", "rooms": "/room/x", "django_app": "/count"}
@@ -247,6 +249,29 @@ def test_client() -> None:
         server.ended()
     with running("client", "ask", url) as program:
         program.ended(f"cannot connect to {url[5:-5]}: [Errno 111] Connection refused\n", status=1)
+
+
+def test_async_client() -> None:
+    """The same in asyncio; and topics, of the example with rooms."""
+    with running("echo", "127.0.0.1:0") as server:
+        url = f"ws://127.0.0.1:{server.await_port()}/echo"
+        with running("async_client", "many", url) as program:
+            program.ended()
+            assert program.said == "100 of 100 were answered\n"
+        with running("async_client", "watch", url) as program:
+            program.await_line("heard 'here I am'")
+            program.interrupt()
+            program.ended()
+            assert program.said == "connected\nheard 'here I am'\n"
+        server.interrupt()
+        server.ended()
+    with topic_server() as topics:
+        host, port = tcp(topics.addresses[0])
+        topics.publish("kept", "news")
+        with running("async_client", "listen", f"ws://{host}:{port}/live", "kept") as program:
+            program.await_line("kept: news")
+            program.interrupt()
+            program.ended()
 
 
 def test_tls(tmp_path: Path) -> None:

@@ -97,8 +97,13 @@ def test_more_than_the_machine_can_hold_is_said_before(tmp_path: Path) -> None:
         ("metrics", ["--connections", "10", "--rounds", "1", "--seconds", "1"], "with over without: "),
         ("storm", ["--connections", "300", "--active", "5"], "300 of 300 clients connected"),
         ("heartbeat", ["--connections", "50", "--interval", "1", "--seconds", "2", "--busy"], ": 0 lost"),
+        (
+            "async_client",
+            ["--connections", "5", "--messages", "50", "--idle", "60", "--rounds", "1"],
+            "bytes, idle",
+        ),
     ],
-    ids=["idle", "flat", "slow_reader", "metrics", "storm", "heartbeat"],
+    ids=["idle", "flat", "slow_reader", "metrics", "storm", "heartbeat", "async_client"],
 )
 def test_a_small_run(program: str, words: list[str], said: str) -> None:
     need("cc", "gcc", "clang")
