@@ -11,7 +11,7 @@ import pytest
 from gows import ByteBuffer, Handler, Opcode, WebSocket
 from gows.protocol.states import BINARY, CHUNK, PING, PONG, TEXT
 from gows.reactor.hosting import Awaiting, Coroutines
-from gows.session.states import AWAITING, DELIVERY, FINISHED, HELD, INBOX_FULL, MUTED, OPENED
+from gows.session.states import AWAITING, DELIVERY, FINISHED, HELD, INBOX_FULL, MUTED, OPENED, Event
 from tests.session.test_states import VALUES
 from tests.support.stage import Guest, Stage
 from tests.support.wire import CLOSE, close, frame
@@ -148,6 +148,12 @@ def wait_in(callback: str, kind: int, stage: Stage, handler: Waits) -> WebSocket
     return ws
 
 
+def arrive(ws: WebSocket, *events: Event) -> None:
+    """Have events come while a coroutine waits."""
+    assert ws._inbox is not None
+    ws._inbox.extend(events)
+
+
 KINDS = [kind for kind, row in DELIVERY.items() if row[0][0] and row[0][1] != FINISHED]
 """Those for which a callback is called that may not be the last."""
 
@@ -160,7 +166,7 @@ def test_an_event_waits_for_a_coroutine(make: Make, kind: int, coming: int) -> N
     assert callback is not None
     ws = wait_in(callback, kind, stage, handler)
     ws.connection.close_code = None  # type: ignore[assignment]
-    ws._enqueue([(coming, VALUES[coming]())])
+    arrive(ws, (coming, VALUES[coming]()))
     stage.run_for(0)
     assert handler.calls == []
     assert ws not in stage.loop.pool.tasks
@@ -178,7 +184,7 @@ def test_one_that_raises_mutes_what_came_meanwhile(make: Make, kind: int) -> Non
     callback, _ = DELIVERY[kind][0]
     assert callback is not None
     ws = wait_in(callback, kind, stage, handler)
-    ws._enqueue([(TEXT, VALUES[TEXT]()), (PONG, b"")])
+    arrive(ws, (TEXT, VALUES[TEXT]()), (PONG, b""))
     stage.run_for(0)
     held.go_on(ValueError("mine"))
     stage.run_for(0)
