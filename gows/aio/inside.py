@@ -141,16 +141,20 @@ class Inside:
             self._own = self.new_loop()
         own = self._own
         task = own.create_task(self._until_stopped(), name="gows: turn the loop")
-        try:
-            own.run_until_complete(task)
-        except BaseException as error:
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    own.run_until_complete(task)
-            if not isinstance(error, SystemExit):
+        while True:
+            try:
+                own.run_until_complete(task)
+                return
+            except SystemExit:  # of a task that a user's code has made
+                if task.done():
+                    raise
+                logger.exception("a task raised SystemExit, which ends no loop of gows")
+            except BaseException:
+                if not task.done():
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        own.run_until_complete(task)
                 raise
-            logger.exception("a task raised SystemExit, which ends no loop of gows")  # one that a user's code has made
 
     async def _until_stopped(self) -> None:
         self._attach()
