@@ -190,7 +190,8 @@ class AsgiWebSocket(Handler):
             finally:
                 self._waiter = None
         data = queue.pop(0)
-        self._size -= len(data)
+        size = len(data)
+        self._size -= size
         if self._room is not None and len(queue) <= QUEUE_MESSAGES // 2 and self._size < QUEUE_BYTES:
             self.room()
         return {"type": "websocket.receive", "text" if type(data) is str else "bytes": data}
@@ -318,7 +319,8 @@ class AsgiWebSocket(Handler):
             return self._queue_later(opcode, buff)
         data: str | bytes = buff.get_string() if opcode == 1 else buff.clone_bytes()
         queue.append(data)
-        self._size += len(data)
+        size = len(data)
+        self._size += size
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -328,7 +330,8 @@ class AsgiWebSocket(Handler):
         await self._wait_for_room()
         if self._state == OPEN:
             self._queue.append(buff.get_string() if opcode == Opcode.TEXT else buff.clone_bytes())
-            self._size += len(self._queue[-1])
+            size = len(self._queue[-1])
+            self._size += size
             self._wake()
 
     def on_close(self, ws: WebSocket) -> None:

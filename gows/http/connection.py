@@ -492,7 +492,8 @@ class HttpConnection(Observer):
 
     def _discard(self, piece: bytes) -> None:
         """Drop what comes of a body behind its answer."""
-        self._body_size += len(piece)
+        size = len(piece)
+        self._body_size += size
         if self._parser.complete:
             self._phase = _EXCHANGING
             self.stream.loop.call_soon(self._next)

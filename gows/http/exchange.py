@@ -127,12 +127,13 @@ class Exchange:
 
     def deliver(self, piece: bytes, complete: bool) -> None:
         """Take what has come of the body."""
-        self.body_size += len(piece)
+        size = len(piece)
+        self.body_size += size
         self.body_complete = complete
         if self._phase != _COMPLETE:
             if piece:
                 self._pieces.append(piece)
-                self.waiting += len(piece)
+                self.waiting += size
             self.changed()
 
     def lose(self) -> None:
@@ -231,7 +232,8 @@ class Exchange:
         self._fields = None
         if self._empty:
             data = b""
-        self._sent += len(data)
+        size = len(data)
+        self._sent += size
         self._send(start, data, not more and not self._trailers)
         if more:
             self._phase = _BODY
