@@ -16,8 +16,6 @@ ASGI_VERSION = "3.0"
 SPEC_VERSION = "2.5"
 """Of the HTTP & WebSocket message format."""
 
-HTTP_EXTENSIONS = ("http.response.early_hint", "http.response.pathsend")
-"""What every HTTP/1.1 answer may use."""
 TRAILERS = "http.response.trailers"
 """What an answer may use if the client asks for it with `TE: trailers`."""
 
@@ -64,8 +62,9 @@ def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope
     scope["method"] = request.method
     extensions: dict[str, dict[str, Any]] = {}
     if request.head.version == "HTTP/1.1":
-        extensions = {name: {} for name in HTTP_EXTENSIONS}
-        if request.head.headers.has_token("te", "trailers"):
+        extensions = {"http.response.early_hint": {}, "http.response.pathsend": {}}
+        headers = request.head.headers
+        if "te" in headers.first and headers.has_token("te", "trailers"):
             extensions[TRAILERS] = {}
     scope["extensions"] = extensions
     return scope
