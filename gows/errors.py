@@ -13,7 +13,8 @@ GowsError
 │   ├── WriterBusyError          a second data writer while one is open
 │   ├── InvalidHeaderError       a header that may not be sent (also a ValueError)
 │   ├── InvalidCloseCodeError    a close code or reason that may not travel (also a ValueError)
-│   └── LoopClosedError          work for a loop that was closed
+│   ├── LoopClosedError          work for a loop that was closed
+│   └── StartupError             an ASGI application could not start
 ├── QueueFullError               the outgoing queue is over its high-water mark (policy "refuse")
 ├── BrokerError                  the broker of topics does not take a message now, or it is not known whether it has
 ├── TopicError                   a server of gows.v1 refused what a TopicClient asked for (`code`)
@@ -123,6 +124,10 @@ class InvalidCloseCodeError(UsageError, ValueError):
 
 class LoopClosedError(UsageError):
     """The loop was closed and takes no more work."""
+
+
+class StartupError(UsageError):
+    """The ASGI application of a server could not start; the message is the application's."""
 
 
 class QueueFullError(GowsError):

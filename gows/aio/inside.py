@@ -288,6 +288,10 @@ class Inside:
         except LoopClosedError:
             pass
 
+    def waiting(self) -> int:
+        """See `hosting.Coroutines.waiting`."""
+        return len(self.tasks) + len(self._early)
+
     async def offload(self, fn: Callable[..., object], *args: object) -> object:
         """See `hosting.Coroutines.offload`. It is not over before the function is, also if it is cancelled: no other
         callback may begin meanwhile."""

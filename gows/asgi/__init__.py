@@ -3,6 +3,7 @@
 scope        what an application learns of a request
 http         a request and its answer
 websocket    an upgrade, and the WebSocket that comes of it
+lifespan     the beginning and the end of an application
 application  AsgiApp: what a request is for
 """
 

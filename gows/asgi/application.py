@@ -6,11 +6,12 @@ wait does it become a task (`gows.aio.inside`), so an application that answers a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType
 from typing import Any, Protocol
 
 from gows.asgi.http import HttpExchange
+from gows.asgi.lifespan import Lifespan
 from gows.asgi.scope import Message, Scope
 from gows.asgi.websocket import Upgrade, is_upgrade
 from gows.http.connection import HttpConnection
@@ -34,23 +35,31 @@ class Call(Protocol):
 
 
 class AsgiApp:
-    """Calls the application, once for each request. Loop thread."""
+    """Calls the application, once for each request, and once for its lifespan. Loop thread, unless a method says
+    otherwise."""
 
     def __init__(self, app: AsgiCallable, owner: Owner) -> None:
         """`owner`: the server. Raises UsageError if its loop can run no coroutines."""
         self._app = app
         self._owner = owner
         self._coroutines = coroutines_of(owner.loop)
-        self.state: dict[str, Any] = {}
-        """What the lifespan leaves for the scopes of all connections."""
+        self._lifespan = Lifespan(self._run, owner.loop, owner.lifespan)
+
+    def start_up(self, given_up: Callable[[], bool]) -> None:
+        """See `Gateway.start_up`."""
+        self._lifespan.start_up(given_up)
+
+    def shut_down(self, seconds: float) -> None:
+        """See `Gateway.shut_down`."""
+        self._lifespan.shut_down(seconds)
 
     def exchange(self, request: Request) -> Exchange:
         """See `Gateway.exchange`."""
         carrier = request.connection
         assert isinstance(carrier, HttpConnection)
         if is_upgrade(request):
-            return Upgrade(request, carrier, self._run, self._owner, self.state)
-        return HttpExchange(request, carrier, self._run, self._owner.root_path, self.state)
+            return Upgrade(request, carrier, self._run, self._owner, self._lifespan.state)
+        return HttpExchange(request, carrier, self._run, self._owner.root_path, self._lifespan.state)
 
     def _run(self, call: Call, scope: Scope) -> None:
         """Call the application, as far as it goes without waiting."""

@@ -31,6 +31,9 @@ class Coroutines(Protocol):
         """Run a coroutine until it has to wait for something. Return whether it has ended; raises what it raises then.
         Otherwise it goes on as a task, and `owner.coroutine_ended(name, value, error)` is called in a later turn."""
 
+    def waiting(self) -> int:
+        """Return how many coroutines have begun, or are to begin, and have not ended. Any thread."""
+
     def enter(self) -> None:
         """Have the running asyncio loop, which is the caller's, turn the gows loop until that is stopped. Raises
         UsageError when it runs already, LoopClosedError."""

@@ -29,6 +29,8 @@ class Owner(Protocol):
 
     loop: Loop
     root_path: str
+    lifespan: str
+    """"auto", "on" or "off"."""
     traffic: Traffic
 
     @property
@@ -37,10 +39,17 @@ class Owner(Protocol):
 
 
 class Gateway(Protocol):
-    """Serves an ASGI application. Loop thread."""
+    """Serves an ASGI application."""
+
+    def start_up(self, given_up: Callable[[], bool]) -> None:
+        """Start the application, and wait until it has; `given_up()`: whether to wait no longer. Raises StartupError,
+        LoopClosedError when that was so, UsageError in the loop's thread and for a loop that does not run."""
+
+    def shut_down(self, seconds: float) -> None:
+        """End the application, and wait for that, so long at most. Any thread but the loop's."""
 
     def exchange(self, request: Request) -> Exchange:
-        """Return what answers a request of which the head is complete."""
+        """Return what answers a request of which the head is complete. Loop thread."""
 
 
 Provider = Callable[[AsgiCallable, Owner], Gateway]

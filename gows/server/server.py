@@ -103,6 +103,7 @@ class Server:
         self.max_body_size = MAX_BODY_SIZE if settings.max_body_size is None else settings.max_body_size
         self.max_streamed_size = settings.max_body_size
         self.root_path = settings.root_path
+        self.lifespan = settings.lifespan
         self.max_head_size = settings.max_head_size
         self.max_headers = settings.max_headers
         self.head_timeout = settings.head_timeout
@@ -159,6 +160,7 @@ class Server:
             Lost(self.subscriptions, self.overflow),
         )
         self._asgi = None if settings.asgi is None else gateway_of(settings.asgi, self)
+        self._started = self._asgi is None  # before its application has, nothing is accepted
         self._gate = Gate(self, self._listeners)
         self._stop_lock = threading.Lock()  # of who starts or stops
         self._stopper: int | None = None  # the thread that has it
@@ -447,6 +449,8 @@ class Server:
             mode=mode,
         )
         self._listeners.append(listener)
+        if not self._started:
+            listener.pause()
         return listener
 
     def drop_listener(self, listener: Listener) -> None:
@@ -457,9 +461,13 @@ class Server:
 
     def start(self, address: AddressLike | socket.SocketType | None = None) -> None:
         """Serve in a thread of its own; returns when the port is open. Any thread. Raises OSError when the address
-        cannot be had, LoopClosedError once the server was stopped."""
-        if address is not None:
+        cannot be had, LoopClosedError once the server was stopped.
+
+        An ASGI application starts up before the port is opened. StartupError if it cannot; the server is stopped then,
+        and it is, too, if the address cannot be had."""
+        if address is not None and self._started:
             self.listen(address)
+            address = None
         with self._starting_or_stopping():
             if self._stopping:
                 raise LoopClosedError("this server was stopped")
@@ -470,6 +478,23 @@ class Server:
                 self.loop.start()
         if self._stopping and self._stopper is None:  # a signal handler amid that called stop()
             self.stop()
+        elif not self._started:
+            try:
+                self._start_application(address)
+            except BaseException:
+                self.stop(0.0)
+                raise
+
+    def _start_application(self, address: AddressLike | socket.SocketType | None) -> None:
+        """Start the ASGI application, and accept from then on."""
+        assert self._asgi is not None
+        with self._starting_or_stopping():
+            self._asgi.start_up(lambda: self._leaving)
+            self._started = True
+        if address is not None:
+            self.listen(address)
+        for listener in self._listeners:
+            listener.resume()
 
     def listen_and_serve(
         self,
@@ -491,11 +516,9 @@ class Server:
         check_seconds("not_ready", not_ready)
         if ready is not None:
             check_plain_function("ready", ready)
-        if address is not None:
-            self.listen(address)
         with EndSignals(self._signalled) as signals:
             try:
-                self.start()
+                self.start(address)
             except LoopClosedError:
                 if self._stopping:  # another thread was faster
                     return
@@ -528,8 +551,11 @@ class Server:
 
         check_seconds("drain", drain)
         check_seconds("not_ready", not_ready)
-        listen = partial(self.listen, address) if address is not None else bool
-        return Serving(self, listen, partial(self.stop, timeout, drain=drain, not_ready=not_ready))
+        listen: Callable[[], object] = bool
+        start = partial(self.start, address)
+        if address is not None and self._started:  # here and now, where it can be had or not
+            listen, start = partial(self.listen, address), partial(self.start)
+        return Serving(self, listen, start, partial(self.stop, timeout, drain=drain, not_ready=not_ready))
 
     @property
     def draining(self) -> bool:
@@ -570,6 +596,8 @@ class Server:
             deadline = time.monotonic() + (drain or 0.0) + timeout
             if self.loop.running:
                 self._drain(Drain(self.loop, self, self._listeners, drain, timeout), deadline)
+                if self._asgi is not None:
+                    self._asgi.shut_down(max(1.0, deadline - time.monotonic()))
             self.broker.close()
             if self._own_loop:
                 self.loop.close(max(1.0, deadline - time.monotonic()))

@@ -32,10 +32,14 @@ S = TypeVar("S", bound=Startable)
 class Serving(Generic[S]):
     """Serves while an `async with` block lasts; made by `Server.serve`. Once."""
 
-    def __init__(self, server: S, listen: Callable[[], object], stop: Callable[[], object]) -> None:
-        """`listen()` binds the port, if one is to be bound; `stop()` is `Server.stop` with its arguments."""
+    def __init__(
+        self, server: S, listen: Callable[[], object], start: Callable[[], object], stop: Callable[[], object]
+    ) -> None:
+        """`listen()` binds the port, if one is to be bound before `start()`; that and `stop()` are the server's, with
+        their arguments."""
         self._server = server
         self._listen = listen
+        self._start = start
         self._stop = stop
 
     async def __aenter__(self) -> S:
@@ -46,7 +50,7 @@ class Serving(Generic[S]):
         self._listen()
         coroutines.enter()
         try:
-            await self._in_thread(server.start)  # a bus or a broker may take a while
+            await self._in_thread(self._start)  # a bus, a broker or an application may take a while
         except BaseException:
             await self._end(partial(server.stop, 0.0))
             raise

@@ -27,6 +27,8 @@ from gows.topics.subscriptions import MAX_TOPICS, May
 
 ASYNCIO_LOOPS = ("asyncio", "uvloop")
 
+LIFESPANS = ("auto", "on", "off")
+
 Init = TypeVar("Init", bound=Callable[..., None])
 
 
@@ -50,6 +52,9 @@ class ServerOptions:
     root_path: str = ""
     """The path under which clients see the ASGI application, if a proxy in front removes it: "/api". It is put before
     `path`, and is the scope's `root_path`. Default "": there is none."""
+    lifespan: str = "auto"
+    """Whether the ASGI application is told of the start and the end of the server. "auto": unless it raises when it is
+    called for that; "on": that is a StartupError; "off": it is not. Default "auto"."""
     ssl_context: ssl.SSLContext | None = None
     """A server-side context: everything is served over TLS. Default None: nothing is."""
     max_body_size: int | None = None
@@ -131,6 +136,8 @@ class ServerOptions:
             if self.wsgi is not None:
                 raise ValueError("asgi and wsgi are two applications for the same requests; give one of them")
         _check_root_path(self.root_path)
+        if self.lifespan not in LIFESPANS:
+            raise ValueError(f"lifespan must be one of {', '.join(LIFESPANS)}, not {self.lifespan!r}")
         for name in ("head_timeout", "body_timeout", "keep_alive_timeout"):
             check_seconds(name, getattr(self, name), optional=False)
         for name, least in (("workers", 0), ("max_head_size", 1), ("max_headers", 0)):
@@ -158,6 +165,7 @@ class ServerKeywords(TypedDict, total=False):
     wsgi: Callable[..., Iterable[bytes]] | None
     asgi: AsgiCallable | None
     root_path: str
+    lifespan: str
     ssl_context: ssl.SSLContext | None
     max_body_size: int | None
     max_head_size: int

@@ -68,7 +68,7 @@ def test_scope_of_a_connection() -> None:
         await answer(b"")(scope, receive, send)
 
     admission = gows.Admission(trusted_proxies=["127.0.0.0/8"])
-    with AsgiSite(app, admission=admission, root_path="/api") as site:
+    with AsgiSite(app, admission=admission, root_path="/api", lifespan="off") as site:
         address = site.server.addresses[0]
         site.fetch(get("/x", "X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https"))
     (scope,) = scopes

@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gows import Server
@@ -71,11 +71,11 @@ def inside(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Callable[..., A
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            error = began.get(timeout=SECONDS)
-            if error is None:
+            if began.get(timeout=SECONDS) is None:
                 yield server
         finally:
-            end[0]()
+            with suppress(RuntimeError):  # it was closed, for it could not begin
+                end[0]()
             thread.join(SECONDS + timeout)
             server.stop()  # if it was not even entered
         assert not thread.is_alive()

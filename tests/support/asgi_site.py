@@ -23,7 +23,7 @@ class AsgiSite:
 
     def __init__(self, app: Any, way: str = "thread", *, stop_timeout: float = 5.0, **settings: Any) -> None:
         self.faults = Faults()
-        self.server = Server(asgi=app, **settings)
+        self.server = Server(asgi=app, **{"lifespan": "off", **settings})  # most applications of tests have none
         self.way = way
         self.stop_timeout = stop_timeout
         self.tasks_left: set[Any] = set()

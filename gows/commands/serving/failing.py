@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gows.commands.serving.application import LoadError, print_cause
 from gows.commands.serving.options import OptionError
+from gows.errors import StartupError
 
 
 class Status:
@@ -32,6 +34,10 @@ def failures() -> Iterator[Status]:
     except LoadError as error:
         print_cause(error)
         status.value = _say(error, 1)
+    except StartupError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        status.value = _say(error, 3)
     except OSError as error:
         status.value = _say(error.strerror or error, 1)
 
