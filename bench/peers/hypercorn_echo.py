@@ -1,6 +1,7 @@
 """An echo server with hypercorn, on uvloop and wsproto."""
 
 import asyncio
+from typing import Any
 
 import uvloop
 from _asgi import app
@@ -15,4 +16,5 @@ config.loglevel = "ERROR"
 config.websocket_ping_interval = None
 config.certfile = config.keyfile = CERTIFICATE
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-asyncio.run(serve(app, config))
+application: Any = app  # whose messages it has types of its own for
+asyncio.run(serve(application, config))
