@@ -441,6 +441,61 @@ def test_ctrl_c_during_the_import(start: Start, tmp_path: Path, more: list[str])
     assert program.count("Traceback") == 0
 
 
+# ---------------------------------------------------------------------- the lifespan of an ASGI application
+
+
+@pytest.mark.parametrize("more", [[], ["--processes", "1"], ["--reload"], ["--lifespan", "on"]], ids=" ".join)
+def test_an_application_starts_and_ends(start: Start, more: list[str]) -> None:
+    program = start("asgi_app:start", *more)
+    assert program.get().startswith("asgi")
+    assert program.end() == 0
+    assert (program.count("starting"), program.count("ending")) == (1, 1)
+
+
+def test_a_lifespan_that_is_not_wanted(start: Start) -> None:
+    program = start("asgi_app:start", "--lifespan", "off")
+    assert program.get().startswith("asgi")
+    assert program.end() == 0
+    assert program.count("starting") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["asgi_app:fail"], 3, "gows serve: the application could not start: no database"),
+        (["asgi_app:raise", "--lifespan", "on"], 3, "gows serve: the application could not start: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_application_that_cannot_start(tmp_path: Path, arguments: list[str], status: int, words: str) -> None:
+    found, errors = complaint(tmp_path, *arguments, "--port", "0")
+    assert found == status
+    assert errors.splitlines()[-1].startswith(words)
+    if "raise" in arguments[0]:
+        assert "asgi_app.py" in errors
+        assert "LookupError: no database" in errors
+
+
+def test_an_application_that_cannot_start_waits_for_the_next_change(start: Start) -> None:
+    program = start("asgi_app:fail", "--reload")
+    program.says("the worker has ended with status 3; it is started again after the next change")
+    change(program, '"wait", "raise", "fail"', '"raise"', "asgi_app.py")
+    change(program, "def make():", "fail = app\ndef make():", "asgi_app.py")
+    assert program.get().startswith("asgi")
+
+
+@pytest.mark.parametrize("more", [[], ["--reload"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["wait", "linger"])
+def test_ctrl_c_while_an_application_starts_or_ends(start: Start, name: str, more: list[str]) -> None:
+    limits = [] if more else ["--timeout", "0.5"]
+    program = start(f"asgi_app:{name}", *limits, *more, start_new_session=True)
+    program.says("starting" if name == "wait" else "serving at")
+    begun = time.monotonic()
+    program.interrupt()
+    assert program.end(None) == 0
+    assert time.monotonic() - begun < 8.0
+
+
 # ---------------------------------------------------------------------- what cannot be
 
 

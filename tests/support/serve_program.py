@@ -30,7 +30,7 @@ def make():
 """
 
 ASGI = """
-import asyncio, os
+import asyncio, os, sys
 
 async def app(scope, receive, send):
     if scope["type"] == "websocket":
@@ -46,6 +46,30 @@ async def app(scope, receive, send):
 
 def make():
     return app
+
+def with_lifespan(action):
+    async def app_with_lifespan(scope, receive, send):
+        if scope["type"] != "lifespan":
+            return await app(scope, receive, send)
+        await receive()
+        print("starting", file=sys.stderr, flush=True)
+        if action == "wait":
+            await asyncio.sleep(60)
+        if action == "raise":
+            raise LookupError("no database")
+        if action == "fail":
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        print("ending", file=sys.stderr, flush=True)
+        if action == "linger":
+            await asyncio.sleep(60)
+        await send({"type": "lifespan.shutdown.complete"})
+    return app_with_lifespan
+
+for each in ("start", "wait", "raise", "fail", "linger"):
+    globals()[each] = with_lifespan(each)
 """
 
 SERVER = """

@@ -9,6 +9,7 @@ import sys
 import traceback
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,8 @@ from gows.commands.serving import environment
 from gows.commands.serving.options import ServeOptions
 from gows.options import is_coroutine_function
 from gows.server.server import Server
+
+_PACKAGE = os.path.join(str(Path(__file__).parents[2]), "")
 
 KINDS = {"gows": "a gows.Server", "asgi": "an ASGI application", "wsgi": "a WSGI application"}
 
@@ -144,8 +147,9 @@ def takes(function: Any, count: int) -> bool:
     return True
 
 
-def print_cause(error: LoadError) -> None:
-    """Print the traceback of what the application's own code raised, from the first line of that code on."""
+def print_cause(error: Exception) -> None:
+    """Print the traceback of what the application's own code raised, from the first line of that code on. Nothing, if
+    `error` has no cause."""
     cause = error.__cause__
     if cause is None:
         return
@@ -156,7 +160,7 @@ def print_cause(error: LoadError) -> None:
 
 
 def _is_ours(file: str) -> bool:
-    return file.startswith("<frozen importlib") or file in (__file__, importlib.__file__)
+    return file.startswith(("<frozen importlib", _PACKAGE)) or file == importlib.__file__
 
 
 def _shown(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,9 +34,8 @@ def failures() -> Iterator[Status]:
         print_cause(error)
         status.value = _say(error, 1)
     except StartupError as error:
-        if error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
-        status.value = _say(error, 3)
+        print_cause(error)
+        status.value = _say(f"the application could not start: {error}", 3)
     except OSError as error:
         status.value = _say(error.strerror or error, 1)
 
