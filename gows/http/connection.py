@@ -485,7 +485,7 @@ class HttpConnection(Observer):
         if parser.complete and self._phase == _STREAMING:
             self._phase = _EXCHANGING  # the deadline of the body finds nothing to do then, or an answer to look at
         exchange.deliver(piece, parser.complete)
-        if self._unread:
+        if self._unread and not parser.complete:
             stream.pause_reading()
         if self._eof & _PEER_ENDED and self._phase == _EXCHANGING:
             exchange.end_of_peer()
@@ -502,17 +502,21 @@ class HttpConnection(Observer):
 
     def taken(self, size: int) -> None:
         """Read on, for the exchange has taken `size` bytes of the body."""
-        if size >= MAX_UNREAD and self._phase == _STREAMING:
+        if size >= MAX_UNREAD:
             if not self.app.receiving.holds_off(self):
                 self.read_on()
-            self._begin_body_time()
+            if self._phase == _STREAMING:
+                self._begin_body_time()
         if size >= SMALL:
             self._count_held()
 
     def end_exchange(self, status: int, size: int, keep_alive: bool) -> None:
         """Go on after the answer of the exchange, which is complete."""
         self._log(status, size)
+        paused = self._unread
         self._exchange = self._request = None
+        if paused and not self.app.receiving.holds_off(self):
+            self.read_on()
         if not keep_alive:
             self._end()
         elif self._parser.complete:

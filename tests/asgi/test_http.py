@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -418,6 +419,27 @@ def test_a_slow_application_is_sent_no_more_than_it_takes(serve: MakeSite) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("taken", [True, False], ids=["taken", "ignored"])
+@pytest.mark.parametrize("size", [70_000, 200_000, 600_000])
+def test_a_body_that_comes_at_once_does_not_end_the_reading(serve: MakeSite, size: int, taken: bool) -> None:
+    """Its last piece is more than what may wait unread, and complete."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = taken
+        while more:
+            more = (await receive())["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with serve(app) as site, site.peer() as peer:
+        for _ in range(3):
+            site.server.loop.call_soon(time.sleep, 0.1)  # so that all of it waits in the kernel
+            peer.send(get("/", method="POST", body=bytes(size)))
+            if not taken and size > 500_000:  # too much to be read for nothing
+                return
+            assert peer.answer().body == b"ok"
+
+
 def test_send_waits_for_a_slow_reader(serve: MakeSite) -> None:
     sent = [0]
 
