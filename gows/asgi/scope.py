@@ -22,8 +22,19 @@ TRAILERS = "http.response.trailers"
 
 MAX_NAMES = 1024
 """Names of fields of which the bytes are remembered: clients send the same few."""
+MAX_FIELDS = 1024
+"""Whole fields that are remembered, of those whose values many clients share."""
+LONGEST_FIELD = 256
+"""Characters of the value of such a field."""
+SHARED = frozenset(
+    b"accept accept-encoding accept-language cache-control connection host origin pragma sec-websocket-extensions "
+    b"sec-websocket-version upgrade user-agent".split()
+)
+"""Their names: no value of these is a secret. The scope of an idle WebSocket lives as long as that, and is most of what
+it costs; with the fields of others it shares them."""
 
 _names: dict[str, bytes] = {}
+_fields: dict[tuple[str, str], tuple[bytes, bytes]] = {}
 
 
 def base_scope(kind: str, request: Request, root_path: str, state: dict[str, Any]) -> Scope:
@@ -33,7 +44,7 @@ def base_scope(kind: str, request: Request, root_path: str, state: dict[str, Any
     path, raw_path = request.path, head.path.encode("latin-1")
     if root_path:
         path, raw_path = root_path + path, root_path.encode() + raw_path
-    headers = [(_names.get(name) or _lower(name), value.encode("latin-1")) for name, value in head.headers.items()]
+    headers = [_fields.get(field) or _encode(field) for field in head.headers.items()]
     remote, local = (None, None) if connection is None else connection.ends
     scheme = "https" if connection is not None and connection.secure else "http"
     if connection is not None and connection.proxies is not None:  # which may know better
@@ -68,6 +79,17 @@ def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope
             extensions[TRAILERS] = {}
     scope["extensions"] = extensions
     return scope
+
+
+def _encode(field: tuple[str, str]) -> tuple[bytes, bytes]:
+    """Return a field as the scope has it."""
+    name, value = field
+    encoded = (_names.get(name) or _lower(name), value.encode("latin-1"))
+    if encoded[0] in SHARED and len(value) <= LONGEST_FIELD:
+        if len(_fields) >= MAX_FIELDS:  # others may have come into use
+            _fields.clear()
+        _fields[field] = encoded
+    return encoded
 
 
 def _lower(name: str) -> bytes:

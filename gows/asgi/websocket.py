@@ -194,20 +194,20 @@ class AsgiWebSocket(Handler):
         self._size -= size
         if self._room is not None and len(queue) <= QUEUE_MESSAGES // 2 and self._size < QUEUE_BYTES:
             self.room()
-        return {"type": "websocket.receive", "text" if type(data) is str else "bytes": data}
+        if type(data) is str:
+            return {"type": "websocket.receive", "text": data}
+        return {"type": "websocket.receive", "bytes": data}
 
     async def send(self, message: Message) -> None:
         """Take a message of the application's, and wait while the peer is slow. Raises DisconnectedError when nobody is
         there, ValueError for what is no message, RuntimeError for one at the wrong time, and what the engine raises."""
-        kind = type_of(message)
-        if kind != "websocket.send" or self._state != OPEN:
-            await self._send_other(kind, message)
+        ws = self._ws
+        if ws is None or self._state != OPEN or type_of(message) != "websocket.send":
+            await self._send_other(type_of(message), message)
             return
         text, data = message.get("text"), message.get("bytes")
         if (text is None) is (data is None):
             raise ValueError(f'websocket.send has either "text" or "bytes", not {"both" if text else "neither"}')
-        ws = self._ws
-        assert ws is not None
         try:
             if ws.stream.queued > ws.context.high_water:
                 await ws.send(data if text is None else text)  # type: ignore[arg-type]

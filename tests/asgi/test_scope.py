@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gows.asgi import scope
 from gows.asgi.scope import http_scope
 from gows.http.request import Request
 from gows.http1.head import RequestParser
@@ -65,3 +66,19 @@ def test_each_has_a_copy_of_the_state() -> None:
 def test_an_absolute_target() -> None:
     scope = scope_of(b"GET http://b/c?d HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (scope["path"], scope["query_string"], scope["headers"]) == ("/c", b"d", [(b"host", b"b")])
+
+
+def test_fields_that_many_send_are_kept_once_and_secrets_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\nuser-agent: b\r\nCookie: c\r\nAuthorization: d\r\n\r\n"
+    first, second = scope_of(wire)["headers"], scope_of(wire)["headers"]
+    assert first == second == [*first]
+    assert [a is b for a, b in zip(first, second, strict=True)] == [True, True, True, False, False]
+    assert first[1] == first[2] == (b"user-agent", b"b")
+
+
+def test_what_is_remembered_of_fields_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "MAX_FIELDS", 8)
+    monkeypatch.setattr(scope, "_fields", {})
+    for n in range(100):
+        scope_of(b"GET / HTTP/1.1\r\nHost: a\r\nOrigin: %d\r\nUser-Agent: %b\r\n\r\n" % (n, b"x" * 300))
+        assert len(scope._fields) <= 8
