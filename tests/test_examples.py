@@ -201,12 +201,15 @@ COMPLAINTS = {"django_app": "Upgrade Required: /count\n"}
 OTHERS = {"async_client", "client", "tls"}
 """Each has a test of its own below."""
 
+ASGI = {"channels_app", "fastapi_app", "litestar_app", "quart_app", "starlette_app", "strawberry_app"}
+"""They are compared with what they are under uvicorn, in tests/integration/test_asgi_frameworks.py."""
+
 STAYS = {"echo": "/echo", "chat": "/chat", "embedding": "/live", "rooms": "/room/x", "django_app": "/count"}
 """Where a connection is kept open, to see how the program leaves it."""
 
 
 def test_every_example_is_tested() -> None:
-    assert set(EXAMPLES) == SERVERS.keys() | OTHERS
+    assert set(EXAMPLES) == SERVERS.keys() | OTHERS | ASGI
 
 
 @pytest.mark.parametrize("name", SERVERS)
