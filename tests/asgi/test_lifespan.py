@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -467,14 +466,3 @@ def test_a_program_whose_application_fails_ends_with_its_message(way: str) -> No
     assert program.returncode not in (0, None)
     assert "no database here" in err
     assert "ready" not in out
-
-
-@pytest.mark.slow
-def test_gows_serve_ends_with_status_3(tmp_path: Path) -> None:
-    (tmp_path / "main.py").write_text(
-        "async def app(scope, receive, send):\n"
-        "    await send({'type': 'lifespan.startup.failed', 'message': 'no database here'})\n"
-    )
-    command = [sys.executable, "-m", "gows", "serve", "main:app", "--port", "0", "--app-dir", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (3, "gows serve: no database here")
