@@ -596,7 +596,9 @@ def test_nothing_is_imported_before_it_is_used() -> None:
 @pytest.mark.slow
 def test_nothing_is_warned_of_in_development_mode(place: Place) -> None:
     program = f"""
-import asyncio, gows.aio
+import asyncio, logging, gows.aio
+
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # not that a busy machine is slow
 
 async def main():
     async with gows.aio.connect({place.url!r}) as ws:
