@@ -177,7 +177,12 @@ async def asgi_app(
 
 
 def serve_asgi() -> gows.Server:
-    return gows.Server(asgi=asgi_app, root_path="/api")
+    server = gows.Server(asgi=asgi_app, root_path="/api", lifespan="on")
+    try:
+        server.start(":8080")
+    except gows.StartupError as error:
+        print(error)
+    return server
 
 
 def published(error: Exception | None) -> None:
