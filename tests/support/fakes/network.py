@@ -198,6 +198,7 @@ class MemoryWakeup(Wakeup):
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.armed = False
+        self.here = None
         self.wakes = 0
         self._woken = False
         self._network = network
