@@ -8,7 +8,7 @@ import logging
 import logging.config
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gows.commands.screen import end_output
 from gows.commands.serving.options import OptionError, ServeOptions
@@ -28,7 +28,13 @@ FAULTS = (
 LINE = "%(asctime)s %(levelname)s %(message)s"
 
 
-class OutputHandler(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:  # which Python 3.10 cannot subscript
+    _StreamHandler = logging.StreamHandler
+
+
+class OutputHandler(_StreamHandler):
     """Writes to standard output. A server goes on if nobody reads that."""
 
     def __init__(self) -> None:
