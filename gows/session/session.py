@@ -143,8 +143,8 @@ class Session(Delivering):
             if pending:
                 self._pause_reading()
             self._count_held(n, events)
-        elif (n >= LARGE and n >= context.receiving.worth_counting()) or (
-            connection.deflate is not None and not context.inline
+        elif not context.inline and (
+            connection.deflate is not None or (n >= LARGE and n >= context.receiving.worth_counting())
         ):
             self._count_held(n, events)
         if not events:
